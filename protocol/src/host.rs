@@ -1,0 +1,137 @@
+//! A host as its agent reports it.
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::{MiB, Stamp};
+
+/// What changes only with a reboot or an upgrade.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct HostFacts {
+    #[n(0)]
+    pub name: String,
+    /// Version of the agent.
+    #[n(1)]
+    pub agent_version: String,
+    /// The kernel's boot id: differs after each boot.
+    #[n(2)]
+    pub boot_id: String,
+    /// Logical CPUs online.
+    #[n(3)]
+    pub cpus: u32,
+    #[n(4)]
+    pub memory_mib: MiB,
+    #[n(5)]
+    pub virtualization: Virtualization,
+    /// For people: "libvirt 9.0.0, QEMU 7.2.22".
+    #[n(6)]
+    pub hypervisor: String,
+    #[n(7)]
+    pub kernel: String,
+    /// IP addresses of the host, link-local ones left out.
+    #[n(8)]
+    pub addresses: Vec<String>,
+}
+
+/// What guests run on; found by trying it, not by looking for a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Virtualization {
+    #[n(0)]
+    Hardware,
+    #[n(1)]
+    Software {
+        #[n(0)]
+        why: String,
+    },
+    #[default]
+    #[n(2)]
+    Unknown,
+}
+
+/// Whether what the agent shows of its guests is fresh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Freshness {
+    #[default]
+    #[n(0)]
+    Live,
+    /// The libvirt daemon is away since then; guests go on, but what is shown of them may be old.
+    #[n(1)]
+    Stale {
+        #[n(0)]
+        since: Stamp,
+    },
+}
+
+/// One sample of the host, taken each second; shares are in permille of one whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct HostSample {
+    /// CPU in use, permille of all CPUs.
+    #[n(0)]
+    pub cpu_permille: u32,
+    #[n(1)]
+    pub memory_available_mib: MiB,
+    #[n(2)]
+    pub swap_used_mib: MiB,
+    /// One-minute load average, in hundredths.
+    #[n(3)]
+    pub load_centi: u32,
+    /// PSI `some avg10` of CPU, memory and io, in hundredths of a percent; absent where the kernel has no PSI.
+    #[n(4)]
+    pub pressure: Option<Pressure>,
+    #[n(5)]
+    pub disks: Vec<DiskUse>,
+    #[n(6)]
+    pub nics: Vec<NicRate>,
+    /// The host's wall clock at the sample.
+    #[n(7)]
+    pub at: Stamp,
+}
+
+/// Pressure stall information, `some avg10`, in hundredths of a percent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Pressure {
+    #[n(0)]
+    pub cpu_centi: u32,
+    #[n(1)]
+    pub memory_centi: u32,
+    #[n(2)]
+    pub io_centi: u32,
+}
+
+/// How full one file system is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct DiskUse {
+    #[n(0)]
+    pub path: String,
+    #[n(1)]
+    pub total_mib: MiB,
+    #[n(2)]
+    pub free_mib: MiB,
+}
+
+/// Traffic of one network interface, bytes per second.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct NicRate {
+    #[n(0)]
+    pub name: String,
+    #[n(1)]
+    pub receive_bps: u64,
+    #[n(2)]
+    pub transmit_bps: u64,
+}
+
+/// A condition that is raised until it clears. `code` is stable (`state-disk-full`), `text` says what and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+pub struct Alarm {
+    #[n(0)]
+    pub code: String,
+    /// The guest it is about; absent: the host.
+    #[n(1)]
+    pub guest: Option<crate::GuestId>,
+    #[n(2)]
+    pub since: Stamp,
+    #[n(3)]
+    pub text: String,
+}

@@ -1,0 +1,17 @@
+//! Words that agent and aggregator share, and how they travel. `codec` is the only file that knows CBOR on the
+//! outside; field numbers are the version rule: a new field gets a new number, unknown numbers are skipped.
+
+pub mod codec;
+pub mod document;
+pub mod enrol;
+pub mod guest;
+pub mod host;
+pub mod id;
+pub mod identity;
+pub mod message;
+pub mod operation;
+pub mod transport;
+pub mod unit;
+
+pub use id::{Epoch, Generation, GridId, GuestId, HostId, OperationId};
+pub use unit::{MiB, Millis, Stamp, Time};
