@@ -1,0 +1,45 @@
+//! What must survive a reboot, as values; the edge writes them to SQLite.
+
+use std::collections::BTreeMap;
+
+use roost_protocol::guest::Desired;
+use roost_protocol::operation::{Command, Outcome};
+use roost_protocol::{Epoch, Generation, GuestId, OperationId};
+
+/// All that was kept, read at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Wishes of managed guests.
+    pub wishes: BTreeMap<GuestId, Desired>,
+    /// Commands taken and not yet forgotten.
+    pub operations: BTreeMap<OperationId, Record>,
+    /// Highest aggregator epoch seen.
+    pub epoch: Epoch,
+    /// Generation of the grid document kept; zero: none.
+    pub document: Generation,
+}
+
+/// One command in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub command: Command,
+    pub stage: Stage,
+}
+
+/// How far a command is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Taken and perhaps begun.
+    Taken,
+    /// Ended; told to the aggregator until it says it has seen it.
+    Ended { outcome: Outcome, seen: bool },
+}
+
+/// One write to the ledger; a list of them is one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Wish { guest: GuestId, desired: Option<Desired> },
+    Operation { record: Record },
+    Forget { operation: OperationId },
+    Epoch(Epoch),
+}

@@ -1,0 +1,9 @@
+//! The deciding part of an agent: told what was seen and what is asked, it answers with what to do. No IO, no clock.
+
+pub mod agent;
+pub mod event;
+pub mod ledger;
+
+pub use agent::{Agent, Config};
+pub use event::{Action, Event, Task, TaskId, TaskResult};
+pub use ledger::{Change, Kept, Record, Stage};

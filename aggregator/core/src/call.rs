@@ -1,0 +1,77 @@
+//! What API callers ask the core to change, and its answers. Reading goes past this: the edge reads the grid itself.
+
+use roost_protocol::operation::Verb;
+use roost_protocol::{GuestId, HostId, Millis, OperationId};
+
+use crate::intent::{ApiTokenRecord, HostRecord, JoinTokenRecord, UserRecord};
+use crate::operation::Operation;
+
+/// A wished change.
+#[derive(Clone, Debug)]
+pub enum Call {
+    /// One verb on one guest. For Create and Import `host` says where (absent: placed) and `guest` is a fresh id.
+    Guest { operation: OperationId, guest: GuestId, host: Option<HostId>, verb: Verb, timeout: Millis, key: Option<String> },
+    Cancel { operation: OperationId },
+    /// A host enrolled with a token: both records change in one transaction.
+    Enrol { host: HostId, record: HostRecord, token: String },
+    RemoveHost { host: HostId },
+    PutJoinToken { id: String, record: JoinTokenRecord },
+    DeleteJoinToken { id: String },
+    /// Create or change a user.
+    PutUser { name: String, record: UserRecord, create: bool },
+    DeleteUser { name: String },
+    PutApiToken { id: String, record: ApiTokenRecord },
+    DeleteApiToken { id: String },
+}
+
+/// The answer to a [`Call`], given when it is durable.
+pub type Reply = Result<Done, CallError>;
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub enum Done {
+    Nothing,
+    Operation(Box<Operation>),
+}
+
+/// Why not; `code` is one of the API's stable words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {text}")]
+pub struct CallError {
+    pub code: CallErrorCode,
+    /// What happened and what to try.
+    pub text: String,
+}
+
+/// Stable reasons, mapped to HTTP status and XML-RPC fault by the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CallErrorCode {
+    NotFound,
+    AlreadyExists,
+    WrongState,
+    Invalid,
+    /// No host can take the guest.
+    Unplaceable,
+    HostUnreachable,
+    /// The same key was used with another request.
+    KeyReused,
+    TooMany,
+    /// Stable storage failed.
+    Storage,
+}
+
+impl std::fmt::Display for CallErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            CallErrorCode::NotFound => "not_found",
+            CallErrorCode::AlreadyExists => "already_exists",
+            CallErrorCode::WrongState => "wrong_state",
+            CallErrorCode::Invalid => "invalid",
+            CallErrorCode::Unplaceable => "unplaceable",
+            CallErrorCode::HostUnreachable => "host_unreachable",
+            CallErrorCode::KeyReused => "key_reused",
+            CallErrorCode::TooMany => "too_many",
+            CallErrorCode::Storage => "storage",
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! What admins want and whom they trust: the only thing the aggregator keeps on disk besides operations, and what the
+//! grid document carries. No grid state is in it.
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+use roost_protocol::{Generation, HostId, Stamp};
+
+/// All of it. The grid document is this, encoded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Intent {
+    /// Rises with every change.
+    #[n(0)]
+    pub generation: Generation,
+    #[n(1)]
+    pub hosts: BTreeMap<HostId, HostRecord>,
+    /// By the token's id (hex of the first bytes of its secret's hash).
+    #[n(2)]
+    pub join_tokens: BTreeMap<String, JoinTokenRecord>,
+    /// By user name.
+    #[n(3)]
+    pub users: BTreeMap<String, UserRecord>,
+    /// By the token's id.
+    #[n(4)]
+    pub api_tokens: BTreeMap<String, ApiTokenRecord>,
+}
+
+/// A host that joined once.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct HostRecord {
+    #[n(0)]
+    pub name: String,
+    /// SHA-256 of its public key (SPKI).
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub key: [u8; 32],
+    #[n(2)]
+    pub joined: Stamp,
+    /// When an admin removed it; its key is refused from then on.
+    #[n(3)]
+    pub removed: Option<Stamp>,
+}
+
+/// A one-time join token; only its hash is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct JoinTokenRecord {
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    pub secret_hash: [u8; 32],
+    #[n(1)]
+    pub created: Stamp,
+    #[n(2)]
+    pub expires: Stamp,
+    #[n(3)]
+    pub created_by: String,
+    /// The host that used it, and when.
+    #[n(4)]
+    pub used_by: Option<HostId>,
+    #[n(5)]
+    pub used: Option<Stamp>,
+    /// What it is for, for people.
+    #[n(6)]
+    pub note: String,
+}
+
+/// A local user.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct UserRecord {
+    /// PHC string, argon2id.
+    #[n(0)]
+    pub password_hash: String,
+    #[n(1)]
+    pub created: Stamp,
+    #[n(2)]
+    pub full_name: String,
+}
+
+/// An API token; only its hash is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ApiTokenRecord {
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    pub hash: [u8; 32],
+    #[n(1)]
+    pub user: String,
+    #[n(2)]
+    pub name: String,
+    #[n(3)]
+    pub created: Stamp,
+    #[n(4)]
+    pub expires: Stamp,
+}
+
+/// One durable change; a list of them is one transaction and one generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IntentChange {
+    Host { id: HostId, record: HostRecord },
+    JoinToken { id: String, record: Option<JoinTokenRecord> },
+    User { name: String, record: Option<UserRecord> },
+    ApiToken { id: String, record: Option<ApiTokenRecord> },
+    /// Everything, from an adopted grid document.
+    Replace(Box<Intent>),
+}
