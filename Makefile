@@ -1,0 +1,40 @@
+# The two commands are `make run` and `make stop`; `make help` lists the rest.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-grid
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## build Roost and start the demo: one aggregator, three hosts, twelve real guests
+	tests/lab/deps.sh run
+	$(CARGO) build --release --locked
+	tests/lab/demo.sh up
+
+stop: ## stop the demo and remove everything it made, also after a crash
+	tests/lab/demo.sh down
+
+test: ## all checks and tests, the real ones too where root or sudo works
+	tests/lab/test.sh
+
+test-fast: ## the tests that need no root
+	$(CARGO) nextest run --workspace --locked
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+lint: ## formatting and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+deny: ## licences, sources, bans and advisories of the dependencies (where cargo-deny is installed)
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
+	else echo "cargo-deny is not installed: cargo install --locked cargo-deny"; fi
+
+bench-agent: ## an agent with 50 guests: memory, CPU per guest and sample
+	$(CARGO) run --release --locked -p roost-benches --bin bench-agent
+
+bench-grid: ## an aggregator with 2,000 simulated hosts: CPU per sample, memory, operations, latency
+	$(CARGO) run --release --locked -p roost-benches --bin bench-grid
