@@ -1,0 +1,218 @@
+//! The one table of operations. REST routes, XML-RPC methods, OpenAPI, the words of the `roost` command and the names of
+//! permissions are all made from it, so that no face can lack what another has. Pure data: no IO, no clock.
+
+mod error;
+mod lookup;
+mod openapi;
+mod schema;
+mod table;
+
+pub use error::{ErrorCode, error_code, error_codes};
+pub use lookup::{Matched, find, find_cli, nouns, operations, route, verbs};
+pub use openapi::openapi;
+pub use schema::{Property, Schema, Show, schema, schemas};
+
+/// Where the REST face lives below the server's address; the paths of the table are relative to it.
+pub const BASE: &str = "/api/v1";
+
+/// One thing a caller can ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation {
+    /// `noun.verb`: the XML-RPC method and the OpenAPI `operationId`.
+    pub name: &'static str,
+    /// One short sentence, without a full stop.
+    pub summary: &'static str,
+    /// More, for the reference; may be empty.
+    pub detail: &'static str,
+    pub method: Http,
+    /// Below [`BASE`]; `{x}` stands for one path segment and has a field of the same name.
+    pub path: &'static str,
+    /// Noun and verb of the `roost` command, when the command has one made from this table.
+    pub cli: Option<Cli>,
+    /// What a caller must be allowed; equal to `name` unless two operations are one right.
+    pub permission: &'static str,
+    pub kind: Kind,
+    /// Its own inputs; lists have more, see [`Operation::fields`].
+    pub inputs: &'static [Field],
+    pub output: Output,
+    /// Codes of [`error_codes`] it may answer with, beside those every operation may ([`Operation::error_codes`]).
+    pub errors: &'static [&'static str],
+    /// True: needs no log-in.
+    pub public: bool,
+    pub faces: Faces,
+}
+
+/// Noun and verb on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cli {
+    pub noun: &'static str,
+    pub verb: &'static str,
+}
+
+/// Faces that leave this operation out, each with its reason; the parity test accepts no other gap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faces {
+    /// Why XML-RPC has no such method; absent: it has.
+    pub no_xmlrpc: Option<&'static str>,
+    /// Why the command has no such noun and verb; absent: it has.
+    pub no_cli: Option<&'static str>,
+}
+
+/// HTTP method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Http {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Http {
+    /// As it stands in a request line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Http::Get => "GET",
+            Http::Post => "POST",
+            Http::Put => "PUT",
+            Http::Patch => "PATCH",
+            Http::Delete => "DELETE",
+        }
+    }
+}
+
+/// What carrying it out means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Changes nothing.
+    Read,
+    /// Changes something at once.
+    Write,
+    /// Answers 202 with an operation that goes on.
+    Slow,
+}
+
+/// One input.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub place: Place,
+    pub kind: FieldKind,
+    pub required: bool,
+    pub help: &'static str,
+}
+
+/// Where an input stands in a REST request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Path,
+    Query,
+    Body,
+}
+
+/// Type of an input or of a property of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldKind {
+    Text,
+    /// Text never shown or kept: the command asks for it without echo.
+    Secret,
+    /// Long text: the command reads it from a file.
+    Document,
+    Integer,
+    Number,
+    Boolean,
+    /// Whole seconds; the command also takes `90s`, `5m`, `2h`, `7d`.
+    Seconds,
+    /// RFC 3339, UTC.
+    Time,
+    Choice(&'static [&'static str]),
+    TextList,
+    /// An object of this schema.
+    Object(&'static str),
+    /// A list of objects of this schema.
+    List(&'static str),
+    /// Any object.
+    Anything,
+}
+
+/// What comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// One object of this schema.
+    Object(&'static str),
+    /// `{"items": [...], "next": cursor, "total": n}` of this schema.
+    List(&'static str),
+    /// 202 and the operation (schema `operation`).
+    Operation,
+    /// 204.
+    Nothing,
+    Text,
+    /// Server-sent events whose data has this schema.
+    Stream(&'static str),
+}
+
+impl Output {
+    /// The schema of what comes back, when it has one.
+    pub const fn schema(self) -> Option<&'static str> {
+        match self {
+            Output::Object(name) | Output::List(name) | Output::Stream(name) => Some(name),
+            Output::Operation => Some("operation"),
+            Output::Nothing | Output::Text => None,
+        }
+    }
+}
+
+/// Inputs that every list takes.
+pub const PAGE: &[Field] = &[
+    Field::query("limit", FieldKind::Integer, "At most this many items (default 100, at most 1000)"),
+    Field::query("cursor", FieldKind::Text, "Go on where the page before ended: its `next`"),
+    Field::query("sort", FieldKind::Text, "Properties to sort by, `-` before one turns it round: -cpu_percent,name"),
+    Field::query("fields", FieldKind::Text, "Only these properties, separated by commas"),
+    Field::query("total", FieldKind::Boolean, "Also count all items"),
+    Field::query("format", FieldKind::Choice(&["json", "csv"]), "How the list is written"),
+];
+
+impl Field {
+    /// A path segment.
+    pub const fn path(name: &'static str, help: &'static str) -> Self {
+        Self { name, place: Place::Path, kind: FieldKind::Text, required: true, help }
+    }
+
+    /// An optional query parameter.
+    pub const fn query(name: &'static str, kind: FieldKind, help: &'static str) -> Self {
+        Self { name, place: Place::Query, kind, required: false, help }
+    }
+
+    /// An optional member of the body.
+    pub const fn body(name: &'static str, kind: FieldKind, help: &'static str) -> Self {
+        Self { name, place: Place::Body, kind, required: false, help }
+    }
+
+    /// The same, but it must be given.
+    pub const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+}
+
+impl Operation {
+    /// Its own inputs, then those of every list if it is one.
+    pub fn fields(&self) -> impl Iterator<Item = &'static Field> + use<> {
+        let page: &'static [Field] = match self.output {
+            Output::List(_) => PAGE,
+            Output::Object(_) | Output::Operation | Output::Nothing | Output::Text | Output::Stream(_) => &[],
+        };
+        self.inputs.iter().chain(page)
+    }
+
+    /// Parameters of the XML-RPC method after the session: the required ones in this order, then, where there are
+    /// others, one struct with them that may be left out.
+    pub fn positional(&self) -> impl Iterator<Item = &'static Field> + use<> {
+        self.fields().filter(|field| field.required)
+    }
+
+    /// Everything it may answer with, its own codes and those of every operation.
+    pub fn error_codes(&self) -> Vec<&'static ErrorCode> {
+        error::of(self)
+    }
+}

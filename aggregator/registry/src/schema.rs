@@ -1,0 +1,291 @@
+//! Shapes of what comes back (and of the larger inputs), with the columns tables show.
+
+use crate::FieldKind;
+use crate::FieldKind::{
+    Anything, Boolean, Choice, Integer, List, Number, Object, Seconds, Secret, Text, TextList, Time,
+};
+
+/// One shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Schema {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub properties: &'static [Property],
+}
+
+/// One member of a shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Property {
+    pub name: &'static str,
+    pub kind: FieldKind,
+    /// False: may be absent or null.
+    pub always: bool,
+    pub show: Show,
+    pub help: &'static str,
+}
+
+/// In which tables a property is a column by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Show {
+    /// Never, unless asked for.
+    No,
+    Wide,
+    Table,
+}
+
+impl Schema {
+    /// The property of this name.
+    pub fn property(&self, name: &str) -> Option<&'static Property> {
+        self.properties.iter().find(|property| property.name == name)
+    }
+
+    /// Columns of a table: those shown at least in this one.
+    pub fn columns(&self, least: Show) -> impl Iterator<Item = &'static Property> + use<> {
+        self.properties.iter().filter(move |property| property.show >= least)
+    }
+}
+
+/// All shapes.
+pub fn schemas() -> &'static [Schema] {
+    SCHEMAS
+}
+
+/// The shape of this name.
+pub fn schema(name: &str) -> Option<&'static Schema> {
+    SCHEMAS.iter().find(|schema| schema.name == name)
+}
+
+const fn shown(name: &'static str, kind: FieldKind, help: &'static str) -> Property {
+    Property { name, kind, always: true, show: Show::Table, help }
+}
+
+const fn wide(name: &'static str, kind: FieldKind, help: &'static str) -> Property {
+    Property { name, kind, always: true, show: Show::Wide, help }
+}
+
+const fn hidden(name: &'static str, kind: FieldKind, help: &'static str) -> Property {
+    Property { name, kind, always: true, show: Show::No, help }
+}
+
+const fn maybe(property: Property) -> Property {
+    Property { always: false, ..property }
+}
+
+const ID: Property = wide("id", Text, "UUID");
+const NAME: Property = shown("name", Text, "Name");
+
+static SCHEMAS: &[Schema] = &[
+    Schema { name: "host", help: "A machine of the grid", properties: HOST },
+    Schema { name: "guest", help: "A virtual machine", properties: GUEST },
+    Schema { name: "disk", help: "A disk of a guest", properties: DISK },
+    Schema {
+        name: "pressure",
+        help: "Share of the last 10 s in which something waited (PSI some avg10), percent",
+        properties: PRESSURE,
+    },
+    Schema { name: "alarm", help: "A condition that is raised until it clears", properties: ALARM },
+    Schema { name: "operation", help: "Slow work that goes on after the answer", properties: OPERATION },
+    Schema { name: "progress", help: "How far an operation is", properties: PROGRESS },
+    Schema { name: "resource", help: "What something is about", properties: RESOURCE },
+    Schema { name: "event", help: "Something that happened", properties: EVENT },
+    Schema { name: "grid", help: "The grid as a whole", properties: GRID },
+    Schema { name: "join_token", help: "Lets one host join", properties: JOIN_TOKEN },
+    Schema { name: "user", help: "Somebody who may log in", properties: USER },
+    Schema { name: "session", help: "A log-in", properties: SESSION },
+    Schema { name: "api_token", help: "Lets a program in", properties: API_TOKEN },
+    Schema { name: "disk_spec", help: "Where a new guest's disk comes from", properties: DISK_SPEC },
+    Schema { name: "nic_spec", help: "A new guest's network interface", properties: NIC_SPEC },
+    Schema { name: "boot", help: "What a new guest boots from", properties: BOOT },
+    Schema { name: "problem", help: "An error (RFC 9457)", properties: PROBLEM },
+    Schema { name: "fault", help: "One wrong input", properties: FAULT },
+];
+
+const HOST: &[Property] = &[
+    ID,
+    NAME,
+    shown("state", Choice(&["up", "suspect", "down", "never"]), "Whether it is heard of"),
+    maybe(shown("since", Time, "In this state since")),
+    maybe(wide("last_seen", Time, "Last heard of")),
+    maybe(wide("agent_version", Text, "Version of its agent")),
+    maybe(shown(
+        "virtualization",
+        Choice(&["hardware", "software", "unknown"]),
+        "What its guests run on, found by trying",
+    )),
+    maybe(hidden("virtualization_reason", Text, "Why not on hardware")),
+    maybe(wide("hypervisor", Text, "libvirt and QEMU versions")),
+    maybe(wide("kernel", Text, "Kernel release")),
+    maybe(shown("cpus", Integer, "Logical CPUs")),
+    maybe(shown("memory_mib", Integer, "Memory, MiB")),
+    maybe(shown("memory_available_mib", Integer, "Memory to be had, MiB")),
+    maybe(shown("cpu_percent", Number, "CPU in use, percent of all CPUs")),
+    maybe(wide("addresses", TextList, "IP addresses")),
+    shown("guests", Integer, "Guests"),
+    shown("guests_running", Integer, "Running guests"),
+    wide("stale", Boolean, "What is shown may be old: host or hypervisor service not heard"),
+    hidden("alarms", List("alarm"), "Raised conditions"),
+    maybe(wide("clock_offset_s", Number, "Its clock minus ours, seconds")),
+    maybe(hidden("pressure", Object("pressure"), "Pressure stall information")),
+];
+
+const GUEST: &[Property] = &[
+    ID,
+    NAME,
+    hidden("host", Text, "Id of its host"),
+    shown("host_name", Text, "Its host"),
+    shown(
+        "state",
+        Choice(&["unknown", "running", "paused", "shutting_down", "off", "crashed", "suspended"]),
+        "What it does",
+    ),
+    maybe(wide("reason", Text, "Why it is in that state")),
+    shown("managed", Boolean, "The host looks after it"),
+    maybe(wide("desired", Choice(&["running", "stopped"]), "What should be, where managed")),
+    shown("vcpus", Integer, "Virtual CPUs"),
+    shown("memory_mib", Integer, "Memory, MiB"),
+    maybe(shown("since", Time, "In this state since")),
+    wide("restarts", Integer, "Restarts after crashes since it was last asked to start"),
+    maybe(shown("cpu_percent", Number, "CPU in use, percent of one CPU")),
+    maybe(wide("resident_mib", Integer, "Memory its process holds, MiB")),
+    wide("stale", Boolean, "What is shown may be old"),
+    hidden("disks", List("disk"), "Its disks"),
+];
+
+const DISK: &[Property] = &[
+    shown("target", Text, "Device name in the guest, such as vda"),
+    shown("path", Text, "Where it lies on the host"),
+    shown("format", Text, "raw or qcow2"),
+];
+
+const PRESSURE: &[Property] = &[
+    shown("cpu_percent", Number, "Waiting for CPU"),
+    shown("memory_percent", Number, "Waiting for memory"),
+    shown("io_percent", Number, "Waiting for disks"),
+];
+
+const ALARM: &[Property] = &[
+    shown("code", Text, "Stable word"),
+    maybe(shown("guest", Text, "Id of the guest it is about")),
+    shown("since", Time, "Raised at"),
+    shown("text", Text, "What it is and what to do"),
+];
+
+const OPERATION: &[Property] = &[
+    shown("id", Text, "UUID"),
+    shown("kind", Text, "Name of what was asked, such as guest.start"),
+    shown("state", Choice(&["queued", "running", "succeeded", "failed", "cancelled"]), "How it stands"),
+    maybe(hidden("progress", Object("progress"), "How far it is")),
+    hidden("resources", List("resource"), "What it is about"),
+    maybe(hidden("parent", Text, "Operation it is a part of")),
+    hidden("children", TextList, "Operations that are parts of it"),
+    maybe(shown("created_by", Text, "Who asked")),
+    shown("created", Time, "Asked at"),
+    maybe(wide("started", Time, "Begun at")),
+    maybe(wide("ended", Time, "Ended at")),
+    maybe(hidden("result", Anything, "What came of it")),
+    maybe(hidden("error", Object("problem"), "Why it failed")),
+    hidden("log", TextList, "What was done, for people"),
+];
+
+const PROGRESS: &[Property] = &[
+    shown("percent", Integer, "0 to 100"),
+    maybe(shown("step", Text, "What is being done")),
+    maybe(hidden("done", Integer, "Units done")),
+    maybe(hidden("total", Integer, "Units in all")),
+    maybe(hidden("unit", Text, "What is counted")),
+    maybe(hidden("eta_s", Integer, "Seconds left, guessed")),
+];
+
+const RESOURCE: &[Property] =
+    &[shown("kind", Text, "host, guest, ..."), shown("id", Text, "Its id"), maybe(shown("name", Text, "Its name"))];
+
+const EVENT: &[Property] = &[
+    shown("seq", Integer, "Sequence number; never used twice in one epoch"),
+    shown("time", Time, "When it was learned"),
+    shown("kind", Text, "What happened, such as guest.started"),
+    shown("severity", Choice(&["info", "warning", "error"]), "How grave"),
+    shown("text", Text, "In words"),
+    maybe(wide("user", Text, "Who did it")),
+    maybe(wide("operation", Text, "Id of the operation")),
+    hidden("resources", List("resource"), "What it is about"),
+];
+
+const GRID: &[Property] = &[
+    shown("id", Text, "UUID, made from the grid's key"),
+    shown("version", Text, "Version of the aggregator"),
+    shown("epoch", Integer, "Rises with every start of the aggregator"),
+    shown("generation", Integer, "Generation of the grid document"),
+    shown("digest", Text, "Digest of all guests, equal wherever the same is known"),
+    shown("fingerprint", Text, "SHA-256 of the grid's CA certificate"),
+    shown("hosts", Integer, "Hosts"),
+    shown("hosts_up", Integer, "Hosts heard of"),
+    shown("guests", Integer, "Guests"),
+    shown("guests_running", Integer, "Running guests"),
+    maybe(shown("since", Time, "Aggregator started at")),
+];
+
+const JOIN_TOKEN: &[Property] = &[
+    shown("id", Text, "Id"),
+    maybe(NAME),
+    maybe(wide("token", Secret, "The token; only in the answer to create")),
+    maybe(wide("created_by", Text, "Who made it")),
+    shown("created", Time, "Made at"),
+    shown("expires", Time, "Good until"),
+];
+
+const USER: &[Property] = &[NAME, shown("created", Time, "Added at"), maybe(shown("last_login", Time, "Last log-in"))];
+
+const SESSION: &[Property] = &[
+    shown("id", Text, "Id"),
+    shown("user", Text, "Whose"),
+    maybe(wide("token", Secret, "The token; only in the answer to the log-in")),
+    maybe(shown("address", Text, "Where from")),
+    shown("created", Time, "Logged in at"),
+    shown("expires", Time, "Good until"),
+    maybe(wide("last_used", Time, "Last used")),
+];
+
+const API_TOKEN: &[Property] = &[
+    shown("id", Text, "Id"),
+    NAME,
+    shown("user", Text, "Whose rights it has"),
+    maybe(wide("token", Secret, "The token; only in the answer to create")),
+    shown("created", Time, "Made at"),
+    maybe(shown("expires", Time, "Good until")),
+    maybe(shown("last_used", Time, "Last used")),
+];
+
+const DISK_SPEC: &[Property] = &[
+    shown("from", Choice(&["blank", "image"]), "An empty disk, or a copy of an image"),
+    maybe(shown("size_mib", Integer, "Size of a blank disk, MiB")),
+    maybe(shown("path", Text, "Image, relative to the host's image folder")),
+    maybe(shown("format", Choice(&["raw", "qcow2"]), "Format of the image; never guessed")),
+];
+
+const NIC_SPEC: &[Property] = &[maybe(shown("bridge", Text, "A bridge of the host; left out: the user-mode network"))];
+
+const BOOT: &[Property] = &[
+    shown("from", Choice(&["disk", "kernel"]), "Its first disk, or a kernel"),
+    maybe(shown("kernel", Text, "Kernel, relative to the host's image folder")),
+    maybe(shown("initrd", Text, "Initial RAM disk, relative to the host's image folder")),
+    maybe(shown("cmdline", Text, "Kernel command line")),
+];
+
+const PROBLEM: &[Property] = &[
+    shown("type", Text, "Page about the code"),
+    shown("title", Text, "The code in a sentence"),
+    shown("status", Integer, "HTTP status"),
+    maybe(shown("detail", Text, "What was tried and why it failed")),
+    maybe(shown("try", Text, "What to do")),
+    shown("code", Text, "Stable word"),
+    maybe(hidden("errors", List("fault"), "Wrong inputs, one by one")),
+    maybe(shown("request_id", Text, "To find the request in the log")),
+    maybe(hidden("retry_after_s", Seconds, "Try again after this long")),
+    maybe(hidden("operation", Text, "Id of the operation it is about")),
+];
+
+const FAULT: &[Property] = &[
+    shown("pointer", Text, "JSON pointer to the input"),
+    shown("code", Text, "Stable word"),
+    shown("detail", Text, "What is wrong with it"),
+];

@@ -1,0 +1,28 @@
+//! Hosts.
+
+use super::{REF_HOST, cli, read, write};
+use crate::{Field, FieldKind, Http, Operation, Output};
+
+pub(super) const TABLE: &[Operation] = &[
+    Operation {
+        inputs: &[
+            Field::query("name", FieldKind::Text, "Only hosts whose name contains this"),
+            Field::query("state", FieldKind::Choice(&["up", "suspect", "down", "never"]), "Only hosts in this state"),
+        ],
+        cli: cli("host", "list"),
+        ..read("host.list", "List hosts", "/hosts", Output::List("host"))
+    },
+    Operation {
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "get"),
+        ..read("host.get", "Show one host", "/hosts/{ref}", Output::Object("host"))
+    },
+    Operation {
+        detail: "Its key is refused from then on; its guests go on running. To bring the machine back, join it anew.",
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "remove"),
+        ..write("host.remove", "Remove a host from the grid", Http::Delete, "/hosts/{ref}", Output::Nothing)
+    },
+];
