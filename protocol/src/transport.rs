@@ -1,1 +1,393 @@
-//! transport.
+//! QUIC between hosts and their aggregator: one UDP port, TLS 1.3, two purposes told apart by ALPN. A machine that joins
+//! has no certificate yet; a host has one, and is known by its key.
+
+mod frame;
+mod tls;
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, TokioRuntime, TransportConfig, VarInt};
+use rustls_pki_types::CertificateDer;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::enrol::EXPORTER;
+use crate::identity::{Fingerprint, GridKey, HostKey, IdentityError, PeerIdentity, SERVER_NAME, peer_identity};
+use crate::message::{Der, FRAME, FRAME_BEFORE_HELLO};
+use crate::{Stamp, codec};
+
+pub use frame::{FRAME_TIME, FrameReader, FrameWriter, SEND_TIME};
+
+/// A connection that is silent for this long is dead: seven heartbeats.
+pub const IDLE: Duration = Duration::from_secs(15);
+/// The host sends at least this often.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Longest handshake.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time a peer has for its first message.
+pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// Handshakes at once; more are refused. 5,000 hosts that come back at once need about 2 s in all.
+pub const HANDSHAKES: usize = 1_024;
+/// From this many handshakes at once, an address must first show that it receives: forged ones cost no memory then.
+pub const RETRY_FROM: usize = 64;
+/// Connection attempts that wait to be looked at, and the memory of them all.
+const WAITING: usize = 1_024;
+const WAITING_BYTES: u64 = 4 << 20;
+/// The default of 208 KiB loses packets when thousands of hosts come back at once; taken as far as the system allows.
+const SOCKET_BUFFER: usize = 8 << 20;
+/// Streams a peer may open: the one for messages and one to spare.
+const STREAMS: u32 = 2;
+/// A whole second frame may be on its way while one is read.
+const TRUSTED_WINDOW: usize = 2 * FRAME;
+
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-roost-join";
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A host of the grid reports and is told what to do.
+    Link,
+    /// A machine wants to become a host.
+    Join,
+}
+
+impl Purpose {
+    pub(crate) const ALL: [Purpose; 2] = [Purpose::Link, Purpose::Join];
+
+    /// The protocol's name in the TLS handshake.
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Purpose::Link => b"roost/1",
+            Purpose::Join => b"roost-join/1",
+        }
+    }
+}
+
+/// Why a connection is closed; the number travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CloseCode {
+    Done = 0,
+    Misbehaved = 1,
+    NoCertificate = 2,
+    Replaced = 3,
+    ShuttingDown = 4,
+}
+
+impl From<CloseCode> for VarInt {
+    fn from(code: CloseCode) -> Self {
+        VarInt::from_u32(code as u32)
+    }
+}
+
+/// What went wrong between two machines.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    #[error("open UDP socket {address}")]
+    Bind {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("set up TLS")]
+    Tls(#[from] rustls::Error),
+    #[error("set up TLS: no cipher for QUIC")]
+    NoCipher,
+    #[error("use the grid's or the host's key")]
+    Identity(#[from] IdentityError),
+    #[error("connect to {address}")]
+    Connect {
+        address: SocketAddr,
+        #[source]
+        source: quinn::ConnectError,
+    },
+    #[error("handshake")]
+    Handshake(#[source] ConnectionError),
+    #[error("the connection was lost")]
+    Lost {
+        #[source]
+        source: ConnectionError,
+    },
+    #[error("the connection was closed: {why}")]
+    Closed { why: String },
+    #[error("the stream ended within a message")]
+    Truncated,
+    #[error("message of {length} bytes; at most {limit} are allowed")]
+    Oversize { length: usize, limit: usize },
+    #[error("nothing, or too little, came or went for {limit:?}")]
+    Slow { limit: Duration },
+    #[error("read a message")]
+    Decode(#[from] codec::Error),
+    #[error("a host showed no certificate of this grid")]
+    NoCertificate,
+    #[error("TLS gave no secret to bind to")]
+    Exporter,
+}
+
+impl TransportError {
+    /// True where the peer broke the rules, as against a network or a peer that went away.
+    pub fn misbehaved(&self) -> bool {
+        matches!(
+            self,
+            Self::Oversize { .. } | Self::Slow { .. } | Self::Decode(_) | Self::NoCertificate | Self::Truncated
+        )
+    }
+}
+
+/// A host's certificate chain (leaf first) and its key.
+#[derive(Debug)]
+pub struct Identity {
+    pub chain: Vec<Der>,
+    pub key: HostKey,
+}
+
+/// The aggregator's endpoint.
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: Endpoint,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Listener {
+    /// Listens on this UDP address; `[::]` takes IPv4 as well. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The address is taken, or the key can't be used.
+    pub fn bind(address: SocketAddr, grid: &GridKey, now: Stamp) -> Result<Self, TransportError> {
+        let endpoint = server_endpoint(address, grid, now)?;
+        Ok(Self { endpoint, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
+    }
+
+    /// A fresh certificate of its own for connections from now on; those that stand are not touched.
+    ///
+    /// # Errors
+    /// The key can't be used.
+    pub fn renew(&self, grid: &GridKey, now: Stamp) -> Result<(), TransportError> {
+        self.endpoint.set_server_config(Some(server_config(grid, now)?));
+        Ok(())
+    }
+
+    /// The next machine that calls; its handshake is still to be made, in a task of its own. `None`: the endpoint is
+    /// closed. Cancel-safe.
+    pub async fn accept(&self) -> Option<Handshake> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            if HANDSHAKES - self.handshakes.available_permits() >= RETRY_FROM && incoming.may_retry() {
+                // Fails only where `may_retry` is false.
+                let _asked = incoming.retry();
+                continue;
+            }
+            match self.handshakes.clone().try_acquire_owned() {
+                Ok(permit) => return Some(Handshake { incoming, permit }),
+                Err(_) => incoming.refuse(),
+            }
+        }
+    }
+
+    /// The endpoint itself: its address, its statistics, and closing it.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+/// A machine that calls, before TLS.
+#[derive(Debug)]
+pub struct Handshake {
+    incoming: Incoming,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Handshake {
+    /// Where the call comes from.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// TLS, within [`HANDSHAKE`]. A caller with the purpose `Link` has shown a certificate of this grid, whose dates were
+    /// not looked at.
+    ///
+    /// # Errors
+    /// The handshake failed or took too long.
+    pub async fn finish(self) -> Result<Peer, TransportError> {
+        let connecting = self.incoming.accept().map_err(TransportError::Handshake)?;
+        let connection = within_handshake(connecting).await?;
+        drop(self.permit);
+        match Peer::of(connection.clone()) {
+            Ok(peer) => Ok(peer),
+            Err(error) => {
+                connection.close(CloseCode::NoCertificate.into(), error.to_string().as_bytes());
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The other end of a connection that the aggregator took.
+#[derive(Debug)]
+pub struct Peer {
+    pub connection: Connection,
+    pub purpose: Purpose,
+    /// Always there for `Link`.
+    pub identity: Option<PeerIdentity>,
+}
+
+impl Peer {
+    fn of(connection: Connection) -> Result<Self, TransportError> {
+        let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+        let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
+        let purpose = Purpose::ALL.into_iter().find(|purpose| purpose.alpn() == alpn);
+        let purpose = purpose.ok_or(TransportError::NoCertificate)?;
+        let identity = peer_certificate(&connection).map(|der| peer_identity(&der)).transpose()?;
+        match (purpose, &identity) {
+            (Purpose::Link, None) => Err(TransportError::NoCertificate),
+            (Purpose::Link, Some(_)) | (Purpose::Join, _) => Ok(Self { connection, purpose, identity }),
+        }
+    }
+
+    /// The stream that the caller opens, to be read and written, once it has said something on it.
+    ///
+    /// # Errors
+    /// It opened none within [`FIRST_MESSAGE`], or went away.
+    pub async fn accept(&self) -> Result<(FrameReader, FrameWriter), TransportError> {
+        let slow = |_| TransportError::Slow { limit: FIRST_MESSAGE };
+        let opened = tokio::time::timeout(FIRST_MESSAGE, self.connection.accept_bi()).await.map_err(slow)?;
+        let (send, recv) = opened.map_err(|source| TransportError::Lost { source })?;
+        Ok((FrameReader::new(recv), FrameWriter::new(send)))
+    }
+}
+
+/// The peer is known and welcome: allow it as much data on the way as its frames need.
+pub fn trust(connection: &Connection, reader: &mut FrameReader) {
+    reader.trust();
+    connection.set_receive_window(window(TRUSTED_WINDOW));
+}
+
+/// The host's endpoint, on any free port.
+///
+/// # Errors
+/// No socket.
+pub fn client_endpoint() -> Result<Endpoint, TransportError> {
+    let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    // A kernel without IPv6 refuses the first.
+    let socket = udp_socket(any_v6).or_else(|_| udp_socket(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))?;
+    endpoint(socket, None, any_v6)
+}
+
+/// A connection to the aggregator whose grid key has this fingerprint, within [`HANDSHAKE`].
+///
+/// # Errors
+/// Not reached, or not that aggregator.
+pub async fn connect(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    purpose: Purpose,
+    pin: Fingerprint,
+    identity: Option<&Identity>,
+) -> Result<Connection, TransportError> {
+    let crypto = QuicClientConfig::try_from(tls::client(purpose, pin, identity)?);
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto.map_err(|_| TransportError::NoCipher)?));
+    let mut transport = transport_config(TRUSTED_WINDOW);
+    transport.keep_alive_interval(Some(KEEP_ALIVE));
+    config.transport_config(Arc::new(transport));
+    let connecting = endpoint
+        .connect_with(config, address, SERVER_NAME)
+        .map_err(|source| TransportError::Connect { address, source })?;
+    within_handshake(connecting).await
+}
+
+/// The host's stream for messages. The aggregator learns of it with the first message.
+///
+/// # Errors
+/// The connection is gone.
+pub async fn open(connection: &Connection) -> Result<(FrameReader, FrameWriter), TransportError> {
+    let slow = |_| TransportError::Slow { limit: HANDSHAKE };
+    let opened = tokio::time::timeout(HANDSHAKE, connection.open_bi()).await.map_err(slow)?;
+    let (send, recv) = opened.map_err(|source| TransportError::Lost { source })?;
+    // The aggregator is known by its pinned key: it may send large frames at once.
+    let mut reader = FrameReader::new(recv);
+    reader.trust();
+    Ok((reader, FrameWriter::new(send)))
+}
+
+/// Bytes that only the two ends of this TLS session know; see [`crate::enrol`].
+///
+/// # Errors
+/// Never on a connection whose handshake is done.
+pub fn exporter(connection: &Connection) -> Result<[u8; EXPORTER], TransportError> {
+    let mut bytes = [0; EXPORTER];
+    match connection.export_keying_material(&mut bytes, EXPORTER_LABEL, b"") {
+        Ok(()) => Ok(bytes),
+        Err(_) => Err(TransportError::Exporter),
+    }
+}
+
+/// The aggregator's endpoint without [`Listener`]'s care for floods.
+fn server_endpoint(address: SocketAddr, grid: &GridKey, now: Stamp) -> Result<Endpoint, TransportError> {
+    endpoint(udp_socket(address)?, Some(server_config(grid, now)?), address)
+}
+
+fn server_config(grid: &GridKey, now: Stamp) -> Result<quinn::ServerConfig, TransportError> {
+    let tls = tls::server(grid.ca_certificate(), grid.issue_server(&[], now)?)?;
+    let crypto = QuicServerConfig::try_from(tls).map_err(|_| TransportError::NoCipher)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .max_incoming(WAITING)
+        .incoming_buffer_size(FRAME_BEFORE_HELLO as u64)
+        .incoming_buffer_size_total(WAITING_BYTES);
+    config.transport_config(Arc::new(transport_config(FRAME_BEFORE_HELLO)));
+    Ok(config)
+}
+
+fn transport_config(receive: usize) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    let idle = u32::try_from(IDLE.as_millis()).map_or(VarInt::MAX, VarInt::from_u32);
+    config.max_idle_timeout(Some(idle.into()));
+    config.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS)).max_concurrent_uni_streams(VarInt::from_u32(0));
+    config.receive_window(window(receive)).stream_receive_window(window(TRUSTED_WINDOW));
+    config.send_window(2 * FRAME as u64);
+    config.datagram_receive_buffer_size(None);
+    config
+}
+
+fn window(bytes: usize) -> VarInt {
+    u32::try_from(bytes).map_or(VarInt::MAX, VarInt::from_u32)
+}
+
+fn udp_socket(address: SocketAddr) -> Result<std::net::UdpSocket, TransportError> {
+    let open = || -> io::Result<std::net::UdpSocket> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        // As much as the system gives; too little costs time when all hosts come back, nothing else.
+        let _best_effort = (socket.set_recv_buffer_size(SOCKET_BUFFER), socket.set_send_buffer_size(SOCKET_BUFFER));
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| TransportError::Bind { address, source })
+}
+
+fn endpoint(
+    socket: std::net::UdpSocket,
+    server: Option<quinn::ServerConfig>,
+    address: SocketAddr,
+) -> Result<Endpoint, TransportError> {
+    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(TokioRuntime))
+        .map_err(|source| TransportError::Bind { address, source })
+}
+
+async fn within_handshake(connecting: quinn::Connecting) -> Result<Connection, TransportError> {
+    let slow = |_| TransportError::Slow { limit: HANDSHAKE };
+    tokio::time::timeout(HANDSHAKE, connecting).await.map_err(slow)?.map_err(TransportError::Handshake)
+}
+
+fn peer_certificate(connection: &Connection) -> Option<Vec<u8>> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    chain.first().map(|leaf| leaf.to_vec())
+}
