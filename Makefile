@@ -9,7 +9,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build Roost and start the demo: one aggregator, three hosts, twelve real guests
-	tests/lab/deps.sh run
+	tests/lab/deps.sh
 	$(CARGO) build --release --locked
 	tests/lab/demo.sh up
 
