@@ -206,3 +206,64 @@ pub fn digest<'a>(guests: impl Iterator<Item = &'a GuestReport>) -> u64 {
     first.copy_from_slice(&digest.as_ref()[..8]);
     u64::from_be_bytes(first)
 }
+
+/// Longest guest name, bytes: what libvirt and file names of logs can carry.
+pub const NAME: usize = 200;
+/// Most memory of one guest.
+const MEMORY: MiB = MiB(16 << 20);
+/// Largest blank disk.
+const DISK: MiB = MiB(64 << 20);
+
+impl GuestSpec {
+    /// Whether a guest can be made from this at all, whatever the host.
+    ///
+    /// # Errors
+    /// What is wrong, and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        check_name(&self.name)?;
+        if !(MiB(1)..=MEMORY).contains(&self.memory_mib) {
+            return Err(format!("memory is {}: give 1 MiB to {MEMORY}", self.memory_mib));
+        }
+        if !(1..=1024).contains(&self.vcpus) {
+            return Err(format!("{} virtual CPUs: give 1 to 1024", self.vcpus));
+        }
+        if self.disks.len() > 24 || self.nics.len() > 16 {
+            return Err("a guest has at most 24 disks and 16 network interfaces".into());
+        }
+        for disk in &self.disks {
+            check_disk(disk)?;
+        }
+        if let Boot::Kernel { cmdline, .. } = &self.boot
+            && (cmdline.len() > 2_048 || cmdline.chars().any(char::is_control))
+        {
+            return Err("the kernel command line has control characters or more than 2048 bytes".into());
+        }
+        Ok(())
+    }
+}
+
+fn check_disk(disk: &DiskSpec) -> Result<(), String> {
+    match disk {
+        DiskSpec::Blank { size_mib } if (MiB(1)..=DISK).contains(size_mib) => Ok(()),
+        DiskSpec::Blank { size_mib } => Err(format!("a blank disk of {size_mib}: give 1 MiB to {DISK}")),
+        DiskSpec::Image { format, .. } if format == "raw" || format == "qcow2" => Ok(()),
+        DiskSpec::Image { format, .. } => Err(format!("image format {format:?}: give raw or qcow2")),
+    }
+}
+
+/// Whether a guest may have this name.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if name.trim().is_empty() || name.trim() != name {
+        return Err("the name is empty or has blanks at its ends".into());
+    }
+    if name.len() > NAME {
+        return Err(format!("the name has {} bytes: {NAME} are allowed", name.len()));
+    }
+    if name == "." || name == ".." || name.contains('/') || name.chars().any(char::is_control) {
+        return Err("the name has a slash, a line break or another control character".into());
+    }
+    Ok(())
+}

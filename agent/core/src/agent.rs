@@ -1,10 +1,17 @@
-//! The agent's state machine.
+//! The agent's state machine: one door in, `on`, and the order in which its rooms are asked.
 
-use roost_protocol::host::HostFacts;
-use roost_protocol::{HostId, Millis, Stamp, Time};
+use std::collections::BTreeMap;
 
-use crate::event::{Action, Event};
-use crate::ledger::Kept;
+use roost_protocol::guest::Desired;
+use roost_protocol::host::{Alarm, HostFacts};
+use roost_protocol::message::{Hello, OLDEST, ToAgent, VERSION, Welcome};
+use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, Stamp, Time};
+
+use crate::beat::Beats;
+use crate::command::Pending;
+use crate::event::{Action, Event, Task, TaskId};
+use crate::guests::Guests;
+use crate::ledger::{Change, Kept, Record, Stage};
 
 /// What an agent is told once.
 #[derive(Clone, Debug)]
@@ -21,37 +28,216 @@ pub struct Config {
 /// One host's decisions.
 #[derive(Debug)]
 pub struct Agent {
-    config: Config,
-    kept: Kept,
+    pub(crate) config: Config,
+    pub(crate) wishes: BTreeMap<GuestId, Desired>,
+    pub(crate) operations: BTreeMap<OperationId, Record>,
+    pub(crate) epoch: Epoch,
+    pub(crate) document: Generation,
+    pub(crate) hypervisor: Hypervisor,
+    pub(crate) guests: Guests,
+    pub(crate) tasks: BTreeMap<TaskId, Running>,
+    next_task: u64,
+    pub(crate) pending: Pending,
+    pub(crate) beats: Beats,
+    pub(crate) alarms: BTreeMap<(String, Option<GuestId>), Alarm>,
+    /// Changes that the ledger lost; written again when it recovers.
+    unsaved: Vec<Change>,
+    next_list: Time,
+}
+
+/// Whether the hypervisor answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hypervisor {
+    Unseen,
+    Up,
+    Down { since: Stamp },
+}
+
+/// A task under way and what it is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) what: Task,
+    pub(crate) purpose: Purpose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Operation(OperationId),
+    /// The host's own wish: autostart or restart.
+    Wish,
+}
+
+/// Now, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) time: Time,
+    pub(crate) wall: Stamp,
 }
 
 impl Agent {
     /// An agent that just started and has seen nothing yet.
     pub fn new(config: Config, kept: Kept) -> Self {
-        Self { config, kept }
+        let pending = Pending::from_kept(&kept.operations);
+        Self {
+            config,
+            wishes: kept.wishes,
+            operations: kept.operations,
+            epoch: kept.epoch,
+            document: kept.document,
+            hypervisor: Hypervisor::Unseen,
+            guests: Guests::default(),
+            tasks: BTreeMap::new(),
+            next_task: 0,
+            pending,
+            beats: Beats::default(),
+            alarms: BTreeMap::new(),
+            unsaved: Vec::new(),
+            next_list: Time(0),
+        }
     }
 
     /// What to do about `event`. `now` is this machine's monotonic clock, `wall` its wall clock, for people only.
     pub fn on(&mut self, now: Time, wall: Stamp, event: Event) -> Vec<Action> {
-        let _ = (now, wall, event, &self.config, &self.kept);
-        Vec::new()
+        let now = Now { time: now, wall };
+        let mut actions = self.take_in(now, event);
+        self.begin_operations(now, &mut actions);
+        self.keep_wishes(now, &mut actions);
+        if now.time >= self.next_list && self.hypervisor == Hypervisor::Up {
+            self.next_list = now.time + self.config.list_every;
+            actions.push(Action::List);
+        }
+        self.beat(now, &mut actions);
+        actions
     }
 
     /// When the core wants to be told [`Event::Tick`] at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        None
+        let list = (self.hypervisor == Hypervisor::Up).then_some(self.next_list);
+        [list, self.beats.deadline(), self.pending.deadline(), self.guests.deadline()].into_iter().flatten().min()
     }
 
     /// The first message of a connection.
-    pub fn hello(&self, wall: Stamp) -> roost_protocol::message::Hello {
-        roost_protocol::message::Hello {
-            newest: roost_protocol::message::VERSION,
-            oldest: roost_protocol::message::OLDEST,
+    pub fn hello(&self, wall: Stamp) -> Hello {
+        Hello {
+            newest: VERSION,
+            oldest: OLDEST,
             host: self.config.host,
             facts: self.config.facts.clone(),
-            epoch: self.kept.epoch,
-            document: self.kept.document,
+            epoch: self.epoch,
+            document: self.document,
             clock: wall,
         }
+    }
+
+    fn take_in(&mut self, now: Now, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::HypervisorUp { domains, host_booted } => self.hypervisor_up(now, domains, host_booted, &mut actions),
+            Event::HypervisorDown { why } => self.hypervisor_down(now, why),
+            Event::Listed { domains } => self.listed(now, domains, &mut actions),
+            Event::Changed { domain } => self.changed(now, domain, &mut actions),
+            Event::Gone { guest } => self.gone(guest),
+            Event::LinkUp { welcome } => self.link_up(now, welcome, &mut actions),
+            Event::LinkDown => self.beats.link_down(),
+            Event::Received(message) => self.received(now, message, &mut actions),
+            Event::Finished { task, result } => self.finished(now, task, result, &mut actions),
+            Event::Advanced { task, percent, step } => self.advanced(task, percent, step, &mut actions),
+            Event::Sampled { host, guests } => self.beats.sampled(host, guests),
+            Event::LedgerFailed { lost, why } => self.ledger_failed(now, lost, why, &mut actions),
+            Event::LedgerRecovered => self.ledger_recovered(&mut actions),
+            Event::Condition { alarm, raised } => self.condition(alarm, raised),
+            Event::Facts(facts) => self.config.facts = facts,
+        }
+        actions
+    }
+
+    fn link_up(&mut self, now: Now, welcome: Welcome, actions: &mut Vec<Action>) {
+        if welcome.epoch > self.epoch {
+            self.epoch = welcome.epoch;
+            actions.push(Action::Persist(vec![Change::Epoch(welcome.epoch)]));
+        }
+        self.beats.link_up(now.time);
+        if welcome.document < self.document {
+            actions.push(Action::SendDocument);
+        }
+        self.tell_unseen_outcomes(actions);
+    }
+
+    fn received(&mut self, now: Now, message: ToAgent, actions: &mut Vec<Action>) {
+        match message {
+            ToAgent::Command(command) => self.command(now, command, actions),
+            ToAgent::BeatSeen { want_snapshot, .. } => {
+                if want_snapshot {
+                    self.beats.want_snapshot(now.time);
+                }
+            }
+            ToAgent::OutcomeSeen { operation } => self.outcome_seen(operation, actions),
+            ToAgent::Document { generation, sealed } => {
+                if generation > self.document {
+                    self.document = generation;
+                    actions.push(Action::KeepDocument { generation, sealed });
+                }
+            }
+            ToAgent::Cancel { operation } => self.cancel(operation, actions),
+            // The link keeps these to itself.
+            ToAgent::Welcome(_) | ToAgent::Refused(_) | ToAgent::Certificate { .. } => {}
+        }
+    }
+
+    /// Numbers a task and asks for it.
+    pub(crate) fn run(&mut self, what: Task, purpose: Purpose, actions: &mut Vec<Action>) {
+        let task = TaskId(self.next_task);
+        self.next_task += 1;
+        self.tasks.insert(task, Running { what: what.clone(), purpose });
+        actions.push(Action::Run { task, what });
+    }
+
+    /// True while a task works on this guest.
+    pub(crate) fn busy(&self, guest: GuestId) -> bool {
+        self.tasks.values().any(|running| running.what.guest() == guest)
+    }
+
+    /// Raises or clears an alarm; an alarm raised again keeps its first time.
+    pub(crate) fn condition(&mut self, alarm: Alarm, raised: bool) {
+        let key = (alarm.code.clone(), alarm.guest);
+        let differs = if raised {
+            let since = self.alarms.get(&key).map_or(alarm.since, |old| old.since);
+            let alarm = Alarm { since, ..alarm };
+            self.alarms.get(&key) != Some(&alarm) && {
+                self.alarms.insert(key, alarm);
+                true
+            }
+        } else {
+            self.alarms.remove(&key).is_some()
+        };
+        if differs {
+            self.beats.alarms_changed();
+        }
+    }
+
+    fn ledger_failed(&mut self, now: Now, lost: Vec<Change>, why: String, actions: &mut Vec<Action>) {
+        let text =
+            format!("the state disk can't be written ({why}); guests go on, new commands are refused: free some space");
+        self.condition(Alarm { code: "state-disk".into(), guest: None, since: now.wall, text }, true);
+        for change in lost {
+            match change {
+                Change::Operation { record: Record { command, stage: Stage::Taken } } => {
+                    self.give_up_unwritten(command.operation, actions);
+                }
+                Change::Operation { .. } | Change::Wish { .. } | Change::Forget { .. } | Change::Epoch(_) => {
+                    self.unsaved.push(change);
+                }
+            }
+        }
+    }
+
+    fn ledger_recovered(&mut self, actions: &mut Vec<Action>) {
+        let alarm = Alarm { code: "state-disk".into(), guest: None, since: Stamp(0), text: String::new() };
+        self.condition(alarm, false);
+        if !self.unsaved.is_empty() {
+            actions.push(Action::Persist(std::mem::take(&mut self.unsaved)));
+        }
+        self.tell_unseen_outcomes(actions);
     }
 }

@@ -48,32 +48,61 @@ pub enum Event {
     /// Nothing but time has passed.
     Tick,
     /// The hypervisor answers; these are all its domains. `host_booted`: first look since this host booted.
-    HypervisorUp { domains: Vec<Seen>, host_booted: bool },
+    HypervisorUp {
+        domains: Vec<Seen>,
+        host_booted: bool,
+    },
     /// The libvirt daemon is away; guests go on.
-    HypervisorDown { why: String },
+    HypervisorDown {
+        why: String,
+    },
     /// The slow full re-read: all domains.
-    Listed { domains: Vec<Seen> },
+    Listed {
+        domains: Vec<Seen>,
+    },
     /// One domain is new or changed.
-    Changed { domain: Seen },
+    Changed {
+        domain: Seen,
+    },
     /// One domain is gone.
-    Gone { guest: GuestId },
+    Gone {
+        guest: GuestId,
+    },
     /// The aggregator took the host in.
-    LinkUp { welcome: Welcome },
+    LinkUp {
+        welcome: Welcome,
+    },
     LinkDown,
     /// Anything but Welcome, Refused and Certificate, which the link handles.
     Received(ToAgent),
     /// A task asked for by [`Action::Run`] ended.
-    Finished { task: TaskId, result: TaskResult },
+    Finished {
+        task: TaskId,
+        result: TaskResult,
+    },
     /// Progress of a task, for its operation.
-    Advanced { task: TaskId, percent: u32, step: String },
+    Advanced {
+        task: TaskId,
+        percent: u32,
+        step: String,
+    },
     /// The second's samples.
-    Sampled { host: HostSample, guests: Vec<GuestSample> },
+    Sampled {
+        host: HostSample,
+        guests: Vec<GuestSample>,
+    },
     /// The ledger could not be written; the changes asked for are not on disk and must be asked for again.
-    LedgerFailed { lost: Vec<Change>, why: String },
+    LedgerFailed {
+        lost: Vec<Change>,
+        why: String,
+    },
     /// The ledger can be written again.
     LedgerRecovered,
     /// A condition found by an edge (clock, disk, samples); cleared with `raised: false`.
-    Condition { alarm: Alarm, raised: bool },
+    Condition {
+        alarm: Alarm,
+        raised: bool,
+    },
     /// Facts changed (an address, the hypervisor's version).
     Facts(HostFacts),
 }
@@ -86,20 +115,43 @@ pub struct TaskId(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Build disks and define the domain; undone completely if any step fails.
-    Create { guest: GuestId, spec: GuestSpec },
+    Create {
+        guest: GuestId,
+        spec: GuestSpec,
+    },
     /// Check the XML against the allow-list and define it with this id.
-    Import { guest: GuestId, xml: String },
-    Start { guest: GuestId },
+    Import {
+        guest: GuestId,
+        xml: String,
+    },
+    Start {
+        guest: GuestId,
+    },
     /// Ask; ends when the request is delivered, not when the guest is off.
-    Shutdown { guest: GuestId },
-    ForceOff { guest: GuestId },
-    Pause { guest: GuestId },
-    Resume { guest: GuestId },
-    Reset { guest: GuestId },
+    Shutdown {
+        guest: GuestId,
+    },
+    ForceOff {
+        guest: GuestId,
+    },
+    Pause {
+        guest: GuestId,
+    },
+    Resume {
+        guest: GuestId,
+    },
+    Reset {
+        guest: GuestId,
+    },
     /// Undefine; then remove the disks this agent made, unless kept.
-    Delete { guest: GuestId, keep_disks: bool },
+    Delete {
+        guest: GuestId,
+        keep_disks: bool,
+    },
     /// Remove what an interrupted Create left behind.
-    CleanUp { guest: GuestId },
+    CleanUp {
+        guest: GuestId,
+    },
 }
 
 impl Task {
@@ -129,15 +181,25 @@ pub enum Action {
     /// Write to the ledger, durable before the next action is carried out. If that fails the following actions of the
     /// same answer are not carried out, and the core is told by [`Event::LedgerFailed`].
     Persist(Vec<Change>),
-    Run { task: TaskId, what: Task },
+    Run {
+        task: TaskId,
+        what: Task,
+    },
     /// Drop it when the link is down.
     Send(ToAggregator),
     /// Keep this sealed grid document (its signature is checked by the edge before).
-    KeepDocument { generation: roost_protocol::Generation, sealed: Vec<u8> },
+    KeepDocument {
+        generation: roost_protocol::Generation,
+        sealed: Vec<u8>,
+    },
     /// Send the kept document.
     SendDocument,
     /// Read all domains again soon.
     List,
     /// Tell the journal.
-    Note { guest: Option<GuestId>, at: Option<Stamp>, text: String },
+    Note {
+        guest: Option<GuestId>,
+        at: Option<Stamp>,
+        text: String,
+    },
 }

@@ -1,8 +1,12 @@
 //! The deciding part of an agent: told what was seen and what is asked, it answers with what to do. No IO, no clock.
 
 pub mod agent;
+mod beat;
+mod command;
 pub mod event;
+mod guests;
 pub mod ledger;
+mod reconcile;
 
 pub use agent::{Agent, Config};
 pub use event::{Action, Event, Task, TaskId, TaskResult};

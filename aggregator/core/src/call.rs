@@ -10,18 +10,49 @@ use crate::operation::Operation;
 #[derive(Clone, Debug)]
 pub enum Call {
     /// One verb on one guest. For Create and Import `host` says where (absent: placed) and `guest` is a fresh id.
-    Guest { operation: OperationId, guest: GuestId, host: Option<HostId>, verb: Verb, timeout: Millis, key: Option<String> },
-    Cancel { operation: OperationId },
+    Guest {
+        operation: OperationId,
+        guest: GuestId,
+        host: Option<HostId>,
+        verb: Verb,
+        timeout: Millis,
+        key: Option<String>,
+    },
+    Cancel {
+        operation: OperationId,
+    },
     /// A host enrolled with a token: both records change in one transaction.
-    Enrol { host: HostId, record: HostRecord, token: String },
-    RemoveHost { host: HostId },
-    PutJoinToken { id: String, record: JoinTokenRecord },
-    DeleteJoinToken { id: String },
+    Enrol {
+        host: HostId,
+        record: HostRecord,
+        token: String,
+    },
+    RemoveHost {
+        host: HostId,
+    },
+    PutJoinToken {
+        id: String,
+        record: JoinTokenRecord,
+    },
+    DeleteJoinToken {
+        id: String,
+    },
     /// Create or change a user.
-    PutUser { name: String, record: UserRecord, create: bool },
-    DeleteUser { name: String },
-    PutApiToken { id: String, record: ApiTokenRecord },
-    DeleteApiToken { id: String },
+    PutUser {
+        name: String,
+        record: UserRecord,
+        create: bool,
+    },
+    DeleteUser {
+        name: String,
+    },
+    PutApiToken {
+        id: String,
+        record: ApiTokenRecord,
+    },
+    DeleteApiToken {
+        id: String,
+    },
 }
 
 /// The answer to a [`Call`], given when it is durable.

@@ -20,16 +20,37 @@ pub struct CallId(pub u64);
 pub enum Event {
     Tick,
     /// A connection whose TLS proved this key said hello. `certified`: the certificate is one of this grid's for `hello.host`.
-    Hello { link: LinkId, key: [u8; 32], certified: bool, hello: Hello, remote: String },
+    Hello {
+        link: LinkId,
+        key: [u8; 32],
+        certified: bool,
+        hello: Hello,
+        remote: String,
+    },
     /// Anything but Hello, Renew and Document.
-    Received { link: LinkId, message: ToAggregator },
+    Received {
+        link: LinkId,
+        message: ToAggregator,
+    },
     /// A grid document from an agent, signature and seal already checked by the edge.
-    DocumentOffered { link: LinkId, intent: Box<Intent> },
-    Closed { link: LinkId, why: String },
+    DocumentOffered {
+        link: LinkId,
+        intent: Box<Intent>,
+    },
+    Closed {
+        link: LinkId,
+        why: String,
+    },
     /// An API caller asks for a change; answered by [`Action::Answer`].
-    Called { call: CallId, by: String, what: Call },
+    Called {
+        call: CallId,
+        by: String,
+        what: Call,
+    },
     /// The changes of the answer with this number could not be made durable; nothing of that answer was carried out.
-    LedgerFailed { why: String },
+    LedgerFailed {
+        why: String,
+    },
 }
 
 /// What the core asks for.
@@ -37,16 +58,34 @@ pub enum Event {
 pub enum Action {
     /// Durable, as one transaction, before anything that follows in the same answer. The edge may group several answers
     /// into one commit.
-    Persist { intent: Vec<IntentChange>, generation: Generation, operations: Vec<Operation> },
-    Send { link: LinkId, message: ToAgent },
+    Persist {
+        intent: Vec<IntentChange>,
+        generation: Generation,
+        operations: Vec<Operation>,
+    },
+    Send {
+        link: LinkId,
+        message: ToAgent,
+    },
     /// Tell why, then close.
-    Refuse { link: LinkId, refused: Refused },
-    Answer { call: CallId, reply: Reply },
+    Refuse {
+        link: LinkId,
+        refused: Refused,
+    },
+    Answer {
+        call: CallId,
+        reply: Reply,
+    },
     /// The intent changed: seal it and send it to all connected agents (may be delayed a little to gather changes).
     SpreadDocument,
     /// Tell SSE listeners; the event is already in the grid's history.
-    Publish { event: GridEvent },
-    Disconnect { host: HostId, link: LinkId },
+    Publish {
+        event: GridEvent,
+    },
+    Disconnect {
+        host: HostId,
+        link: LinkId,
+    },
 }
 
 /// One line of the grid's history.

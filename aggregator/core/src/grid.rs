@@ -6,7 +6,10 @@ use roost_protocol::guest::{GuestReport, GuestSample};
 use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample};
 use roost_protocol::{Epoch, GridId, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
+use crate::commands::Commands;
 use crate::event::{Action, Event, GridEvent, LinkId};
+use crate::history::{History, Line};
+use crate::hosts::Greeting;
 use crate::intent::Intent;
 use crate::operation::Operation;
 
@@ -46,10 +49,21 @@ pub struct Host {
 pub enum Presence {
     /// Known, not heard since the aggregator started.
     Never,
-    Up { link: LinkId, heard: Time, since: Stamp },
+    Up {
+        link: LinkId,
+        heard: Time,
+        since: Stamp,
+    },
     /// Missed heartbeats; the connection may still stand.
-    Suspect { link: Option<LinkId>, heard: Time, since: Stamp },
-    Down { heard: Time, since: Stamp },
+    Suspect {
+        link: Option<LinkId>,
+        heard: Time,
+        since: Stamp,
+    },
+    Down {
+        heard: Time,
+        since: Stamp,
+    },
 }
 
 /// One guest as its host reports it.
@@ -62,28 +76,81 @@ pub struct Guest {
 /// The grid.
 #[derive(Debug)]
 pub struct Grid {
-    config: Config,
-    intent: Intent,
-    hosts: BTreeMap<HostId, Host>,
-    operations: BTreeMap<OperationId, Operation>,
+    pub(crate) config: Config,
+    pub(crate) intent: Intent,
+    pub(crate) hosts: BTreeMap<HostId, Host>,
+    /// Which host speaks on a link, and the key it proved.
+    pub(crate) links: BTreeMap<LinkId, Speaker>,
+    /// The host that reports a guest; the first one, where two do.
+    pub(crate) places: BTreeMap<GuestId, HostId>,
+    pub(crate) commands: Commands,
+    pub(crate) history: History,
+    /// The last write of the intent failed: the next one writes all of it.
+    pub(crate) resave: bool,
+    next_tick: Time,
 }
+
+/// Who is at the other end of a link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speaker {
+    pub(crate) host: HostId,
+    pub(crate) key: [u8; 32],
+}
+
+/// Now, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) time: Time,
+    pub(crate) wall: Stamp,
+}
+
+/// How often silence and overdue operations are looked for.
+const TICK: Millis = Millis(250);
 
 impl Grid {
     /// A grid that has heard nobody yet.
     pub fn new(config: Config, intent: Intent, operations: Vec<Operation>) -> Self {
-        let operations = operations.into_iter().map(|operation| (operation.id, operation)).collect();
-        Self { config, intent, hosts: BTreeMap::new(), operations }
+        let mut grid = Self {
+            history: History::new(config.epoch),
+            commands: Commands::new(operations),
+            config,
+            intent,
+            hosts: BTreeMap::new(),
+            links: BTreeMap::new(),
+            places: BTreeMap::new(),
+            resave: false,
+            next_tick: Time(0),
+        };
+        grid.list_known_hosts();
+        grid
     }
 
     /// What to do about `event`. `now` is this machine's monotonic clock, `wall` its wall clock, for people only.
     pub fn on(&mut self, now: Time, wall: Stamp, event: Event) -> Vec<Action> {
-        let _ = (now, wall, event);
-        Vec::new()
+        let now = Now { time: now, wall };
+        let mut actions = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::Hello { link, key, certified, hello, remote } => {
+                self.hello(now, Greeting { link, key, certified, remote }, hello, &mut actions);
+            }
+            Event::Received { link, message } => self.received(now, link, message, &mut actions),
+            Event::DocumentOffered { intent, .. } => self.document_offered(now, *intent, &mut actions),
+            Event::Closed { link, why } => self.closed(now, link, &why, &mut actions),
+            Event::Called { call, by, what } => self.called(now, call, by, what, &mut actions),
+            Event::LedgerFailed { why } => self.ledger_failed(now, &why, &mut actions),
+        }
+        if now.time >= self.next_tick {
+            self.next_tick = now.time + TICK;
+            self.watch_silence(now, &mut actions);
+            self.end_overdue(now, &mut actions);
+        }
+        actions
     }
 
     /// When the core wants to be told [`Event::Tick`] at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        None
+        Some(self.next_tick)
     }
 
     /// Reading: by id.
@@ -93,12 +160,12 @@ impl Grid {
 
     /// Reading: the host a guest is on.
     pub fn guest_host(&self, guest: GuestId) -> Option<HostId> {
-        self.hosts.values().find(|host| host.guests.contains_key(&guest)).map(|host| host.id)
+        self.places.get(&guest).copied()
     }
 
-    /// Reading: operations, newest last within what is kept.
+    /// Reading: operations by id.
     pub fn operations(&self) -> &BTreeMap<OperationId, Operation> {
-        &self.operations
+        self.commands.all()
     }
 
     /// Reading: the intent.
@@ -106,14 +173,31 @@ impl Grid {
         &self.intent
     }
 
-    /// Reading: what it was told once.
+    /// Reading: what it was told once; epoch and recovering may have changed since.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Reading: events after `sequence`, at most `limit`; `None` when some of them were trimmed.
+    /// Reading: events after `sequence`, oldest first, at most `limit`; `None` when some of them were trimmed.
     pub fn events_after(&self, sequence: u64, limit: usize) -> Option<Vec<GridEvent>> {
-        let _ = (sequence, limit);
-        Some(Vec::new())
+        self.history.after(sequence, limit)
+    }
+
+    /// Reading: the newest `limit` events, oldest first.
+    pub fn events_newest(&self, limit: usize) -> Vec<GridEvent> {
+        self.history.newest(limit)
+    }
+
+    /// Reading: one number over all hosts' guests; equal on both sides of the grid when they know the same.
+    pub fn digest(&self) -> u64 {
+        self.hosts.values().fold(0, |digest, host| digest.rotate_left(1) ^ host.digest)
+    }
+
+    fn ledger_failed(&mut self, now: Now, why: &str, actions: &mut Vec<Action>) {
+        self.resave = true;
+        let text = format!(
+            "the aggregator can't write its database ({why}); changes are refused until it can: free some space"
+        );
+        self.publish(now, Line::error("grid.storage", text), actions);
     }
 }

@@ -94,10 +94,44 @@ pub struct ApiTokenRecord {
 /// One durable change; a list of them is one transaction and one generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IntentChange {
-    Host { id: HostId, record: HostRecord },
-    JoinToken { id: String, record: Option<JoinTokenRecord> },
-    User { name: String, record: Option<UserRecord> },
-    ApiToken { id: String, record: Option<ApiTokenRecord> },
+    Host {
+        id: HostId,
+        record: HostRecord,
+    },
+    JoinToken {
+        id: String,
+        record: Option<JoinTokenRecord>,
+    },
+    User {
+        name: String,
+        record: Option<UserRecord>,
+    },
+    ApiToken {
+        id: String,
+        record: Option<ApiTokenRecord>,
+    },
     /// Everything, from an adopted grid document.
     Replace(Box<Intent>),
+}
+
+impl Intent {
+    /// Takes in one change; the generation is the caller's.
+    pub fn apply(&mut self, change: &IntentChange) {
+        match change {
+            IntentChange::Host { id, record } => {
+                self.hosts.insert(*id, record.clone());
+            }
+            IntentChange::JoinToken { id, record } => put(&mut self.join_tokens, id, record.as_ref()),
+            IntentChange::User { name, record } => put(&mut self.users, name, record.as_ref()),
+            IntentChange::ApiToken { id, record } => put(&mut self.api_tokens, id, record.as_ref()),
+            IntentChange::Replace(intent) => *self = (**intent).clone(),
+        }
+    }
+}
+
+fn put<T: Clone>(map: &mut BTreeMap<String, T>, key: &str, value: Option<&T>) {
+    match value {
+        Some(value) => map.insert(key.into(), value.clone()),
+        None => map.remove(key),
+    };
 }

@@ -1,12 +1,17 @@
 //! The deciding part of the aggregator: the grid as its agents report it, the intent, operations and events. No IO.
 
 pub mod call;
+mod calls;
+mod commands;
 pub mod event;
 pub mod grid;
+mod history;
+mod hosts;
 pub mod intent;
 pub mod operation;
+mod placement;
 
-pub use call::{Call, CallError, Reply};
-pub use event::{Action, Event};
+pub use call::{Call, CallError, CallErrorCode, Done, Reply};
+pub use event::{Action, Event, GridEvent};
 pub use grid::{Config, Grid};
 pub use intent::{Intent, IntentChange};

@@ -1,0 +1,142 @@
+//! Heartbeats: what changed since the one before, at a steady pace, sooner when a guest changed.
+
+use std::collections::BTreeMap;
+
+use roost_protocol::guest::{GuestSample, digest};
+use roost_protocol::host::HostSample;
+use roost_protocol::message::{BEAT_EVERY, Beat, Snapshot, ToAggregator};
+use roost_protocol::{GuestId, Millis, Time};
+
+use crate::agent::{Agent, Now};
+use crate::event::Action;
+
+/// Changes within this time travel in one beat.
+const GATHER: Millis = Millis(100);
+
+/// What is to be told, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Beats {
+    link: Option<Link>,
+    sequence: u64,
+    host: HostSample,
+    host_changed: bool,
+    samples: BTreeMap<GuestId, Sample>,
+}
+
+#[derive(Debug)]
+struct Sample {
+    sample: GuestSample,
+    changed: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    next: Time,
+    snapshot: bool,
+    alarms: bool,
+}
+
+impl Beats {
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.link.as_ref().map(|link| link.next)
+    }
+
+    pub(crate) fn link_up(&mut self, now: Time) {
+        self.link = Some(Link { next: now, snapshot: true, alarms: false });
+    }
+
+    pub(crate) fn link_down(&mut self) {
+        self.link = None;
+    }
+
+    pub(crate) fn want_snapshot(&mut self, now: Time) {
+        if let Some(link) = &mut self.link {
+            link.snapshot = true;
+            link.next = now;
+        }
+    }
+
+    pub(crate) fn alarms_changed(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.alarms = true;
+        }
+    }
+
+    /// A guest is gone; it travels with the next beat.
+    pub(crate) fn guests_changed(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.next = link.next.min(Time(link.next.0.saturating_sub(BEAT_EVERY.0)) + GATHER);
+        }
+    }
+
+    /// Something changed that people wait for.
+    pub(crate) fn hurry(&mut self, now: Time) {
+        if let Some(link) = &mut self.link {
+            link.next = link.next.min(now + GATHER);
+        }
+    }
+
+    pub(crate) fn sampled(&mut self, host: HostSample, guests: Vec<GuestSample>) {
+        self.host = host;
+        self.host_changed = true;
+        for sample in guests {
+            match self.samples.get_mut(&sample.id) {
+                Some(kept) if kept.sample == sample => {}
+                Some(kept) => *kept = Sample { sample, changed: true },
+                None => {
+                    self.samples.insert(sample.id, Sample { sample, changed: true });
+                }
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// Sends what is due.
+    pub(crate) fn beat(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let Some(link) = &mut self.beats.link else { return };
+        if now.time < link.next {
+            return;
+        }
+        link.next = now.time + BEAT_EVERY;
+        let (snapshot, alarms) = (std::mem::take(&mut link.snapshot), std::mem::take(&mut link.alarms));
+        self.beats.sequence += 1;
+        let known = &self.guests.known;
+        self.beats.samples.retain(|guest, _| known.contains_key(guest));
+        let message = if snapshot { self.snapshot() } else { self.changes(alarms) };
+        self.guests.dirty.clear();
+        self.beats.host_changed = false;
+        for sample in self.beats.samples.values_mut() {
+            sample.changed = false;
+        }
+        actions.push(Action::Send(message));
+    }
+
+    fn snapshot(&self) -> ToAggregator {
+        ToAggregator::Snapshot(Snapshot {
+            sequence: self.beats.sequence,
+            guests: self.reports(),
+            alarms: self.alarms.values().cloned().collect(),
+            freshness: self.freshness(),
+            sample: self.beats.host.clone(),
+            samples: self.beats.samples.values().map(|kept| kept.sample.clone()).collect(),
+        })
+    }
+
+    fn changes(&self, alarms: bool) -> ToAggregator {
+        let reports = self.reports();
+        let gone = self.guests.dirty.iter().filter(|guest| !self.guests.known.contains_key(guest)).copied().collect();
+        let digest = digest(reports.iter());
+        let changed = self.beats.samples.values().filter(|kept| kept.changed);
+        ToAggregator::Beat(Beat {
+            sequence: self.beats.sequence,
+            guests: reports.into_iter().filter(|report| self.guests.dirty.contains(&report.id)).collect(),
+            gone,
+            alarms: alarms.then(|| self.alarms.values().cloned().collect()),
+            freshness: self.freshness(),
+            sample: self.beats.host_changed.then(|| self.beats.host.clone()),
+            samples: changed.map(|kept| kept.sample.clone()).collect(),
+            digest,
+        })
+    }
+}

@@ -1,0 +1,352 @@
+//! What API callers ask for: checked, made durable, answered.
+
+use roost_protocol::operation::Verb;
+use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp};
+
+use crate::call::{Call, CallError, CallErrorCode, Done, Reply};
+use crate::commands::GRACE;
+use crate::event::{Action, CallId};
+use crate::grid::{Grid, Host, Now, Presence};
+use crate::history::Line;
+use crate::intent::{HostRecord, IntentChange, JoinTokenRecord};
+use crate::operation::{Operation, State};
+
+/// Operations that wait on one host at a time.
+const WAITING_PER_HOST: usize = 500;
+/// Bounds on the intent, so that the grid document stays small enough to travel in one frame.
+const HOSTS: usize = 4_000;
+const JOIN_TOKENS: usize = 1_000;
+const USERS: usize = 2_000;
+const API_TOKENS: usize = 1_000;
+
+fn error(code: CallErrorCode, text: impl Into<String>) -> CallError {
+    CallError { code, text: text.into() }
+}
+
+/// One wish for a guest.
+struct GuestCall {
+    operation: OperationId,
+    guest: GuestId,
+    host: Option<HostId>,
+    verb: Verb,
+    timeout: Millis,
+    key: Option<String>,
+}
+
+impl Grid {
+    pub(crate) fn called(&mut self, now: Now, call: CallId, by: String, what: Call, actions: &mut Vec<Action>) {
+        let reply = match what {
+            Call::Guest { operation, guest, host, verb, timeout, key } => {
+                self.guest_call(now, &by, GuestCall { operation, guest, host, verb, timeout, key }, actions)
+            }
+            Call::Cancel { operation } => self.cancel(operation, actions),
+            Call::Enrol { host, record, token } => self.enrol(now, host, record, &token, actions),
+            Call::RemoveHost { host } => self.remove_host(now, &by, host, actions),
+            Call::PutJoinToken { id, record } => self.put_join_token(id, record, actions),
+            Call::DeleteJoinToken { id } => self.delete_join_token(&id, actions),
+            Call::PutUser { name, record, create } => self.put_user(now, &by, name, record, create, actions),
+            Call::DeleteUser { name } => self.delete_user(now, &by, &name, actions),
+            Call::PutApiToken { id, record } => self.put_api_token(id, record, actions),
+            Call::DeleteApiToken { id } => self.delete_api_token(&id, actions),
+        };
+        actions.push(Action::Answer { call, reply });
+    }
+
+    fn guest_call(&mut self, now: Now, by: &str, wish: GuestCall, actions: &mut Vec<Action>) -> Reply {
+        if let Some(earlier) = wish.key.as_deref().and_then(|key| self.commands.by_key(key)) {
+            return same_request(earlier, &wish);
+        }
+        let host = self.host_for(&wish)?;
+        let guest_name = self.name_for(&wish, host)?;
+        let link = self.reachable(host)?;
+        if self.commands.waiting_on(host).count() >= WAITING_PER_HOST {
+            return Err(error(
+                CallErrorCode::TooMany,
+                format!("{WAITING_PER_HOST} operations wait on this host already; try again later"),
+            ));
+        }
+        let operation = Operation {
+            id: wish.operation,
+            host,
+            guest: wish.guest,
+            guest_name,
+            verb: wish.verb,
+            created_by: by.into(),
+            created: now.wall,
+            ended: None,
+            expires: Stamp(now.wall.0.saturating_add(wish.timeout.0)),
+            state: State::Queued,
+            percent: 0,
+            step: String::new(),
+            key: wish.key,
+        };
+        self.commands.add(operation.clone(), now.time + wish.timeout + GRACE);
+        actions.push(Action::Persist {
+            intent: Vec::new(),
+            generation: self.intent.generation,
+            operations: vec![operation.clone()],
+        });
+        if let Some(link) = link {
+            self.send_command(now, link, &operation, actions);
+        }
+        let text = format!("{} of {} asked for by {by}", operation.verb.word(), operation.guest_name);
+        self.publish(
+            now,
+            Line::info("operation.started", text).host(host).guest(wish.guest).operation(wish.operation).user(by),
+            actions,
+        );
+        Ok(Done::Operation(Box::new(operation)))
+    }
+
+    fn host_for(&self, wish: &GuestCall) -> Result<HostId, CallError> {
+        match (&wish.verb, wish.host) {
+            (Verb::Create { .. } | Verb::Import { .. }, Some(host)) => Ok(host),
+            (Verb::Create { spec, .. }, None) => self.place(spec.memory_mib),
+            (Verb::Import { .. }, None) => {
+                Err(error(CallErrorCode::Invalid, "an import needs a host: say which one has the disks"))
+            }
+            (_, _) => {
+                self.guest_host(wish.guest).ok_or_else(|| error(CallErrorCode::NotFound, "no host reports this guest"))
+            }
+        }
+    }
+
+    fn name_for(&self, wish: &GuestCall, host: HostId) -> Result<String, CallError> {
+        if let Verb::Create { spec, .. } = &wish.verb {
+            spec.check().map_err(|why| error(CallErrorCode::Invalid, why))?;
+            self.name_free(&spec.name)?;
+            return Ok(spec.name.clone());
+        }
+        let known = self.hosts.get(&host).and_then(|host| host.guests.get(&wish.guest));
+        Ok(known.map_or_else(|| wish.guest.to_string(), |guest| guest.report.name.clone()))
+    }
+
+    fn name_free(&self, name: &str) -> Result<(), CallError> {
+        let there = self.hosts.values().any(|host| host.guests.values().any(|guest| guest.report.name == name));
+        let coming = self.commands.all().values().any(|operation| {
+            !operation.state.ended() && matches!(&operation.verb, Verb::Create { spec, .. } if spec.name == name)
+        });
+        if there || coming {
+            return Err(error(
+                CallErrorCode::AlreadyExists,
+                format!("the grid has a guest named {name:?} already; choose another name"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The link to a host that is heard, or whose link broke just now (then there is none yet).
+    fn reachable(&self, host: HostId) -> Result<Option<crate::event::LinkId>, CallError> {
+        let host = self.hosts.get(&host).ok_or_else(|| error(CallErrorCode::NotFound, "no such host"))?;
+        match host.presence {
+            Presence::Up { .. } | Presence::Suspect { .. } => Ok(host.link()),
+            Presence::Never | Presence::Down { .. } => {
+                let text =
+                    format!("host {} is not connected; its guests go on, but nothing can be asked of it", host.name);
+                Err(error(CallErrorCode::HostUnreachable, text))
+            }
+        }
+    }
+
+    fn cancel(&mut self, id: OperationId, actions: &mut Vec<Action>) -> Reply {
+        let operation =
+            self.operations().get(&id).ok_or_else(|| error(CallErrorCode::NotFound, "no such operation"))?.clone();
+        if operation.state.ended() {
+            return Err(error(CallErrorCode::WrongState, "the operation has ended"));
+        }
+        let link = self.hosts.get(&operation.host).and_then(Host::link);
+        let Some(link) = link else {
+            return Err(error(
+                CallErrorCode::HostUnreachable,
+                "the host is not connected; whether it has begun is not known",
+            ));
+        };
+        actions.push(Action::Send { link, message: roost_protocol::message::ToAgent::Cancel { operation: id } });
+        Ok(Done::Operation(Box::new(operation)))
+    }
+
+    fn enrol(&mut self, now: Now, id: HostId, record: HostRecord, token: &str, actions: &mut Vec<Action>) -> Reply {
+        let usable = self.usable_token(now, token, &record.name);
+        let token_record = match usable {
+            Ok(token_record) => token_record,
+            Err(why) => {
+                let text = format!("host {} could not join: {}", record.name, why.text);
+                self.publish(now, Line::warning("host.join_refused", text).host(id), actions);
+                return Err(why);
+            }
+        };
+        self.enrollable(id, &record)?;
+        let name = record.name.clone();
+        let used = JoinTokenRecord { used_by: Some(id), used: Some(now.wall), ..token_record };
+        let changes =
+            vec![IntentChange::Host { id, record }, IntentChange::JoinToken { id: token.into(), record: Some(used) }];
+        self.change_intent(changes, actions);
+        self.list_known_hosts();
+        self.publish(
+            now,
+            Line::info("host.joined", format!("host {name} joined with token {token}")).host(id),
+            actions,
+        );
+        Ok(Done::Nothing)
+    }
+
+    fn usable_token(&self, now: Now, token: &str, name: &str) -> Result<JoinTokenRecord, CallError> {
+        let record = self
+            .intent
+            .join_tokens
+            .get(token)
+            .ok_or_else(|| error(CallErrorCode::NotFound, "the join token is not known"))?;
+        if let Some(host) = record.used_by {
+            let first = self.intent.hosts.get(&host).map_or_else(|| host.to_string(), |host| host.name.clone());
+            let text = format!("the join token was used already by {first}, now by {name}: make a new one");
+            return Err(error(CallErrorCode::WrongState, text));
+        }
+        if record.expires < now.wall {
+            return Err(error(CallErrorCode::Invalid, "the join token has expired: make a new one"));
+        }
+        Ok(record.clone())
+    }
+
+    fn enrollable(&self, id: HostId, record: &HostRecord) -> Result<(), CallError> {
+        if let Some(old) = self.intent.hosts.get(&id)
+            && old.key != record.key
+            && old.removed.is_none()
+        {
+            return Err(error(
+                CallErrorCode::AlreadyExists,
+                "a host with this id is in the grid with another key: remove it first",
+            ));
+        }
+        let taken = self
+            .intent
+            .hosts
+            .iter()
+            .any(|(other, host)| *other != id && host.removed.is_none() && host.name == record.name);
+        if taken {
+            return Err(error(
+                CallErrorCode::AlreadyExists,
+                format!("a host named {:?} is in the grid already: join with another name", record.name),
+            ));
+        }
+        within(self.intent.hosts.len(), HOSTS, "hosts")
+    }
+
+    fn remove_host(&mut self, now: Now, by: &str, id: HostId, actions: &mut Vec<Action>) -> Reply {
+        let Some(record) = self.intent.hosts.get(&id).filter(|record| record.removed.is_none()).cloned() else {
+            return Err(error(CallErrorCode::NotFound, "no such host"));
+        };
+        let name = record.name.clone();
+        let link = self.hosts.get(&id).and_then(Host::link);
+        self.change_intent(
+            vec![IntentChange::Host { id, record: HostRecord { removed: Some(now.wall), ..record } }],
+            actions,
+        );
+        if let Some(link) = link {
+            self.cut_off(now, link, id, "it was removed from the grid", actions);
+        }
+        self.hosts.remove(&id);
+        self.places.retain(|_, host| *host != id);
+        self.publish(
+            now,
+            Line::warning("host.removed", format!("host {name} was removed by {by}; its guests go on"))
+                .host(id)
+                .user(by),
+            actions,
+        );
+        Ok(Done::Nothing)
+    }
+
+    fn put_join_token(&mut self, id: String, record: JoinTokenRecord, actions: &mut Vec<Action>) -> Reply {
+        within(self.intent.join_tokens.len(), JOIN_TOKENS, "join tokens")?;
+        self.change_intent(vec![IntentChange::JoinToken { id, record: Some(record) }], actions);
+        Ok(Done::Nothing)
+    }
+
+    fn delete_join_token(&mut self, id: &str, actions: &mut Vec<Action>) -> Reply {
+        if !self.intent.join_tokens.contains_key(id) {
+            return Err(error(CallErrorCode::NotFound, "no such join token"));
+        }
+        self.change_intent(vec![IntentChange::JoinToken { id: id.into(), record: None }], actions);
+        Ok(Done::Nothing)
+    }
+
+    fn put_user(
+        &mut self,
+        now: Now,
+        by: &str,
+        name: String,
+        record: crate::intent::UserRecord,
+        create: bool,
+        actions: &mut Vec<Action>,
+    ) -> Reply {
+        let exists = self.intent.users.contains_key(&name);
+        if create && exists {
+            return Err(error(CallErrorCode::AlreadyExists, format!("there is a user {name:?} already")));
+        }
+        if !create && !exists {
+            return Err(error(CallErrorCode::NotFound, "no such user"));
+        }
+        within(self.intent.users.len(), USERS, "users")?;
+        let text = format!("user {name} was {} by {by}", if create { "made" } else { "changed" });
+        self.change_intent(vec![IntentChange::User { name, record: Some(record) }], actions);
+        self.publish(now, Line::info("user.changed", text).user(by), actions);
+        Ok(Done::Nothing)
+    }
+
+    fn delete_user(&mut self, now: Now, by: &str, name: &str, actions: &mut Vec<Action>) -> Reply {
+        if !self.intent.users.contains_key(name) {
+            return Err(error(CallErrorCode::NotFound, "no such user"));
+        }
+        if self.intent.users.len() == 1 {
+            return Err(error(
+                CallErrorCode::WrongState,
+                "this is the last user: nobody could log in any more; make another one first",
+            ));
+        }
+        let tokens = self.intent.api_tokens.iter().filter(|(_, token)| token.user == name).map(|(id, _)| id.clone());
+        let mut changes: Vec<IntentChange> = tokens.map(|id| IntentChange::ApiToken { id, record: None }).collect();
+        changes.push(IntentChange::User { name: name.into(), record: None });
+        self.change_intent(changes, actions);
+        self.publish(now, Line::info("user.deleted", format!("user {name} was deleted by {by}")).user(by), actions);
+        Ok(Done::Nothing)
+    }
+
+    fn put_api_token(&mut self, id: String, record: crate::intent::ApiTokenRecord, actions: &mut Vec<Action>) -> Reply {
+        within(self.intent.api_tokens.len(), API_TOKENS, "API tokens")?;
+        self.change_intent(vec![IntentChange::ApiToken { id, record: Some(record) }], actions);
+        Ok(Done::Nothing)
+    }
+
+    fn delete_api_token(&mut self, id: &str, actions: &mut Vec<Action>) -> Reply {
+        if !self.intent.api_tokens.contains_key(id) {
+            return Err(error(CallErrorCode::NotFound, "no such API token"));
+        }
+        self.change_intent(vec![IntentChange::ApiToken { id: id.into(), record: None }], actions);
+        Ok(Done::Nothing)
+    }
+
+    /// One generation: applied, made durable, spread.
+    fn change_intent(&mut self, changes: Vec<IntentChange>, actions: &mut Vec<Action>) {
+        for change in &changes {
+            self.intent.apply(change);
+        }
+        self.intent.generation = self.intent.generation.next();
+        self.save_intent(changes, Vec::new(), actions);
+    }
+}
+
+fn within(count: usize, most: usize, what: &str) -> Result<(), CallError> {
+    if count < most {
+        Ok(())
+    } else {
+        Err(error(CallErrorCode::TooMany, format!("a grid has at most {most} {what}: delete some")))
+    }
+}
+
+fn same_request(earlier: &Operation, wish: &GuestCall) -> Reply {
+    let new_guest = matches!(wish.verb, Verb::Create { .. } | Verb::Import { .. });
+    if earlier.verb == wish.verb && (new_guest || earlier.guest == wish.guest) {
+        return Ok(Done::Operation(Box::new(earlier.clone())));
+    }
+    Err(error(CallErrorCode::KeyReused, "this idempotency key was used with another request: use a new one"))
+}
