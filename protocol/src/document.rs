@@ -126,3 +126,53 @@ fn sealing_key(key: &GridKey) -> Result<LessSafeKey, DocumentError> {
     let unbound: UnboundKey = derived.expand(&[KEY_INFO], &AES_256_GCM).map_err(|_| DocumentError::Sealed)?.into();
     Ok(LessSafeKey::new(unbound))
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_document_opens_with_its_key_also_when_that_was_read_back_from_its_file() {
+        let key = GridKey::generate().unwrap();
+        let sealed = seal(&key, Generation(7), b"who is in the grid").unwrap();
+        let again = GridKey::from_pem(&key.to_pem()).unwrap();
+        assert_eq!(open(&again, &sealed).unwrap(), (Generation(7), b"who is in the grid".to_vec()));
+        assert_eq!(peek(&key.public().unwrap(), &sealed).unwrap(), (key.grid_id(), Generation(7)));
+        assert!(!sealed.windows(3).any(|three| three == b"who"));
+    }
+
+    #[test]
+    fn a_changed_document_is_refused_wherever_it_was_changed() {
+        let key = GridKey::generate().unwrap();
+        let public = key.public().unwrap();
+        let sealed = seal(&key, Generation(7), b"content").unwrap();
+        for at in 0..sealed.len() {
+            let mut bad = sealed.clone();
+            bad[at] ^= 1;
+            assert!(peek(&public, &bad).is_err() && open(&key, &bad).is_err(), "byte {at}");
+            assert!(peek(&public, &sealed[..at]).is_err());
+        }
+    }
+
+    #[test]
+    fn another_grids_document_is_refused_even_if_it_bears_this_ones_id() {
+        let (key, other) = (GridKey::generate().unwrap(), GridKey::generate().unwrap());
+        let foreign = seal(&other, Generation(9), b"content").unwrap();
+        assert!(matches!(open(&key, &foreign), Err(DocumentError::OtherGrid(id)) if id == other.grid_id()));
+        let mut envelope: Envelope = codec::decode(&foreign).unwrap();
+        envelope.grid = key.grid_id();
+        envelope.signature = other.sign_bytes(&envelope.signed()).unwrap();
+        let error = peek(&key.public().unwrap(), &codec::encode(&envelope)).unwrap_err();
+        assert!(matches!(error, DocumentError::Signature(_)), "{error:?}");
+    }
+
+    #[test]
+    fn the_largest_document_fits_and_a_larger_one_is_refused() {
+        let key = GridKey::generate().unwrap();
+        let sealed = seal(&key, Generation(1), &vec![7; PLAIN]).unwrap();
+        assert!(sealed.len() <= SEALED);
+        assert_eq!(open(&key, &sealed).unwrap().1.len(), PLAIN);
+        assert!(matches!(seal(&key, Generation(1), &vec![7; PLAIN + 1]), Err(DocumentError::TooLarge { .. })));
+        assert!(matches!(open(&key, &vec![0; SEALED + 1]), Err(DocumentError::TooLarge { .. })));
+    }
+}

@@ -291,3 +291,111 @@ fn value_of(letter: char) -> Option<u8> {
     let index = ALPHABET.iter().position(|known| char::from(*known) == plain)?;
     u8::try_from(index).ok()
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::codec;
+
+    const EXPORT: [u8; EXPORTER] = [3; EXPORTER];
+
+    fn token(seed: u8) -> JoinToken {
+        let mut fingerprint = [0; 32];
+        fingerprint.iter_mut().zip(seed..).for_each(|(byte, value)| *byte = value.wrapping_mul(37));
+        JoinToken::mint(Fingerprint(fingerprint), [seed ^ 0xa5; SECRET])
+    }
+
+    fn request(token: &JoinToken) -> EnrolRequest {
+        EnrolRequest::new(token, &EXPORT, vec![1, 2, 3], "alpha".into(), None, HostFacts::default())
+    }
+
+    #[test]
+    fn a_token_survives_text_and_how_people_type() {
+        for seed in [0, 1, 77] {
+            let token = token(seed);
+            let text = token.reveal();
+            assert_eq!(text.len(), "roost1".len() + LETTERS + LETTERS.div_ceil(GROUP));
+            assert_eq!(JoinToken::parse(&text).unwrap(), token);
+            let typed = format!("  {}\n", text.to_uppercase().replace('-', " ").replace('0', "O"));
+            assert_eq!(JoinToken::parse(&typed).unwrap(), token);
+            assert_eq!(
+                JoinToken::parse(&text.replace('-', "").replace('1', "l").replacen('l', "1", 1)).unwrap(),
+                token
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_no_token_says_what_is_wrong() {
+        let text = token(5).reveal();
+        let end = text.len() - 1;
+        let cases = [
+            (String::new(), TokenError::NoToken),
+            ("roost".into(), TokenError::NoToken),
+            ("ghost1-abc".into(), TokenError::NoToken),
+            (text.replace("roost1", "roost2"), TokenError::Version('2')),
+            (text[..end].into(), TokenError::TooShort { got: LETTERS - 1 }),
+            (format!("{text}0"), TokenError::TooLong),
+            ("x".repeat(TEXT + 1), TokenError::TooLong),
+            ("roost1-ab!".into(), TokenError::Letter { letter: '!', position: 3 }),
+            ("roost1-äb".into(), TokenError::Letter { letter: 'ä', position: 1 }),
+        ];
+        for (text, error) in cases {
+            assert_eq!(JoinToken::parse(&text).unwrap_err(), error, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_single_mistyped_letter_is_found() {
+        let text = token(9).reveal();
+        for at in "roost1-".len()..text.len() {
+            let old = &text[at..=at];
+            let new = if old == "x" { "y" } else { "x" };
+            if old != "-" {
+                let typed = format!("{}{new}{}", &text[..at], &text[at + 1..]);
+                assert_eq!(JoinToken::parse(&typed), Err(TokenError::Mistyped), "{typed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_proof_fits_its_secret_session_and_request_only() {
+        let token = token(1);
+        let good = request(&token);
+        let hash = token.secret_hash();
+        assert!(check_proof(&good, &hash, &EXPORT));
+        assert!(!check_proof(&good, &super::test::token(2).secret_hash(), &EXPORT));
+        assert!(!check_proof(&good, &hash, &[4; EXPORTER]));
+        assert!(!check_proof(&EnrolRequest { csr: vec![1, 2, 4], ..good.clone() }, &hash, &EXPORT));
+        assert!(!check_proof(&EnrolRequest { name: "beta".into(), ..good.clone() }, &hash, &EXPORT));
+        assert!(!check_proof(&EnrolRequest { host: Some(HostId::from_u128(0)), ..good.clone() }, &hash, &EXPORT));
+        let moved = EnrolRequest { csr: vec![1, 2, 3, b'a'], name: "lpha".into(), ..good };
+        assert!(!check_proof(&moved, &hash, &EXPORT));
+    }
+
+    #[test]
+    fn the_stored_hash_alone_makes_no_proof() {
+        let token = token(1);
+        let mut forged = request(&token);
+        forged.proof = mask(&token.secret_hash(), &EXPORT, &forged);
+        assert!(!check_proof(&forged, &token.secret_hash(), &EXPORT));
+    }
+
+    #[test]
+    fn requests_and_answers_survive_the_wire_and_hide_secrets() {
+        let token = token(1);
+        let request = request(&token);
+        assert_eq!(codec::decode::<EnrolRequest>(&codec::encode(&request)).unwrap(), request);
+        let chain = vec![Der(vec![1]), Der(vec![2, 3])];
+        let ca = Der(vec![4]);
+        let answers = [
+            EnrolAnswer::Accepted { host: HostId::from_u128(1), chain, grid: GridId::from_u128(2), ca },
+            EnrolAnswer::Refused { reason: EnrolRefusal::TooMany, text: "later".into() },
+        ];
+        for answer in answers {
+            assert_eq!(codec::decode::<EnrolAnswer>(&codec::encode(&answer)).unwrap(), answer);
+        }
+        assert_eq!(format!("{token:?}"), format!("JoinToken({}, secret hidden)", token.id()));
+        assert_eq!(token.id().len(), 16);
+    }
+}

@@ -127,8 +127,9 @@ impl FrameWriter {
         Self { patience, ..self }
     }
 
-    /// Sends a message. Cancel-safe: a message that was begun is finished by the next `send` or [`Self::flush`], before
-    /// anything else; it is never sent twice or torn. Returns when QUIC has taken it, not when the peer has it.
+    /// Sends a message. Returns when QUIC has taken it, not when the peer has it. If it is dropped half-way, the message
+    /// is neither torn nor lost: the next `send` or [`Self::flush`] finishes it first. (Only a `send` dropped while it
+    /// still finishes an earlier one has not taken its message; who drops sends calls `flush` before the next.)
     ///
     /// # Errors
     /// [`TransportError::Oversize`] (nothing is sent), [`TransportError::Slow`] when the peer takes nothing, or closed.
