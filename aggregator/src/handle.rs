@@ -1,0 +1,90 @@
+//! The API's door to the driver: read the grid, ask for a change, listen to events. The driver alone owns the grid.
+
+use std::sync::Arc;
+
+use roost_aggregator_core::call::{CallError, CallErrorCode};
+use roost_aggregator_core::event::GridEvent;
+use roost_aggregator_core::{Call, Grid, Reply};
+use roost_protocol::identity::GridKey;
+use roost_protocol::{Stamp, Time};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// Requests that may wait for the driver; more callers than this wait in turn.
+const QUEUE: usize = 1_024;
+/// Events a listener may lag behind before it is cut off.
+const LAG: usize = 4_096;
+
+/// What the driver runs for a reader: the closure must be short and clone what it needs.
+pub(crate) type Reader = Box<dyn FnOnce(&Grid, Time, Stamp) + Send>;
+
+/// One thing asked of the driver.
+pub(crate) enum Request {
+    Read(Reader),
+    Call { by: String, what: Call, reply: oneshot::Sender<Reply> },
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Request::Read(_) => f.write_str("Read"),
+            Request::Call { by, what, reply: _ } => f.debug_struct("Call").field("by", by).field("what", what).finish(),
+        }
+    }
+}
+
+/// The driver is gone: the program is about to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("ask the driver: it is not running")]
+pub(crate) struct Away;
+
+/// What callers hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    requests: mpsc::Sender<Request>,
+    events: broadcast::Sender<Arc<GridEvent>>,
+    pub(crate) key: Arc<GridKey>,
+}
+
+/// What the driver holds.
+#[derive(Debug)]
+pub(crate) struct DriverEnd {
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) events: broadcast::Sender<Arc<GridEvent>>,
+}
+
+/// Both ends.
+pub(crate) fn handle(key: Arc<GridKey>) -> (Handle, DriverEnd) {
+    let (requests, received) = mpsc::channel(QUEUE);
+    let (events, _) = broadcast::channel(LAG);
+    (Handle { requests, events: events.clone(), key }, DriverEnd { requests: received, events })
+}
+
+impl Handle {
+    /// What `read` makes of the grid as it is now.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Grid, Time, Stamp) -> T + Send + 'static,
+    ) -> Result<T, Away> {
+        let (send, receive) = oneshot::channel();
+        let reader: Reader = Box::new(move |grid, now, wall| drop(send.send(read(grid, now, wall))));
+        self.requests.send(Request::Read(reader)).await.map_err(|_| Away)?;
+        receive.await.map_err(|_| Away)
+    }
+
+    /// Ask for a change; answered when it is durable, or refused.
+    pub(crate) async fn call(&self, by: &str, what: Call) -> Reply {
+        let (reply, receive) = oneshot::channel();
+        let sent = self.requests.send(Request::Call { by: by.to_owned(), what, reply }).await;
+        sent.map_err(|_| away())?;
+        receive.await.unwrap_or_else(|_| Err(away()))
+    }
+
+    /// Events from now on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<GridEvent>> {
+        self.events.subscribe()
+    }
+}
+
+fn away() -> CallError {
+    CallError { code: CallErrorCode::Storage, text: "The aggregator is stopping. Try again when it is back.".to_owned() }
+}
