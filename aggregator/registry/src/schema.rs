@@ -216,7 +216,7 @@ const GRID: &[Property] = &[
     shown("epoch", Integer, "Rises with every start of the aggregator"),
     shown("generation", Integer, "Generation of the grid document"),
     shown("digest", Text, "Digest of all guests, equal wherever the same is known"),
-    shown("fingerprint", Text, "SHA-256 of the grid's CA certificate"),
+    shown("fingerprint", Text, "SHA-256 of the grid's public key (SPKI), 64 hexadecimal digits"),
     shown("hosts", Integer, "Hosts"),
     shown("hosts_up", Integer, "Hosts heard of"),
     shown("guests", Integer, "Guests"),
