@@ -108,7 +108,7 @@ pub enum Code {
     OperationTimeout,
     /// Given up on request.
     OperationAborted,
-    /// This driver or this QEMU cannot do that at all.
+    /// This driver, this QEMU or this domain (one without an agent channel) cannot do that at all.
     Unsupported,
     /// The XML asks for what this QEMU cannot give.
     ConfigUnsupported,
@@ -144,10 +144,12 @@ impl Code {
             sys::VIR_ERR_OPERATION_DENIED | sys::VIR_ERR_ACCESS_DENIED => Self::OperationDenied,
             sys::VIR_ERR_OPERATION_TIMEOUT => Self::OperationTimeout,
             sys::VIR_ERR_OPERATION_ABORTED => Self::OperationAborted,
-            sys::VIR_ERR_OPERATION_UNSUPPORTED | sys::VIR_ERR_NO_SUPPORT => Self::Unsupported,
+            sys::VIR_ERR_OPERATION_UNSUPPORTED | sys::VIR_ERR_NO_SUPPORT | sys::VIR_ERR_ARGUMENT_UNSUPPORTED => {
+                Self::Unsupported
+            }
             sys::VIR_ERR_CONFIG_UNSUPPORTED => Self::ConfigUnsupported,
             sys::VIR_ERR_XML_ERROR | sys::VIR_ERR_XML_DETAIL | sys::VIR_ERR_XML_INVALID_SCHEMA => Self::XmlError,
-            sys::VIR_ERR_INVALID_ARG => Self::InvalidArgument,
+            sys::VIR_ERR_INVALID_ARG | sys::VIR_ERR_OVERFLOW => Self::InvalidArgument,
             sys::VIR_ERR_AGENT_UNRESPONSIVE | sys::VIR_ERR_AGENT_UNSYNCED => Self::AgentUnresponsive,
             sys::VIR_ERR_RESOURCE_BUSY => Self::Busy,
             sys::VIR_ERR_NO_CONNECT => Self::NoConnect,

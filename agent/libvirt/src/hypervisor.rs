@@ -335,7 +335,13 @@ impl Hypervisor {
         self.connection.lookup(uuid)?.set_memory(kib)
     }
 
-    /// Numbers of all domains in one call that does not wait: a busy or hung QEMU's own numbers are absent.
+    /// Numbers of all domains in one call. A QEMU that another call is busy with is not waited for; its own numbers
+    /// (balloon, disks) are absent then.
+    ///
+    /// Beware of a hung QEMU: libvirt's "no wait" means not to wait for another call. The first call that asks a hung
+    /// QEMU for `balloon`, `vcpu` or `block` waits as long as it hangs (measured with libvirt 9.0), while further calls
+    /// return at once. So keep a second thread to call from when the first is overdue. `state`, `cpu` and `interface`
+    /// ask no QEMU and never hang.
     ///
     /// # Errors
     /// See [`Hypervisor`].
@@ -349,7 +355,7 @@ impl Hypervisor {
     /// Sends one command to the guest agent and waits at most `timeout_s` seconds (at least 1) for its answer.
     ///
     /// # Errors
-    /// [`Code::AgentUnresponsive`]; [`Code::ConfigUnsupported`] without an agent channel; [`Error::Oversize`] above
+    /// [`Code::AgentUnresponsive`]; [`Code::Unsupported`] without an agent channel; [`Error::Oversize`] above
     /// 1 MiB; [`Error::Nul`]. Note that libvirt marks an agent that timed out as absent until it answers again.
     pub fn agent_command(&self, uuid: &Uuid, json: &str, timeout_s: u32) -> Result<String, Error> {
         let timeout_s = i32::try_from(timeout_s.max(1)).unwrap_or(i32::MAX);
