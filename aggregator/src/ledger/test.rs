@@ -1,0 +1,199 @@
+use roost_aggregator_core::intent::UserRecord;
+use roost_aggregator_core::operation::State;
+use roost_protocol::operation::{Failure, FailureCode, Verb};
+use roost_protocol::{GuestId, HostId, Stamp};
+
+use super::*;
+
+const NOW: Stamp = Stamp(1_800_000_000_000);
+
+fn operation(number: u128, state: State, ended: Option<Stamp>) -> Operation {
+    Operation {
+        id: OperationId::from_u128(number),
+        host: HostId::from_u128(1),
+        guest: GuestId::from_u128(2),
+        guest_name: "a \"guest\"\n🦉".to_owned(),
+        verb: Verb::Start,
+        created_by: "admin".to_owned(),
+        created: NOW,
+        ended,
+        expires: Stamp(NOW.0 + 1),
+        state,
+        percent: 7,
+        step: "starting".to_owned(),
+        key: Some(format!("admin/{number}")),
+    }
+}
+
+fn user(name: &str, generation: u64) -> Changes {
+    let record = UserRecord { password_hash: "x".to_owned(), created: NOW, full_name: name.to_owned() };
+    let intent = vec![IntentChange::User { name: name.to_owned(), record: Some(record) }];
+    Changes { intent, generation: Generation(generation), ..Changes::default() }
+}
+
+fn begun(number: u128) -> Changes {
+    Changes { operations: vec![operation(number, State::Queued, None)], ..Changes::default() }
+}
+
+fn open(directory: &tempfile::TempDir) -> (Store, Kept) {
+    Store::open(&directory.path().join("data/ledger.db"), true, NOW).unwrap()
+}
+
+#[test]
+fn what_was_committed_is_read_back_equal() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, first) = open(&directory);
+    assert!(first.recovering, "a new database beside an old key was lost");
+    let failed = State::Failed(Failure { code: FailureCode::NoSpace, text: "disk full".to_owned() });
+    let operations = vec![operation(1, failed, Some(NOW)), operation(2, State::Running, None)];
+    store.commit([user("ann", 3), Changes { operations: operations.clone(), ..Changes::default() }].iter()).unwrap();
+    let epoch = store.begin_epoch(NOW).unwrap();
+    drop(store);
+    let (mut store, kept) = open(&directory);
+    assert_eq!(kept.operations, operations);
+    assert_eq!((kept.intent.generation, kept.intent.users["ann"].full_name.as_str()), (Generation(3), "ann"));
+    assert!(kept.recovering && kept.set_aside.is_none());
+    assert_eq!(epoch, Epoch(NOW.0 / 1_000));
+    assert_eq!(store.begin_epoch(Stamp(0)).unwrap(), epoch.next(), "the kept epoch wins over a clock gone back");
+}
+
+#[test]
+fn an_adopted_document_replaces_everything_and_ends_the_recovery() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&directory);
+    store.commit(std::iter::once(&user("old", 1))).unwrap();
+    let mut intent = roost_aggregator_core::Intent { generation: Generation(9), ..Default::default() };
+    let record = UserRecord { password_hash: "x".to_owned(), created: NOW, full_name: "new".to_owned() };
+    intent.users.insert("new".to_owned(), record);
+    let all = Changes {
+        intent: vec![IntentChange::Replace(Box::new(intent.clone()))],
+        generation: Generation(9),
+        ..Changes::default()
+    };
+    store.commit(std::iter::once(&all)).unwrap();
+    drop(store);
+    let (_, kept) = open(&directory);
+    assert_eq!(kept.intent, intent);
+    assert!(!kept.recovering);
+}
+
+#[test]
+fn flipped_bytes_are_found_and_the_database_set_aside() {
+    let flip_at = [0, 20, 100, 4_096 + 50, 2 * 4_096 + 4_000, 3 * 4_096 + 4_080];
+    for at in flip_at {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data/ledger.db");
+        let (mut store, _) = Store::open(&path, false, NOW).unwrap();
+        let many: Vec<Changes> = (0..200).map(begun).chain([user("ann", 1)]).collect();
+        store.commit(many.iter()).unwrap();
+        drop(store);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at..at + 16].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        std::fs::write(&path, &bytes).unwrap();
+        let (mut store, kept) = Store::open(&path, true, NOW).unwrap();
+        match kept.set_aside {
+            Some(aside) => {
+                assert!(aside.exists() && kept.recovering && kept.operations.is_empty(), "flip at {at}");
+            }
+            // The flip hit a place that holds nothing.
+            None => assert!(kept.operations.len() == 200 && kept.intent.users.len() == 1, "flip at {at}"),
+        }
+        store.commit(std::iter::once(&begun(1_000))).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_no_database_is_set_aside_and_an_unreadable_place_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data/ledger.db");
+    std::fs::create_dir(directory.path().join("data")).unwrap();
+    std::fs::write(&path, "no database".repeat(1_000)).unwrap();
+    let (_, kept) = Store::open(&path, true, NOW).unwrap();
+    assert!(kept.set_aside.is_some());
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = Store::open(&file.join("ledger.db"), true, NOW).unwrap_err();
+    assert!(!error.damage(), "{error}");
+}
+
+#[test]
+fn a_second_process_is_kept_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_store, _) = open(&directory);
+    let error = Store::open(&directory.path().join("data/ledger.db"), true, NOW).unwrap_err();
+    assert!(matches!(error, LedgerError::InUse(_)), "{error}");
+}
+
+#[test]
+fn a_thousand_waiting_changes_take_few_transactions_and_all_last() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(&directory);
+    // All wait before the thread runs, as they do while it waits for the disk.
+    let (jobs, receiver) = sync_channel(WAITING);
+    let counts = Arc::new(Counts::default());
+    let worker = Worker { store, jobs: receiver, owed: Owed::default(), counts: Arc::clone(&counts) };
+    let ledger = Ledger { jobs, counts: Arc::clone(&counts) };
+    let waiters: Vec<Durable> = (0..1_000).map(|number| ledger.persist(begun(number))).collect();
+    drop(ledger);
+    worker.run();
+    for waiter in waiters {
+        waiter.blocking_recv().unwrap().unwrap();
+    }
+    assert_eq!(counts.commits.load(Ordering::Relaxed), 1);
+    assert_eq!(counts.persisted.load(Ordering::Relaxed), 1_000);
+    assert_eq!(open(&directory).1.operations.len(), 1_000);
+}
+
+#[test]
+fn what_could_not_be_written_is_owed_and_written_when_it_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(&directory);
+    let other = rusqlite::Connection::open(directory.path().join("data/ledger.db")).unwrap();
+    other
+        .execute_batch("CREATE TRIGGER full BEFORE INSERT ON operation BEGIN SELECT RAISE(FAIL, 'full'); END")
+        .unwrap();
+    let (ledger, thread) = Ledger::start(store).unwrap();
+    assert!(ledger.persist(begun(1)).blocking_recv().unwrap().is_err());
+    assert!(ledger.failing());
+    other.execute_batch("DROP TRIGGER full").unwrap();
+    ledger.persist(begun(2)).blocking_recv().unwrap().unwrap();
+    assert!(!ledger.failing());
+    drop((ledger, other));
+    thread.join().unwrap();
+    assert_eq!(open(&directory).1.operations.len(), 2, "the failed one came along");
+}
+
+#[test]
+fn a_database_damaged_while_in_use_is_rebuilt_from_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(&directory);
+    let (ledger, thread) = Ledger::start(store).unwrap();
+    ledger.persist(begun(1)).blocking_recv().unwrap().unwrap();
+    let mut all = begun(1);
+    all.epoch = Some(Epoch(77));
+    all.intent = user("ann", 4).intent;
+    all.generation = Generation(4);
+    ledger.rebuild(all);
+    ledger.persist(begun(2)).blocking_recv().unwrap().unwrap();
+    drop(ledger);
+    thread.join().unwrap();
+    let (mut store, kept) = open(&directory);
+    assert_eq!((kept.operations.len(), kept.intent.users.len()), (2, 1));
+    assert_eq!(store.begin_epoch(Stamp(0)).unwrap(), Epoch(78));
+}
+
+#[test]
+fn operations_that_ended_long_ago_are_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&directory);
+    let week = 7 * 24 * 3_600_000;
+    let operations = vec![
+        operation(1, State::Succeeded, Some(Stamp(NOW.0 - week - 1))),
+        operation(2, State::Succeeded, Some(Stamp(NOW.0 - week))),
+        operation(3, State::Running, None),
+    ];
+    store.commit(std::iter::once(&Changes { operations, ..Changes::default() })).unwrap();
+    assert!(!store.trim(NOW).unwrap());
+    drop(store);
+    assert_eq!(open(&directory).1.operations.len(), 2);
+}
