@@ -4,7 +4,7 @@
 #   domain.sh --mb NAME [MEM_MB] [APPEND] [SERIALFILE]   9 KB guest; 16 MB; APPEND as in mb.S, "h=100" when not given
 # Environment: GUEST_DIR (where guest.sh built; default .lab-cache/guest of the checkout), GRAPHICS (none, vnc or spice; on a free
 # port of 0.0.0.0), BRIDGE (a bridge for one network card), MACHINE (pc or q35), EXTRA (more XML for <devices>).
-# With a SERIALFILE the guest's serial port only writes (appending); without, it is a pty that `virsh console` reaches.
+# With a SERIALFILE the guest only writes to its serial port (appending); without, there is a shell that `virsh console` reaches.
 set -euo pipefail
 
 usage() { sed -n '3,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -23,6 +23,7 @@ mac=52:54:00:${sum:0:2}:${sum:2:2}:${sum:4:2}
 
 if [ $kind = linux ]; then
   memory=${3:-128} cache=32
+  [ -z "$serial" ] || append="roost.quiet=1 $append"
   boot="<kernel>$images/vmlinuz</kernel><initrd>$images/initrd.cpio</initrd>
     <cmdline>console=ttyS0 quiet panic=-1 roost.name=$(xml "$name") $(xml "$append")</cmdline>"
 else

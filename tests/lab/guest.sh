@@ -7,6 +7,7 @@
 #   roost.hb=SECONDS                        a line "ROOST-HB <uptime>" on the serial port every so often
 #   roost.mem=MB  roost.same=MB             fill memory with random bytes, or with the same bytes in every guest (KSM)
 #   roost.disk=USEC                         overwrite the first 64 MiB of the disk, 64 KiB each time, forever
+#   roost.quiet=1                           no shell on the serial port
 #   roost.user=NAME                         NAME is logged in; in a shell: login-as NAME, log-out
 set -euo pipefail
 
@@ -73,7 +74,7 @@ write_init() {
   cat > "$root/bin/login-as" <<'I'
 #!/bin/sh
 pad() { printf %s "$1"; head -c $(($2 - ${#1})) /dev/zero; }
-{ printf '\007\0\0\0\001\0\0\0'; pad tty1 32; pad 1 4; pad "$1" 32; pad '' 304; } >> /var/run/utmp
+{ printf '\007\0\0\0\001\0\0\0'; pad tty1 32; pad 1 4; pad "$1" 32; pad '' 308; } >> /var/run/utmp
 I
   printf '#!/bin/sh\n: > /var/run/utmp\n' > "$root/bin/log-out"
   { printf '#!/bin/sh\nmodules="%s"\n' "$(echo $modules)"; cat <<'I'; } > "$root/init"
@@ -102,6 +103,7 @@ usec=$(arg disk)
   dd if=/dev/urandom of=/dev/vda bs=64k count=1 seek=$((i % 1024)) conv=notrunc,fsync 2>/dev/null; i=$((i+1)); usleep $usec; done) &
 every=$(arg hb)
 [ -n "$every" ] && (while :; do read up _ < /proc/uptime; echo "ROOST-HB $up"; sleep $every; done > /dev/console) &
+[ -n "$(arg quiet)" ] && while :; do sleep 3600; done
 while :; do setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'; sleep 1; done
 I
   chmod +x "$root/init" "$root/sbin/shutdown" "$root/etc/acpi/PWRF/00000080" "$root/bin/login-as" "$root/bin/log-out"
@@ -127,7 +129,7 @@ build_mb() { # only assembles, so no 32-bit C library is needed
   strip "$work/mb.elf"
 }
 
-[ $# = 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 1 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 key=$(cat "$here/guest.sh" "$here/mb.S" | sha256sum | cut -c 1-16)
