@@ -1,4 +1,7 @@
 //! CBOR: the only file that knows it. See docs/decisions/0001.
+//!
+//! Structs travel as arrays in the order of their numbers, so no key can stand twice. A reader skips elements it doesn't
+//! know and takes a missing `Option` for none: a field added later is an `Option`, and gets the next number.
 
 use minicbor::{Decode, Encode};
 

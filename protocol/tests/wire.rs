@@ -391,3 +391,17 @@ async fn a_peer_opens_no_more_streams_than_it_needs() {
     assert!(tokio::time::timeout(SOON, link.open_bi()).await.is_err());
     assert!(tokio::time::timeout(SOON, link.open_uni()).await.is_err());
 }
+
+#[tokio::test]
+async fn a_host_still_gets_in_while_others_stop_half_way_through_the_handshake() {
+    let wire = Wire::new();
+    let mut half_way = Vec::new();
+    for _ in 0..transport::RETRY_FROM {
+        let (endpoint, address, pin) = (client_endpoint().unwrap(), wire.address(), wire.grid.fingerprint());
+        tokio::spawn(async move { connect(&endpoint, address, Purpose::Join, pin, None).await });
+        half_way.push(wire.listener.accept().await.unwrap());
+    }
+    // This one is asked to show its address first (a retry), and is then served.
+    let (_link, peer) = wire.link(&host(&wire.grid, 1, HOST_LIFETIME, NOW)).await;
+    assert!(peer.identity.is_some() && half_way.len() == transport::RETRY_FROM);
+}
