@@ -339,9 +339,9 @@ impl Hypervisor {
     /// (balloon, disks) are absent then.
     ///
     /// Beware of a hung QEMU: libvirt's "no wait" means not to wait for another call. The first call that asks a hung
-    /// QEMU for `balloon`, `vcpu` or `block` waits as long as it hangs (measured with libvirt 9.0), while further calls
-    /// return at once. So keep a second thread to call from when the first is overdue. `state`, `cpu` and `interface`
-    /// ask no QEMU and never hang.
+    /// QEMU for `cpu`, `balloon`, `vcpu` or `block` waits as long as it hangs (measured with libvirt 9.0), while further
+    /// calls return at once. So keep a second thread to call from when the first is overdue. `state` and `interface`
+    /// ask no QEMU and never hang, nor does [`Hypervisor::domains`], which tells the CPU time too.
     ///
     /// # Errors
     /// See [`Hypervisor`].

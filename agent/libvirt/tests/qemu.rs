@@ -212,7 +212,11 @@ fn refusals_have_codes(hypervisor: &Hypervisor, xml: &str) {
 /// The first call for statistics hangs with QEMU; all other calls, and the next such call, do not.
 fn a_hung_qemu_holds_up_one_call_only(hypervisor: &Hypervisor, pid: u32) {
     let prompt = Duration::from_secs(3);
+    let host_only = StatsGroups { state: true, interface: true, running_only: true, ..StatsGroups::default() };
     kill(pid, "STOP");
+    let start = Instant::now();
+    assert_eq!(hypervisor.bulk_stats(host_only).unwrap().len(), 1);
+    assert!(start.elapsed() < prompt, "state and interface ask no QEMU");
     std::thread::scope(|scope| {
         let hung = scope.spawn(|| hypervisor.bulk_stats(StatsGroups::RUNNING));
         std::thread::sleep(Duration::from_secs(1));
