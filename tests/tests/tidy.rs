@@ -128,20 +128,23 @@ fn a_core_names_no_io() -> Result<()> {
 
 #[test]
 fn rooms_of_the_agent_know_each_other_only_through_the_driver() -> Result<()> {
-    rule(".rs", |file| {
-        if !file.is_in("agent/src/")
-            || ["main", "driver"].iter().any(|who| file.path["agent/src/".len()..].starts_with(who))
-        {
-            return vec![];
-        }
-        let code = blank(&file.text);
-        let mut seen: Vec<(usize, String)> = crate_paths(&code);
-        seen.retain(|(_, name)| ROOMS.contains(&name.as_str()));
-        let home =
-            file.room().or_else(|| seen.first().and_then(|(_, name)| ROOMS.into_iter().find(|room| room == name)));
-        let strangers = seen.iter().filter(|(_, name)| Some(name.as_str()) != home);
-        strangers.map(|(at, name)| file.at(line_of(&code, *at), format!("crate::{name}"))).collect()
-    })
+    rule(".rs", strangers)
+}
+
+/// Where a file of the agent names a room that isn't its own, or a second one when it stands in none.
+fn strangers(file: &File) -> Vec<String> {
+    let Some(rest) = file.path.strip_prefix("agent/src/") else { return vec![] };
+    if rest.starts_with("main") || rest.starts_with("driver") {
+        return vec![];
+    }
+    let code = blank(&file.text);
+    let named: Vec<(usize, &str)> = crate_paths(&code)
+        .into_iter()
+        .filter_map(|(at, name)| ROOMS.into_iter().find(|room| *room == name).map(|room| (at, room)))
+        .collect();
+    let home = file.room().or_else(|| named.first().map(|(_, room)| *room));
+    let others = named.into_iter().filter(|(_, room)| Some(*room) != home);
+    others.map(|(at, room)| file.at(line_of(&code, at), format!("crate::{room}"))).collect()
 }
 
 #[test]
@@ -174,18 +177,17 @@ fn every_version_stands_once_in_the_root_manifest() -> Result<()> {
 
 #[test]
 fn every_scenario_opens_with_a_sentence() -> Result<()> {
-    rule(".txt", |file| {
-        if !file.is_in("tests/scenarios/") {
-            return vec![];
-        }
-        let (story, transcript) = file.text.split_once("\n----").unwrap_or((&file.text, ""));
-        let opening = story.split("\n\n").next().unwrap_or_default().trim_end();
-        let sentence = opening.starts_with(char::is_uppercase) && opening.ends_with('.');
-        let mut broken = Vec::new();
-        broken.extend((!sentence).then(|| file.at(1, "opens with no sentence")));
-        broken.extend(transcript.trim().is_empty().then(|| file.at(1, "no transcript below a ---- line")));
-        broken
-    })
+    rule(".txt", |file| if file.is_in("tests/scenarios/") { broken_story(file) } else { vec![] })
+}
+
+fn broken_story(file: &File) -> Vec<String> {
+    let (story, transcript) = file.text.split_once("\n----").unwrap_or((&file.text, ""));
+    let opening = story.split("\n\n").next().unwrap_or_default().trim_end();
+    let sentence = opening.starts_with(char::is_uppercase) && opening.ends_with('.');
+    let mut broken = Vec::new();
+    broken.extend((!sentence).then(|| file.at(1, "opens with no sentence")));
+    broken.extend(transcript.trim().is_empty().then(|| file.at(1, "no transcript below a ---- line")));
+    broken
 }
 
 #[test]
@@ -257,4 +259,26 @@ fn make_targets(line: &str) -> Vec<String> {
     let command =
         line.trim_start().strip_prefix("make ").filter(|_| line.starts_with("    ") || line.starts_with("make "));
     line.split("`make ").skip(1).chain(command).filter_map(target).collect()
+}
+
+#[test]
+fn the_rules_catch_what_they_forbid() {
+    let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
+    let door = "use crate::{observe::x, ledger};\nuse crate::act::y;\n";
+    assert_eq!(strangers(&file("agent/src/observe/disks.rs", door)), ["agent/src/observe/disks.rs:2: crate::act"]);
+    assert_eq!(strangers(&file("agent/src/ledger.rs", door)).len(), 1);
+    assert!(strangers(&file("agent/src/driver.rs", door)).is_empty());
+    let io = file("a.rs", "// tokio\nlet x = \"std::fs\";\nuse tokio::sync;\nstd::fs::read(x);\n");
+    assert_eq!(named(&io, &IO_WORDS), ["a.rs:4: std::fs", "a.rs:3: tokio"]);
+    assert!(broken_story(&file("s", "One host is silent.\n\nmore\n----\n0 ms x\n")).is_empty());
+    assert_eq!(broken_story(&file("s", "no sentence\n")).len(), 2);
+    let manifest =
+        file("c", "[dependencies]\n# a = 1\na = \"1\"\nb.workspace = true\nc = { workspace = true, x = 1 }\n");
+    let own: Vec<usize> =
+        dependencies(&manifest).iter().filter(|(_, _, entry)| !is_inherited(entry)).map(|(line, ..)| *line).collect();
+    assert_eq!(own, [3]);
+    let (here, there) = (concat!("x = \"/wo", "rk/y\""), concat!("$DIR/wo", "rk/y"));
+    assert!(names_path(here, concat!("/wo", "rk/")) && !names_path(there, concat!("/wo", "rk/")));
+    assert_eq!(make_targets("see `make run` or `make test-fast`; make sure"), ["run", "test-fast"]);
+    assert_eq!(make_targets("    make stop"), ["stop"]);
 }
