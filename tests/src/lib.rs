@@ -1,1 +1,3 @@
-//! tests.
+//! What the tests share: the simulated grid.
+
+pub mod simulation;

@@ -144,6 +144,7 @@ impl Agent {
             Event::Finished { task, result } => self.finished(now, task, result, &mut actions),
             Event::Advanced { task, percent, step } => self.advanced(task, percent, step, &mut actions),
             Event::Sampled { host, guests } => self.beats.sampled(host, guests),
+            Event::Begin { operation } => self.pending.written(operation),
             Event::LedgerFailed { lost, why } => self.ledger_failed(now, lost, why, &mut actions),
             Event::LedgerRecovered => self.ledger_recovered(&mut actions),
             Event::Condition { alarm, raised } => self.condition(alarm, raised),

@@ -37,6 +37,8 @@ struct Entry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Asked to be kept; nothing is begun before it is.
+    Unwritten,
     /// Not begun in this life of the agent. `again`: an earlier life may have begun it.
     Waiting { again: bool },
     /// A task runs.
@@ -63,8 +65,16 @@ impl Pending {
     }
 
     fn add(&mut self, operation: OperationId, guest: GuestId, again: bool, begin_by: Option<Time>) {
-        self.entries.insert(operation, Entry { guest, phase: Phase::Waiting { again }, begin_by });
+        let phase = if again { Phase::Waiting { again } } else { Phase::Unwritten };
+        self.entries.insert(operation, Entry { guest, phase, begin_by });
         self.order.push_back(operation);
+    }
+
+    /// The command is kept: it may begin.
+    pub(crate) fn written(&mut self, operation: OperationId) {
+        if self.entries.get(&operation).is_some_and(|entry| entry.phase == Phase::Unwritten) {
+            self.set(operation, Phase::Waiting { again: false });
+        }
     }
 
     fn end(&mut self, operation: OperationId) {
@@ -103,7 +113,7 @@ impl Entry {
         match &self.phase {
             Phase::Waiting { .. } => self.begin_by,
             Phase::AwaitOff { force_at, until } => Some(force_at.unwrap_or(*until).min(*until)),
-            Phase::Working | Phase::StartingNew | Phase::Undoing(_) => None,
+            Phase::Unwritten | Phase::Working | Phase::StartingNew | Phase::Undoing(_) => None,
         }
     }
 }
@@ -143,6 +153,7 @@ impl Agent {
         }
         self.operations.insert(operation, record);
         actions.push(Action::Persist(changes));
+        actions.push(Action::Begin { operation });
     }
 
     /// Begins what can begin, ends what is late.
@@ -155,7 +166,7 @@ impl Agent {
                 Phase::AwaitOff { force_at, until } => {
                     self.await_off(now, operation, entry.guest, force_at, until, actions)
                 }
-                Phase::Working | Phase::StartingNew | Phase::Undoing(_) => {}
+                Phase::Unwritten | Phase::Working | Phase::StartingNew | Phase::Undoing(_) => {}
             }
         }
         self.end_overdue(now, actions);
@@ -383,7 +394,9 @@ impl Agent {
             (Phase::AwaitOff { .. }, Ok(())) => {}
             (_, Err(why)) => self.end(operation, Some(why), actions),
             (Phase::StartingNew, Ok(())) => self.end_with_wish(&command, Some(Power::Running), actions),
-            (Phase::Waiting { .. } | Phase::Working, Ok(())) => self.step_done(&command, &what, actions),
+            (Phase::Unwritten | Phase::Waiting { .. } | Phase::Working, Ok(())) => {
+                self.step_done(&command, &what, actions)
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use roost_protocol::guest::{Disk, GuestSample, GuestSpec, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
 use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::Failure;
-use roost_protocol::{GuestId, MiB, Stamp};
+use roost_protocol::{GuestId, MiB, OperationId, Stamp};
 
 use crate::ledger::Change;
 
@@ -91,7 +91,12 @@ pub enum Event {
         host: HostSample,
         guests: Vec<GuestSample>,
     },
-    /// The ledger could not be written; the changes asked for are not on disk and must be asked for again.
+    /// The edge came to [`Action::Begin`]: what was asked to be kept before it is kept.
+    Begin {
+        operation: OperationId,
+    },
+    /// The ledger could not be written; these changes (of the failed write and of all later writes of the same answer)
+    /// are not on disk.
     LedgerFailed {
         lost: Vec<Change>,
         why: String,
@@ -179,11 +184,16 @@ pub type TaskResult = Result<(), Failure>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Write to the ledger, durable before the next action is carried out. If that fails the following actions of the
-    /// same answer are not carried out, and the core is told by [`Event::LedgerFailed`].
+    /// same answer are not carried out, the core is told by [`Event::LedgerFailed`], and each dropped [`Action::Run`] is
+    /// answered by [`Event::Finished`] with `NoSpace`.
     Persist(Vec<Change>),
     Run {
         task: TaskId,
         what: Task,
+    },
+    /// Come back with [`Event::Begin`]; dropped like the rest when a write before it failed.
+    Begin {
+        operation: OperationId,
     },
     /// Drop it when the link is down.
     Send(ToAggregator),

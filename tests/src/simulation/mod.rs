@@ -1,0 +1,43 @@
+//! The real cores of several agents and one aggregator, over a simulated network, hypervisor, ledger and clocks, from a
+//! seed. Same seed, same run.
+
+mod aggregator;
+mod client;
+mod faults;
+mod host;
+mod promise;
+mod random;
+mod world;
+
+pub use faults::Faults;
+pub use promise::Broken;
+pub use world::{Setting, World};
+
+/// A rule broken on purpose, to see that the promises notice. Only tests set one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// The ledger forgets which commands were taken when the agent restarts.
+    LedgerForgetsCommands,
+    /// The ledger says it wrote, and did not.
+    LedgerLies,
+    /// The aggregator's wish for a snapshot is lost, and so is each tenth beat.
+    BeatsAreLost,
+    /// The aggregator forgets operations that have not ended when it restarts.
+    OperationsForgotten,
+    /// A guest that is switched off on purpose is started again: the wish is not set before the act.
+    WishNotKept,
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// The promise that was broken; its text has the transcript's end.
+pub fn run(seed: u64, faults: Faults, mutant: Option<Mutant>) -> Result<World, Broken> {
+    let setting = Setting { hosts: 3, guests: 4, faults, mutant };
+    let mut world = World::new(seed, setting);
+    world.live(120_000)?;
+    world.heal();
+    world.settle(180_000)?;
+    world.check_promises()?;
+    Ok(world)
+}
