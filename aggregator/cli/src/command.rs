@@ -47,8 +47,7 @@ fn global() -> Vec<Arg> {
 }
 
 fn noun(name: &'static str) -> Command {
-    let about = format!("{} things", verbs(name).count());
-    let mut noun = Command::new(name).about(about).subcommand_required(true).arg_required_else_help(true);
+    let mut noun = Command::new(name).subcommand_required(true).arg_required_else_help(true);
     let words: Vec<&str> = verbs(name).map(|(verb, _)| verb).collect();
     noun = noun.about(format!("{}: {}", name.replace('-', " "), words.join(", ")));
     for (verb, entry) in verbs(name) {

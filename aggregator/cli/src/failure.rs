@@ -38,8 +38,8 @@ pub(crate) struct Failure {
     pub(crate) why: String,
     pub(crate) hint: String,
     /// The server's stable word, if it was the server that said no.
-    pub(crate) code: Option<String>,
-    pub(crate) request_id: Option<String>,
+    pub(crate) code: Option<Box<str>>,
+    pub(crate) request_id: Option<Box<str>>,
 }
 
 impl Failure {
@@ -63,7 +63,14 @@ impl Failure {
         }
         let exit = exit_of(code.as_deref(), status);
         let hint = text("try").unwrap_or_else(|| hint_of(exit, code.as_deref()).to_owned());
-        Self { exit, what: what.into(), why, hint, code, request_id: text("request_id") }
+        Self {
+            exit,
+            what: what.into(),
+            why,
+            hint,
+            code: code.map(Into::into),
+            request_id: text("request_id").map(Into::into),
+        }
     }
 
     /// Its three lines.

@@ -267,7 +267,9 @@ pub(crate) fn api(client: &Client, matches: &ArgMatches, out: &mut Out<'_>) -> R
     match answer.body {
         Value::Null => {}
         Value::String(text) => text.lines().for_each(|line| out.data(&(clean(line) + "\n"))),
-        body => out.data(&render::json(&body)),
+        body @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            out.data(&render::json(&body))
+        }
     }
     Ok(())
 }

@@ -141,18 +141,11 @@ fn text(value: &Value) -> String {
         Value::String(text) if text.is_empty() => "-".to_owned(),
         Value::String(text) => instant(text).unwrap_or_else(|| clean(text)),
         Value::Array(items) if items.is_empty() => "-".to_owned(),
-        Value::Array(items) => items.iter().map(|item| text_within(item)).collect::<Vec<_>>().join(","),
-        Value::Object(_) => text_within(value),
-    }
-}
-
-fn text_within(value: &Value) -> String {
-    match value {
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
         Value::Object(members) => {
             let shown = members.values().filter(|member| !member.is_null());
             shown.map(text).collect::<Vec<_>>().join(":")
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => text(value),
     }
 }
 
@@ -263,11 +256,7 @@ web1                        host-1      running   yes       2       512         
     fn one_guest_is_a_card() {
         let schema = roost_registry::schema("guest").unwrap();
         let card = one(schema, &guests()[0], &Form { output: "table".into(), ..Form::default() }).unwrap();
-        assert!(
-            card.lines().any(|line| line.starts_with("DISKS") && line.ends_with("vda:/i/a:raw")
-                || line.starts_with("DISKS") && line.contains("/i/a")),
-            "{card}"
-        );
+        assert!(card.contains("/i/a") && card.contains("vda"), "{card}");
         assert!(card.lines().next().unwrap().starts_with("ID"));
     }
 }

@@ -141,3 +141,71 @@ impl ServerCertVerifier for Looking {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod test {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData};
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+    use rustls_pki_types::PrivateKeyDer;
+
+    use super::*;
+    use crate::client::Client;
+    use crate::context::Connection;
+
+    /// A server of a grid with a key of its own: its address, and the fingerprint of that key.
+    fn grid() -> (Url, String) {
+        let key = KeyPair::generate().unwrap();
+        let hash = digest(&SHA256, &key.subject_public_key_info());
+        let fingerprint = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":");
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&key).unwrap();
+        let leaf_key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let leaf = leaf.signed_by(&leaf_key, &Issuer::new(params, key)).unwrap();
+        let secret = PrivateKeyDer::try_from(leaf_key.serialize_der()).unwrap();
+        let builder = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = Arc::new(builder.with_single_cert(vec![leaf.der().clone(), ca.der().clone()], secret).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                let tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+                let mut stream = StreamOwned::new(tls, socket.unwrap());
+                // A caller that doesn't believe us hangs up here; that is its right.
+                if stream.read(&mut [0; 4_096]).is_ok_and(|length| length > 0) {
+                    let _gone = stream.write_all(b"HTTP/1.1 200 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                }
+            }
+        });
+        (Url::parse(&url).unwrap(), fingerprint)
+    }
+
+    fn reach(url: &Url, trust: Trust) -> Result<u16, Failure> {
+        let connection = Connection { url: url.to_string(), trust, token: None, source: String::new() };
+        Client::new(&connection)?.outside("healthz").map(|(status, _)| status)
+    }
+
+    #[test]
+    fn a_server_is_believed_by_its_grids_key_and_no_other() {
+        let (url, fingerprint) = grid();
+        let (other, _) = grid();
+        let shown = ask(&url).unwrap();
+        assert!(same(&shown.fingerprint, &fingerprint));
+        assert_eq!(reach(&url, Trust::Pem(shown.pem.clone())).unwrap(), 200);
+        let refused = reach(&other, Trust::Pem(shown.pem)).unwrap_err();
+        assert!(refused.why.contains("certificate") && refused.hint.contains("roost login"), "{refused:?}");
+        assert!(reach(&url, Trust::System).is_err());
+    }
+
+    #[test]
+    fn half_a_fingerprint_is_none() {
+        assert!(!same("", ""));
+        assert!(!same("abcd", "abcd"));
+        assert!(same(&"AB".repeat(32), &"ab:".repeat(32)));
+    }
+}
