@@ -1,2 +1,183 @@
-//! Entry point.
-fn main() {}
+//! The agent of one host: looks after its guests, with or without an aggregator.
+
+mod act;
+mod backoff;
+mod config;
+mod driver;
+mod files;
+mod ledger;
+mod observe;
+mod report;
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use roost_agent_core::Agent;
+use roost_protocol::Millis;
+use roost_protocol::enrol::JoinToken;
+use roost_protocol::host::Virtualization;
+use roost_protocol::transport;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use act::domain::Workers;
+use act::place::Place;
+use act::xml::Accelerator;
+use config::{Arguments, Command, Config};
+use driver::Driver;
+use ledger::Opened;
+use observe::{facts, libvirt::Watcher, samples};
+use report::identity::Store;
+use report::join::{self, Applicant};
+use report::link::Link;
+use report::service;
+
+/// Events that may wait for the driver; a list of 512 domains is one event.
+const EVENTS: usize = 1_024;
+/// Threads for calls that block; those that hang are counted in act/domain.rs.
+const BLOCKING: usize = 48;
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config = Config::load(arguments.config.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    match arguments.command {
+        Command::Run { aggregator, join_token } => {
+            service::start_log();
+            runtime.block_on(run(config, aggregator, join_token))?;
+            // A call to libvirt that hangs must not keep the agent from ending.
+            runtime.shutdown_background();
+            Ok(())
+        }
+        Command::Join { address, token, name } => runtime.block_on(join_grid(&config, address, token, name)),
+        Command::Status => status(&config),
+        Command::CheckConfig => {
+            say(&format!("{config:#?}"));
+            Ok(())
+        }
+    }
+}
+
+async fn run(config: Config, aggregator: Option<String>, token: Option<String>) -> anyhow::Result<()> {
+    let stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = match token {
+        Some(token) => Some(token),
+        None => config.join_token()?,
+    };
+    let token = token.map(|text| JoinToken::parse(&text)).transpose()?;
+    files::make_folder(&config.state_dir, 0o711).with_context(|| format!("make {}", config.state_dir.display()))?;
+    let place = Place::open(&config.images(), &config.guests()).context("make the folders of images and guests")?;
+    let opened = Opened::open(&config.state_dir)?;
+    let store = Store::open(&config.identity())?;
+    let facts = facts::facts(&config.host_name()?);
+    let accelerator = match &facts.virtualization {
+        Virtualization::Hardware => Accelerator::Kvm,
+        Virtualization::Software { why } => {
+            tracing::warn!(why, "guests run without hardware virtualisation");
+            Accelerator::Tcg
+        }
+        Virtualization::Unknown => Accelerator::Tcg,
+    };
+    let host = store.membership().ok().flatten().map_or(opened.host, |membership| membership.host);
+    let new_boot = (opened.boot.as_deref() != Some(facts.boot_id.as_str())).then(|| facts.boot_id.clone());
+    let agent = Agent::new(
+        roost_agent_core::Config {
+            host,
+            facts: facts.clone(),
+            list_every: Millis::seconds(config.list_every_s),
+            restart_first: Millis(config.restart_first_ms),
+            restart_longest: Millis(config.restart_longest_ms),
+        },
+        opened.kept.clone(),
+    );
+    let (sender, events) = mpsc::channel(EVENTS);
+    let (link_sender, link) = mpsc::channel(EVENTS);
+    let (reply_sender, replies) = mpsc::channel(EVENTS);
+    let aside = opened.aside.clone();
+    let ledger = opened.serve(reply_sender)?;
+    let changed = Arc::new(AtomicBool::new(true));
+    let watcher =
+        Watcher::start(&config.libvirt_uri, new_boot.is_some(), facts.clone(), changed.clone(), sender.clone())?;
+    samples::start(&[config.state_dir.clone(), config.guests()], changed, watcher.hypervisor(), sender.clone())?;
+    let workers = Workers::new(watcher.hypervisor(), place, accelerator, sender);
+    let aggregator = aggregator.or(config.aggregator);
+    tokio::spawn(Link { store, aggregator, token, host, facts, events: link_sender }.run());
+    Driver { agent, events, link, ledger, replies, watcher, workers, new_boot, aside, stop }.run().await;
+    Ok(())
+}
+
+/// The two questions, where they were not answered on the command line.
+async fn join_grid(
+    config: &Config,
+    address: Option<String>,
+    token: Option<String>,
+    name: Option<String>,
+) -> anyhow::Result<()> {
+    let address =
+        answer(address.or_else(|| config.aggregator.clone()), "Address of the aggregator (HOST or HOST:PORT): ")?;
+    let token = match token {
+        Some(token) => Some(token),
+        None => config.join_token()?,
+    };
+    let token = JoinToken::parse(&answer(token, "Join token (roost1-...): ")?)?;
+    let name = match name {
+        Some(name) => name,
+        None => config.host_name()?,
+    };
+    config::check_name(&name)?;
+    files::make_folder(&config.state_dir, 0o711).with_context(|| format!("make {}", config.state_dir.display()))?;
+    let store = Store::open(&config.identity())?;
+    let host = store.membership().ok().flatten().map(|membership| membership.host);
+    let facts = tokio::task::spawn_blocking({
+        let name = name.clone();
+        move || facts::facts(&name)
+    });
+    let applicant = Applicant { token: &token, address: &address, name: &name, host, facts: facts.await? };
+    let membership = join::join(&transport::client_endpoint()?, &store, &applicant).await?;
+    say(&format!("{name} is host {} of grid {}.", membership.host, membership.grid));
+    Ok(())
+}
+
+fn answer(given: Option<String>, question: &str) -> anyhow::Result<String> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!("join needs an address and a token: roost-agent join ADDRESS TOKEN");
+    }
+    let mut err = std::io::stderr();
+    write!(err, "{question}")?;
+    err.flush()?;
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    match line.trim() {
+        "" => bail!("nothing was entered"),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn status(config: &Config) -> anyhow::Result<()> {
+    let folder = config.identity();
+    let membership = match folder.is_dir() {
+        true => Store::open(&folder)?.membership()?,
+        false => None,
+    };
+    match membership {
+        Some(membership) => say(&format!("host {} of grid {}", membership.host, membership.grid)),
+        None => say("not a member of a grid; join one with: roost-agent join ADDRESS TOKEN"),
+    }
+    Ok(())
+}
+
+fn say(text: &str) {
+    // Whoever closed the pipe does not want it.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

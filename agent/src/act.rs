@@ -1,0 +1,25 @@
+//! What the agent does to guests: one task at a time per guest, in workers that may hang without harm to others.
+
+pub(crate) mod copy;
+pub(crate) mod create;
+pub(crate) mod domain;
+pub(crate) mod image;
+pub(crate) mod import;
+pub(crate) mod place;
+pub(crate) mod xml;
+
+use roost_protocol::operation::{Failure, FailureCode};
+
+/// A "no" with its reason.
+pub(crate) fn failure(code: FailureCode, text: impl Into<String>) -> Failure {
+    Failure { code, text: text.into() }
+}
+
+/// What was tried, and what the system said.
+pub(crate) fn io_failure(tried: impl std::fmt::Display, error: &std::io::Error) -> Failure {
+    let code = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => FailureCode::NoSpace,
+        _ => FailureCode::Internal,
+    };
+    failure(code, format!("{tried}: {error}"))
+}

@@ -1,0 +1,180 @@
+//! Tasks become calls to libvirt. Each runs on a thread of its own kind, counted; a call that hangs is given up and
+//! holds up nothing but its own guest.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use roost_agent_core::{Event, Task, TaskId, TaskResult};
+use roost_libvirt::{Code, Error, ForceOff, Hypervisor, ShutdownMode, State};
+use roost_protocol::operation::{Failure, FailureCode};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::create::Maker;
+use super::failure;
+use super::place::Place;
+use super::xml::Accelerator;
+
+/// Calls to libvirt at a time; its daemon serves 20 by default.
+const SHORT: usize = 6;
+/// Guests being made at a time: disks are the limit.
+const LONG: usize = 2;
+/// Tasks that may wait; a host reports at most 512 guests with one task each.
+const WAITING: usize = 1_024;
+/// Threads that may hang before new tasks are refused.
+const HANGING: usize = 24;
+/// One call on one guest; libvirt itself gives up on a hung QEMU after 30 s.
+const SHORT_LIMIT: Duration = Duration::from_secs(60);
+/// Making or removing a guest with large disks.
+const LONG_LIMIT: Duration = Duration::from_secs(4 * 3_600);
+
+/// The connection to libvirt while there is one.
+pub(crate) type Slot = watch::Receiver<Option<Arc<Hypervisor>>>;
+
+/// Carries out tasks.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    tools: Arc<Tools>,
+    short: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    events: mpsc::Sender<Event>,
+}
+
+#[derive(Debug)]
+struct Tools {
+    slot: Slot,
+    place: Place,
+    accelerator: Accelerator,
+    threads: AtomicUsize,
+}
+
+impl Workers {
+    /// Workers that report to `events`.
+    pub(crate) fn new(slot: Slot, place: Place, accelerator: Accelerator, events: mpsc::Sender<Event>) -> Self {
+        let tools = Arc::new(Tools { slot, place, accelerator, threads: AtomicUsize::new(0) });
+        let (short, long) = (Arc::new(Semaphore::new(SHORT)), Arc::new(Semaphore::new(LONG)));
+        Self { tools, short, long, waiting: Arc::new(AtomicUsize::new(0)), events }
+    }
+
+    /// Begins a task; returns at once. Its end comes as [`Event::Finished`].
+    pub(crate) fn run(&self, task: TaskId, what: Task) {
+        let (lane, limit) = match &what {
+            Task::Create { .. } | Task::Delete { .. } | Task::CleanUp { .. } => (self.long.clone(), LONG_LIMIT),
+            Task::Import { .. }
+            | Task::Start { .. }
+            | Task::Shutdown { .. }
+            | Task::ForceOff { .. }
+            | Task::Pause { .. }
+            | Task::Resume { .. }
+            | Task::Reset { .. } => (self.short.clone(), SHORT_LIMIT),
+        };
+        let (tools, events, waiting) = (self.tools.clone(), self.events.clone(), self.waiting.clone());
+        let crowded = waiting.fetch_add(1, Ordering::Relaxed) >= WAITING;
+        tokio::spawn(async move {
+            let result = match (crowded, lane.acquire().await) {
+                (false, Ok(_permit)) => in_time(tools, task, what, limit, &events).await,
+                (true, _) | (false, Err(_)) => Err(failure(FailureCode::Busy, "too many tasks wait on this host")),
+            };
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            // Nobody listens any more only when the agent ends.
+            let _ = events.send(Event::Finished { task, result }).await;
+        });
+    }
+}
+
+async fn in_time(
+    tools: Arc<Tools>,
+    task: TaskId,
+    what: Task,
+    limit: Duration,
+    events: &mpsc::Sender<Event>,
+) -> TaskResult {
+    if tools.threads.fetch_add(1, Ordering::Relaxed) >= HANGING {
+        tools.threads.fetch_sub(1, Ordering::Relaxed);
+        return Err(failure(FailureCode::Busy, "too many calls to libvirt hang on this host"));
+    }
+    let unwanted = Arc::new(AtomicBool::new(false));
+    let (flag, events) = (unwanted.clone(), events.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let tell = |percent: u32, step: &str| {
+            // Progress may be lost when the agent is busy; the end of the task never is.
+            let _ = events.try_send(Event::Advanced { task, percent, step: step.to_owned() });
+        };
+        let result = tools.carry_out(&what, &flag, &tell);
+        tools.threads.fetch_sub(1, Ordering::Relaxed);
+        result
+    });
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => Err(failure(FailureCode::Internal, format!("the worker ended: {error}"))),
+        Err(_) => {
+            unwanted.store(true, Ordering::Relaxed);
+            let text =
+                format!("libvirt did not answer within {} s; look at the guest before trying again", limit.as_secs());
+            Err(failure(FailureCode::TimedOut, text))
+        }
+    }
+}
+
+impl Tools {
+    fn carry_out(&self, what: &Task, unwanted: &AtomicBool, tell: &dyn Fn(u32, &str)) -> TaskResult {
+        let current = self.slot.borrow().clone();
+        let Some(hypervisor) = current else {
+            return Err(failure(FailureCode::HypervisorAway, "libvirt is not there; it is tried again by itself"));
+        };
+        let maker =
+            Maker { hypervisor: &hypervisor, place: &self.place, accelerator: self.accelerator, unwanted, tell };
+        let uuid = what.guest().bytes();
+        let call = match what {
+            Task::Create { guest, spec } => return maker.create(*guest, spec),
+            Task::Import { guest, xml } => return maker.import(*guest, xml),
+            Task::Delete { guest, keep_disks } => return maker.delete(*guest, *keep_disks),
+            Task::CleanUp { guest } => return maker.clean_up(*guest),
+            Task::Start { .. } => hypervisor.start(&uuid),
+            Task::Shutdown { .. } => hypervisor.shutdown(&uuid, ShutdownMode::Default),
+            Task::ForceOff { .. } => hypervisor.force_off(&uuid, ForceOff::Kill),
+            Task::Pause { .. } => hypervisor.pause(&uuid),
+            Task::Resume { .. } => hypervisor.resume(&uuid),
+            Task::Reset { .. } => hypervisor.reset(&uuid),
+        };
+        match call {
+            Ok(()) => Ok(()),
+            Err(error) if error.code() == Some(Code::OperationInvalid) && reached(&hypervisor, what) => Ok(()),
+            Err(error) => Err(hypervisor_failure(&error)),
+        }
+    }
+}
+
+/// Whether the guest is already as the task would have made it: somebody was faster.
+fn reached(hypervisor: &Hypervisor, what: &Task) -> bool {
+    let Ok(domain) = hypervisor.domain(&what.guest().bytes()) else { return false };
+    match what {
+        Task::Start { .. } => domain.state.is_active(),
+        Task::Shutdown { .. } | Task::ForceOff { .. } => domain.state == State::ShutOff,
+        Task::Pause { .. } => domain.state == State::Paused,
+        Task::Resume { .. } => domain.state == State::Running,
+        Task::Create { .. } | Task::Import { .. } | Task::Reset { .. } | Task::Delete { .. } | Task::CleanUp { .. } => {
+            false
+        }
+    }
+}
+
+/// libvirt's "no" in the words that travel.
+pub(crate) fn hypervisor_failure(error: &Error) -> Failure {
+    if error.is_connection_lost() {
+        return failure(FailureCode::HypervisorAway, error.to_string());
+    }
+    let text = error.to_string();
+    let code = match error.code() {
+        Some(Code::NoDomain) => FailureCode::NotFound,
+        Some(Code::DomainExists) => FailureCode::AlreadyExists,
+        Some(Code::OperationInvalid) => FailureCode::WrongState,
+        Some(Code::OperationTimeout) => FailureCode::TimedOut,
+        Some(Code::Busy) => FailureCode::Busy,
+        Some(_) if text.contains("No space left on device") => FailureCode::NoSpace,
+        Some(_) => FailureCode::Hypervisor,
+        None => FailureCode::Invalid,
+    };
+    failure(code, text)
+}

@@ -1,0 +1,284 @@
+//! Waits in one place and changes in another: takes one event at a time, asks the core, and has its actions done. The
+//! only file that knows observing, acting and reporting. Nothing here waits but for the next event.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use roost_agent_core::{Action, Agent, Event};
+use roost_protocol::message::ToAggregator;
+use roost_protocol::operation::{Failure, FailureCode};
+use roost_protocol::{GuestId, Stamp, Time};
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+
+use crate::act::domain::Workers;
+use crate::ledger::{Reply, Request};
+use crate::observe::libvirt::Watcher;
+use crate::report::link::{self, LinkEvent};
+use crate::report::service;
+
+/// Answers of the core that may wait for the ledger. Past it, those that write nothing are dropped: the aggregator sees
+/// a gap and asks for all.
+const WAITING: usize = 1_024;
+
+/// All that the driver drives.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) agent: Agent,
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) link: mpsc::Receiver<LinkEvent>,
+    pub(crate) ledger: SyncSender<Request>,
+    pub(crate) replies: mpsc::Receiver<Reply>,
+    pub(crate) watcher: Watcher,
+    pub(crate) workers: Workers,
+    /// Kept once the first look at all domains since this boot has been decided on.
+    pub(crate) new_boot: Option<String>,
+    /// Told to people once: a damaged ledger was found here.
+    pub(crate) aside: Option<PathBuf>,
+    pub(crate) stop: (Signal, Signal),
+}
+
+/// What woke the driver.
+enum Woken {
+    Event(Event),
+    Link(LinkEvent),
+    Reply(Reply),
+    Deadline,
+    Alive,
+    Stop,
+}
+
+/// The rest of one answer of the core.
+struct Answer {
+    actions: VecDeque<Action>,
+    /// The connection its messages are for.
+    connection: u64,
+}
+
+/// What changes while it runs.
+struct State {
+    began: Instant,
+    /// Answers in order; the first one may wait for the ledger.
+    answers: VecDeque<Answer>,
+    writing: bool,
+    connection: u64,
+    outbox: Option<mpsc::Sender<ToAggregator>>,
+}
+
+impl Driver {
+    /// Runs until it is told to stop; guests go on.
+    pub(crate) async fn run(mut self) {
+        let (answers, began) = (VecDeque::new(), Instant::now());
+        let mut state = State { began, answers, writing: false, connection: 0, outbox: None };
+        let mut alive = service::alive_every().map(tokio::time::interval);
+        self.tell_of_damage(&mut state);
+        service::ready();
+        service::status("no connection to an aggregator; guests are looked after");
+        loop {
+            match self.next(&state, alive.as_mut()).await {
+                Woken::Event(event) => self.decide(&mut state, event),
+                Woken::Link(event) => self.linked(&mut state, event),
+                Woken::Reply(reply) => self.replied(&mut state, reply),
+                Woken::Deadline => self.decide(&mut state, Event::Tick),
+                Woken::Alive => service::alive(),
+                Woken::Stop => break,
+            }
+        }
+        service::stopping();
+        tracing::info!("the agent ends; guests go on");
+    }
+
+    async fn next(&mut self, state: &State, alive: Option<&mut tokio::time::Interval>) -> Woken {
+        let deadline = self.agent.deadline().map(|at| state.began + Duration::from_millis(at.0));
+        let deadline = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let alive = async {
+            match alive {
+                Some(interval) => drop(interval.tick().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.stop.0.recv() => Woken::Stop,
+            _ = self.stop.1.recv() => Woken::Stop,
+            () = alive => Woken::Alive,
+            () = deadline => Woken::Deadline,
+            Some(reply) = self.replies.recv() => Woken::Reply(reply),
+            Some(event) = self.link.recv() => Woken::Link(event),
+            Some(event) = self.events.recv() => Woken::Event(event),
+        }
+    }
+
+    fn decide(&mut self, state: &mut State, event: Event) {
+        self.ask(state, event);
+        self.proceed(state);
+    }
+
+    /// Puts the core's answer behind those that wait.
+    fn ask(&mut self, state: &mut State, event: Event) {
+        let first_look = matches!(event, Event::HypervisorUp { .. });
+        let actions = self.agent.on(state.now(), link::wall(), event);
+        let writes = |action: &Action| matches!(action, Action::Persist(_) | Action::Run { .. } | Action::Begin { .. });
+        if state.answers.len() >= WAITING && !actions.iter().any(writes) {
+            tracing::warn!("the ledger is slow; an answer was dropped");
+        } else if !actions.is_empty() {
+            state.answers.push_back(Answer { actions: actions.into(), connection: state.connection });
+        }
+        if first_look && let Some(boot) = self.new_boot.take() {
+            self.ask_ledger(Request::KeepBoot(boot));
+        }
+    }
+
+    /// Does what waits, up to the next write to the ledger.
+    fn proceed(&mut self, state: &mut State) {
+        while !state.writing {
+            let Some(answer) = state.answers.front_mut() else { return };
+            let connection = answer.connection;
+            match answer.actions.pop_front() {
+                None => drop(state.answers.pop_front()),
+                Some(Action::Persist(changes)) => match self.ledger.try_send(Request::Write(changes)) {
+                    Ok(()) => state.writing = true,
+                    Err(error) => {
+                        // Its queue holds far more than can wait, so its thread is gone: nothing can be promised.
+                        tracing::error!(%error, "the ledger's thread is gone; the agent ends");
+                        std::process::exit(1);
+                    }
+                },
+                Some(action) => self.apply(state, connection, action),
+            }
+        }
+    }
+
+    fn apply(&mut self, state: &mut State, connection: u64, action: Action) {
+        match action {
+            Action::Persist(_) => {}
+            Action::Run { task, what } => {
+                tracing::info!(guest = %what.guest(), task = task.0, what = word(&what), "begin");
+                self.workers.run(task, what);
+            }
+            Action::Begin { operation } => self.ask(state, Event::Begin { operation }),
+            Action::Send(message) if connection == state.connection => state.send(message),
+            Action::Send(_) => {}
+            Action::KeepDocument { generation, sealed } => {
+                self.ask_ledger(Request::KeepDocument { generation, sealed });
+            }
+            Action::SendDocument => self.ask_ledger(Request::ReadDocument),
+            Action::List => self.watcher.list(),
+            Action::Note { guest, at, text } => note(guest, at, &text),
+        }
+    }
+
+    fn ask_ledger(&self, request: Request) {
+        if let Err(error) = self.ledger.try_send(request) {
+            tracing::error!(%error, "the ledger takes nothing");
+        }
+    }
+
+    fn replied(&mut self, state: &mut State, reply: Reply) {
+        match reply {
+            Reply::Written(Ok(())) => state.writing = false,
+            Reply::Written(Err(lost)) => {
+                tracing::error!(why = lost.why, "the ledger can't be written");
+                state.writing = false;
+                // What follows a promise that can't be kept isn't done.
+                let dropped = state.answers.pop_front().map(|answer| answer.actions).unwrap_or_default();
+                self.ask(state, Event::LedgerFailed { lost: lost.changes, why: lost.why.clone() });
+                for action in dropped {
+                    if let Action::Run { task, .. } = action {
+                        let result = Err(Failure { code: FailureCode::NoSpace, text: lost.why.clone() });
+                        self.ask(state, Event::Finished { task, result });
+                    }
+                }
+            }
+            Reply::NotKept { why } => {
+                tracing::error!(why, "the ledger can't be written");
+                self.decide(state, Event::LedgerFailed { lost: Vec::new(), why });
+            }
+            Reply::Recovered => {
+                tracing::info!("the ledger can be written again");
+                self.decide(state, Event::LedgerRecovered);
+            }
+            Reply::Document(Some(sealed)) => state.send(ToAggregator::Document { sealed }),
+            Reply::Document(None) => {}
+        }
+        self.proceed(state);
+    }
+
+    fn linked(&mut self, state: &mut State, event: LinkEvent) {
+        match event {
+            LinkEvent::WantHello(answer) => {
+                // A link that ended meanwhile asks again.
+                let _ = answer.send(self.agent.hello(link::wall()));
+            }
+            LinkEvent::Up { welcome, outbox } => {
+                state.connection += 1;
+                state.outbox = Some(outbox);
+                service::status("connected to the aggregator");
+                self.decide(state, Event::LinkUp { welcome });
+            }
+            LinkEvent::Down => {
+                state.outbox = None;
+                service::status("no connection to the aggregator; guests are looked after");
+                self.decide(state, Event::LinkDown);
+            }
+            LinkEvent::Received(message) => self.decide(state, Event::Received(message)),
+            LinkEvent::Condition { alarm, raised } => self.decide(state, Event::Condition { alarm, raised }),
+        }
+    }
+
+    fn tell_of_damage(&mut self, state: &mut State) {
+        let Some(aside) = self.aside.take() else { return };
+        let text = format!(
+            "the agent's ledger was damaged and lies in {}; guests go on, but which of them this host keeps running must \
+             be told to it again",
+            aside.display()
+        );
+        let alarm =
+            roost_protocol::host::Alarm { code: "ledger-damaged".into(), guest: None, since: link::wall(), text };
+        self.decide(state, Event::Condition { alarm, raised: true });
+    }
+}
+
+impl State {
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn send(&mut self, message: ToAggregator) {
+        let Some(outbox) = &self.outbox else { return };
+        if outbox.try_send(message).is_err() {
+            // Dropping the outbox has the link begin anew, and with it the talk.
+            self.outbox = None;
+        }
+    }
+}
+
+fn word(task: &roost_agent_core::Task) -> &'static str {
+    use roost_agent_core::Task;
+    match task {
+        Task::Create { .. } => "create",
+        Task::Import { .. } => "import",
+        Task::Start { .. } => "start",
+        Task::Shutdown { .. } => "shutdown",
+        Task::ForceOff { .. } => "force off",
+        Task::Pause { .. } => "pause",
+        Task::Resume { .. } => "resume",
+        Task::Reset { .. } => "reset",
+        Task::Delete { .. } => "delete",
+        Task::CleanUp { .. } => "clean up",
+    }
+}
+
+fn note(guest: Option<GuestId>, at: Option<Stamp>, text: &str) {
+    match guest {
+        Some(guest) => tracing::info!(%guest, at = at.map(|at| at.0), "{text}"),
+        None => tracing::info!(at = at.map(|at| at.0), "{text}"),
+    }
+}

@@ -1,0 +1,8 @@
+//! What the agent sees: domains through libvirt, samples from /proc, facts of the host.
+
+pub(crate) mod disks;
+pub(crate) mod facts;
+pub(crate) mod libvirt;
+pub(crate) mod proc;
+pub(crate) mod samples;
+pub(crate) mod translate;

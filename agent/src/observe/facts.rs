@@ -1,0 +1,63 @@
+//! What changes only with a reboot, an upgrade or a new address.
+
+use std::fs;
+use std::net::IpAddr;
+
+use roost_libvirt::kvm::{self, KvmVerdict};
+use roost_protocol::MiB;
+use roost_protocol::host::{HostFacts, Virtualization};
+use sysinfo::{Networks, System};
+
+use super::proc;
+
+/// Addresses that are told; more say nothing to a person.
+const ADDRESSES: usize = 16;
+
+/// Facts of this host, without the hypervisor's version, which libvirt tells once it is there. Tries hardware
+/// virtualisation: up to 130 ms.
+pub(crate) fn facts(name: &str) -> HostFacts {
+    let memory = System::new().map(|mut system| {
+        system.refresh_memory();
+        system.total_memory()
+    });
+    HostFacts {
+        name: name.to_owned(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: boot_id(),
+        cpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
+        memory_mib: MiB(memory.unwrap_or(0) >> 20),
+        virtualization: match kvm::usable() {
+            KvmVerdict::Hardware => Virtualization::Hardware,
+            KvmVerdict::Software { why } => Virtualization::Software { why },
+        },
+        hypervisor: String::new(),
+        kernel: System::kernel_version().unwrap_or_default(),
+        addresses: addresses(),
+    }
+}
+
+/// Tells one boot from another: the kernel's boot id, and when the first process began, because in a container or a
+/// test's namespace the kernel stays and the host boots all the same.
+pub(crate) fn boot_id() -> String {
+    let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let init = fs::read("/proc/1/stat").ok().and_then(|stat| proc::process_start(&stat)).unwrap_or(0);
+    format!("{}/{init}", kernel.trim())
+}
+
+/// Addresses by which others reach this host, in order.
+pub(crate) fn addresses() -> Vec<String> {
+    let Ok(networks) = Networks::new_with_refreshed_list() else { return Vec::new() };
+    let all = networks.values().flat_map(|network| network.ip_networks()).map(|network| network.addr);
+    let mut useful: Vec<_> = all.filter(useful).collect();
+    useful.sort_unstable();
+    useful.dedup();
+    useful.into_iter().take(ADDRESSES).map(|address| address.to_string()).collect()
+}
+
+fn useful(address: &IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !(link_local || address.is_loopback() || address.is_unspecified())
+}

@@ -1,0 +1,381 @@
+//! A sample of the host and its guests each second, from files in /proc that are kept open: 2 µs a guest, where a full
+//! statistics call of libvirt costs 3 ms and more. What only QEMU knows is asked for rarely, all guests in one call.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{SysconfVar, sysconf};
+use roost_agent_core::Event;
+use roost_libvirt::{Hypervisor, StatsGroups};
+use roost_protocol::guest::GuestSample;
+use roost_protocol::host::{DiskUse, HostSample, NicRate, Pressure};
+use roost_protocol::{GuestId, MiB, Stamp};
+use tokio::sync::{mpsc, watch};
+
+use super::proc::{self, CpuTicks};
+
+/// Between two samples.
+const EVERY: Duration = Duration::from_secs(1);
+/// Between two looks for processes of guests when nothing was told; a walk over /proc costs 20 µs a process.
+const WALK_EVERY: u32 = 60;
+/// Between two questions to all QEMUs.
+const BALLOON_EVERY: Duration = Duration::from_secs(30);
+/// Largest file of /proc that is read; with 256 CPUs /proc/stat's first line is what counts.
+const BUFFER: usize = 32 << 10;
+/// Interfaces that are told of one host; taps of guests come and go, so the list is bounded.
+const NICS: usize = 32;
+
+/// Balloon size, and what the guest says is available.
+type Balloon = (Option<MiB>, Option<MiB>);
+
+/// Starts the threads. They end when nobody takes their events any more.
+pub(crate) fn start(
+    folders: &[PathBuf],
+    changed: Arc<AtomicBool>,
+    hypervisor: watch::Receiver<Option<Arc<Hypervisor>>>,
+    events: mpsc::Sender<Event>,
+) -> io::Result<()> {
+    let (sender, balloons) = sync_channel(2);
+    let host = Host::open(folders);
+    let mut sampler = Sampler { host, guests: BTreeMap::new(), buffer: vec![0; BUFFER], changed, balloons };
+    thread::Builder::new().name("samples".into()).spawn(move || sampler.run(&events))?;
+    thread::Builder::new().name("balloons".into()).spawn(move || ask_balloons(&hypervisor, &sender))?;
+    Ok(())
+}
+
+/// NOWAIT: a busy or hung QEMU is passed over. A thread of its own all the same, should libvirt itself hang.
+fn ask_balloons(
+    hypervisor: &watch::Receiver<Option<Arc<Hypervisor>>>,
+    sender: &SyncSender<BTreeMap<GuestId, Balloon>>,
+) {
+    let groups = StatsGroups { balloon: true, running_only: true, ..StatsGroups::default() };
+    loop {
+        let current = hypervisor.borrow().clone();
+        let answer = current.map(|hypervisor| hypervisor.bulk_stats(groups));
+        match answer {
+            Some(Ok(all)) => {
+                let mib = |kib: Option<u64>| kib.map(|kib| MiB(kib / 1_024));
+                let all = all.into_iter().map(|one| {
+                    (GuestId::from_bytes(one.uuid), (mib(one.balloon.current_kib), mib(one.balloon.usable_kib)))
+                });
+                if sender.send(all.collect()).is_err() {
+                    return;
+                }
+            }
+            Some(Err(error)) => tracing::debug!(%error, "ask for balloons"),
+            None => {}
+        }
+        thread::sleep(BALLOON_EVERY);
+    }
+}
+
+struct Sampler {
+    host: Host,
+    guests: BTreeMap<GuestId, Guest>,
+    buffer: Vec<u8>,
+    /// Set when a guest may have started or ended.
+    changed: Arc<AtomicBool>,
+    balloons: Receiver<BTreeMap<GuestId, Balloon>>,
+}
+
+impl Sampler {
+    fn run(&mut self, events: &mpsc::Sender<Event>) {
+        let mut next = Instant::now();
+        for round in (0..WALK_EVERY).cycle() {
+            if self.changed.swap(false, Ordering::Relaxed) || round == 0 {
+                self.walk();
+            }
+            if let Ok(balloons) = self.balloons.try_recv() {
+                self.guests.iter_mut().for_each(|(id, guest)| {
+                    guest.balloon = balloons.get(id).copied().unwrap_or(guest.balloon);
+                });
+            }
+            let now = Instant::now();
+            let host = self.host.sample(now, &mut self.buffer);
+            let guests = self.guests(now);
+            match events.try_send(Event::Sampled { host, guests: guests.clone() }) {
+                Ok(()) => self.told(guests),
+                // The agent is busy: the change is told a second later.
+                Err(mpsc::error::TrySendError::Full(_)) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => return,
+            }
+            next += EVERY;
+            match next.checked_duration_since(Instant::now()) {
+                Some(wait) => thread::sleep(wait),
+                None => next = Instant::now(),
+            }
+        }
+    }
+
+    /// Finds the processes of guests.
+    fn walk(&mut self) {
+        let pids = roost_libvirt::qemu_pids();
+        self.guests.retain(|id, guest| pids.get(&id.bytes()) == Some(&guest.pid));
+        for (uuid, pid) in pids {
+            let id = GuestId::from_bytes(uuid);
+            if !self.guests.contains_key(&id)
+                && let Ok(guest) = Guest::open(pid)
+            {
+                self.guests.insert(id, guest);
+            }
+        }
+    }
+
+    /// Samples that differ from those told before.
+    fn guests(&mut self, now: Instant) -> Vec<GuestSample> {
+        let (buffer, mut news, before) = (&mut self.buffer, Vec::new(), self.guests.len());
+        self.guests.retain(|id, guest| match guest.sample(*id, now, buffer) {
+            Some(sample) => {
+                if guest.told.as_ref() != Some(&sample) {
+                    news.push(sample);
+                }
+                true
+            }
+            None => false,
+        });
+        if self.guests.len() != before {
+            // A process ended; perhaps another has its place.
+            self.changed.store(true, Ordering::Relaxed);
+        }
+        news
+    }
+
+    fn told(&mut self, samples: Vec<GuestSample>) {
+        for sample in samples {
+            if let Some(guest) = self.guests.get_mut(&sample.id) {
+                guest.told = Some(sample);
+            }
+        }
+    }
+}
+
+/// One guest's process.
+struct Guest {
+    pid: u32,
+    stat: File,
+    statm: File,
+    /// Absent where we may not read it.
+    io: Option<File>,
+    before: Option<Counters>,
+    balloon: Balloon,
+    told: Option<GuestSample>,
+}
+
+#[derive(Clone, Copy)]
+struct Counters {
+    at: Instant,
+    ticks: u64,
+    disk: (u64, u64),
+}
+
+impl Guest {
+    fn open(pid: u32) -> io::Result<Self> {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let io = File::open(folder.join("io")).ok();
+        let (stat, statm) = (File::open(folder.join("stat"))?, File::open(folder.join("statm"))?);
+        Ok(Self { pid, stat, statm, io, before: None, balloon: (None, None), told: None })
+    }
+
+    /// `None` when the process is gone.
+    fn sample(&mut self, id: GuestId, now: Instant, buffer: &mut [u8]) -> Option<GuestSample> {
+        let ticks = proc::process_ticks(read(&self.stat, buffer)?)?;
+        let pages = proc::resident_pages(read(&self.statm, buffer)?)?;
+        let io = self.io.as_ref().and_then(|io| read(io, buffer)).and_then(proc::disk_bytes);
+        let counters = Counters { at: now, ticks, disk: io.unwrap_or((0, 0)) };
+        let before = self.before.replace(counters).unwrap_or(counters);
+        let span = now.duration_since(before.at);
+        Some(GuestSample {
+            id,
+            cpu_permille: permille(ticks.saturating_sub(before.ticks), span),
+            resident_mib: MiB(pages.saturating_mul(page_bytes()) >> 20),
+            read_bps: per_second(counters.disk.0.saturating_sub(before.disk.0), span),
+            write_bps: per_second(counters.disk.1.saturating_sub(before.disk.1), span),
+            balloon_mib: self.balloon.0,
+            available_mib: self.balloon.1,
+        })
+    }
+}
+
+/// The host's own files.
+struct Host {
+    stat: Option<File>,
+    memory: Option<File>,
+    load: Option<File>,
+    /// CPU, memory, disks; absent where the kernel has no PSI.
+    pressure: Option<[File; 3]>,
+    nics: Option<File>,
+    disks: Vec<(PathBuf, File)>,
+    cpu_before: CpuTicks,
+    nics_before: BTreeMap<String, (u64, u64)>,
+    at_before: Option<Instant>,
+}
+
+impl Host {
+    fn open(folders: &[PathBuf]) -> Self {
+        let open = |path: &str| File::open(path).map_err(|error| tracing::info!(path, %error, "not sampled")).ok();
+        let [cpu, memory, io] = ["cpu", "memory", "io"].map(|name| File::open(Path::new("/proc/pressure").join(name)));
+        let pressure = match (cpu, memory, io) {
+            (Ok(cpu), Ok(memory), Ok(io)) => Some([cpu, memory, io]),
+            _ => {
+                tracing::info!("this kernel tells no pressure (PSI); the samples go without");
+                None
+            }
+        };
+        Self {
+            stat: open("/proc/stat"),
+            memory: open("/proc/meminfo"),
+            load: open("/proc/loadavg"),
+            pressure,
+            nics: open("/proc/net/dev"),
+            disks: distinct(folders),
+            cpu_before: CpuTicks::default(),
+            nics_before: BTreeMap::new(),
+            at_before: None,
+        }
+    }
+
+    fn sample(&mut self, now: Instant, buffer: &mut [u8]) -> HostSample {
+        let span = self.at_before.replace(now).map_or(EVERY, |before| now.duration_since(before));
+        let cpu = self.stat.as_ref().and_then(|file| read(file, buffer)).and_then(proc::cpu).unwrap_or(self.cpu_before);
+        let before = std::mem::replace(&mut self.cpu_before, cpu);
+        let (busy, all) = (cpu.busy.saturating_sub(before.busy), cpu.all.saturating_sub(before.all));
+        let memory =
+            self.memory.as_ref().and_then(|file| read(file, buffer)).and_then(proc::memory).unwrap_or_default();
+        let load = self.load.as_ref().and_then(|file| read(file, buffer)).and_then(proc::load_centi);
+        HostSample {
+            cpu_permille: u32::try_from(busy.saturating_mul(1_000).checked_div(all).unwrap_or(0)).unwrap_or(1_000),
+            memory_available_mib: MiB(memory.available_kib / 1_024),
+            swap_used_mib: MiB(memory.swap_used_kib / 1_024),
+            load_centi: load.unwrap_or(0),
+            pressure: self.pressure(buffer),
+            disks: self.disks.iter().filter_map(|(path, file)| disk_use(path, file)).collect(),
+            nics: self.nics(span, buffer),
+            at: Stamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| whole_ms(since))),
+        }
+    }
+
+    fn pressure(&self, buffer: &mut [u8]) -> Option<Pressure> {
+        let [cpu, memory, io] = self.pressure.as_ref()?;
+        let mut centi = |file| read(file, buffer).and_then(proc::pressure_centi);
+        Some(Pressure { cpu_centi: centi(cpu)?, memory_centi: centi(memory)?, io_centi: centi(io)? })
+    }
+
+    fn nics(&mut self, span: Duration, buffer: &mut [u8]) -> Vec<NicRate> {
+        let Some(bytes) = self.nics.as_ref().and_then(|file| read(file, buffer)) else { return Vec::new() };
+        let mut counters = BTreeMap::new();
+        let mut rates = Vec::new();
+        for (name, received, sent) in proc::nics(bytes).filter(|(name, ..)| *name != "lo").take(NICS) {
+            let before = self.nics_before.get(name).copied().unwrap_or((received, sent));
+            rates.push(NicRate {
+                name: name.to_owned(),
+                receive_bps: per_second(received.saturating_sub(before.0), span),
+                transmit_bps: per_second(sent.saturating_sub(before.1), span),
+            });
+            counters.insert(name.to_owned(), (received, sent));
+        }
+        self.nics_before = counters;
+        rates
+    }
+}
+
+/// Folders held open, one for each file system.
+fn distinct(folders: &[PathBuf]) -> Vec<(PathBuf, File)> {
+    let mut devices = Vec::new();
+    let mut held = Vec::new();
+    for path in folders {
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.dev(), file)));
+        match opened {
+            Ok((device, file)) if !devices.contains(&device) => {
+                devices.push(device);
+                held.push((path.clone(), file));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(path = %path.display(), %error, "not sampled"),
+        }
+    }
+    held
+}
+
+fn disk_use(path: &Path, file: &File) -> Option<DiskUse> {
+    let now = fstatvfs(file).ok()?;
+    let mib = |blocks: u64| MiB(blocks.saturating_mul(now.fragment_size()) >> 20);
+    Some(DiskUse {
+        path: path.display().to_string(),
+        total_mib: mib(now.blocks()),
+        free_mib: mib(now.blocks_available()),
+    })
+}
+
+/// All of the file, from its beginning: /proc writes it anew for each such read.
+fn read<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let got = file.read_at(buffer, 0).ok()?;
+    (got > 0).then(|| &buffer[..got])
+}
+
+fn whole_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn per_second(count: u64, span: Duration) -> u64 {
+    count.saturating_mul(1_000).checked_div(whole_ms(span)).unwrap_or(0)
+}
+
+/// Permille of one CPU.
+fn permille(ticks: u64, span: Duration) -> u32 {
+    let ms = ticks.saturating_mul(1_000) / ticks_per_second();
+    u32::try_from(ms.saturating_mul(1_000).checked_div(whole_ms(span)).unwrap_or(0)).unwrap_or(u32::MAX)
+}
+
+fn page_bytes() -> u64 {
+    configured(SysconfVar::PAGE_SIZE, 4_096)
+}
+
+fn ticks_per_second() -> u64 {
+    configured(SysconfVar::CLK_TCK, 100)
+}
+
+fn configured(name: SysconfVar, usual: u64) -> u64 {
+    sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(usual)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_process_is_sampled_and_its_end_is_noticed() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut guest = Guest::open(child.id()).unwrap();
+        let (id, mut buffer, now) = (GuestId::from_u128(1), vec![0; BUFFER], Instant::now());
+        let sample = guest.sample(id, now, &mut buffer).unwrap();
+        assert_eq!((sample.cpu_permille, sample.read_bps), (0, 0), "the first has nothing to compare with");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(guest.sample(id, now + EVERY, &mut buffer), None);
+    }
+
+    #[test]
+    fn the_host_is_sampled() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Host::open(&[dir.path().into(), dir.path().into(), "/none".into()]);
+        let sample = host.sample(Instant::now(), &mut vec![0; BUFFER]);
+        assert!(sample.cpu_permille <= 1_000 && sample.memory_available_mib > MiB(0));
+        assert_eq!((sample.disks.len(), sample.disks[0].total_mib > MiB(0)), (1, true));
+    }
+
+    #[test]
+    fn rates_are_per_second_and_never_divide_by_nothing() {
+        assert_eq!(per_second(500, Duration::from_millis(500)), 1_000);
+        assert_eq!((per_second(500, Duration::ZERO), permille(1, Duration::ZERO)), (0, 0));
+        assert_eq!(permille(ticks_per_second(), EVERY), 1_000);
+    }
+}
