@@ -8,6 +8,8 @@ pub(crate) mod import;
 pub(crate) mod place;
 pub(crate) mod xml;
 
+use std::io::ErrorKind;
+
 use roost_protocol::operation::{Failure, FailureCode};
 
 /// A "no" with its reason.
@@ -17,9 +19,7 @@ pub(crate) fn failure(code: FailureCode, text: impl Into<String>) -> Failure {
 
 /// What was tried, and what the system said.
 pub(crate) fn io_failure(tried: impl std::fmt::Display, error: &std::io::Error) -> Failure {
-    let code = match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => FailureCode::NoSpace,
-        _ => FailureCode::Internal,
-    };
+    let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    let code = if full { FailureCode::NoSpace } else { FailureCode::Internal };
     failure(code, format!("{tried}: {error}"))
 }

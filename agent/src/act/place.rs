@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -126,10 +126,8 @@ impl Place {
 }
 
 fn refuse_image(path: &str, error: &io::Error) -> Failure {
-    let code = match error.kind() {
-        io::ErrorKind::NotFound => FailureCode::NotFound,
-        _ => FailureCode::Invalid,
-    };
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    let code = if missing { FailureCode::NotFound } else { FailureCode::Invalid };
     failure(code, format!("open image {path:?}: {error}"))
 }
 
@@ -139,7 +137,7 @@ fn beneath(folder: &Path, relative: &Path) -> io::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let file = match openat2(&folder_fd, relative, how) {
-        Ok(fd) => File::from(OwnedFd::from(fd)),
+        Ok(fd) => File::from(fd),
         Err(Errno::ENOSYS) => beneath_by_name(folder, relative)?,
         Err(Errno::EXDEV) => return Err(io::Error::other("the path leads out of its folder")),
         Err(errno) => return Err(errno.into()),

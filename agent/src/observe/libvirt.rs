@@ -269,7 +269,9 @@ fn signal(connection: u64, event: roost_libvirt::Event) -> Option<Signal> {
         },
         EventKind::BlockJob { .. } => true,
         EventKind::IoError { .. } | EventKind::Watchdog { .. } => false,
-        _ => return None,
+        EventKind::Reboot | EventKind::Balloon { .. } | EventKind::Agent { .. } | EventKind::Graphics { .. } | _ => {
+            return None;
+        }
     };
     Some(Signal::Domain { connection, uuid: event.uuid, definition })
 }

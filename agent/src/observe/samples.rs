@@ -259,7 +259,7 @@ impl Host {
             pressure: self.pressure(buffer),
             disks: self.disks.iter().filter_map(|(path, file)| disk_use(path, file)).collect(),
             nics: self.nics(span, buffer),
-            at: Stamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| whole_ms(since))),
+            at: Stamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, whole_ms)),
         }
     }
 
