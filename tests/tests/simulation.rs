@@ -16,7 +16,7 @@ fn all_seeds(first: u64, faults: Faults) {
     if let Some(seed) = number("ROOST_SEED") {
         match run(seed, faults, None) {
             Ok(world) => println!("{}", world.transcript().join("\n")),
-            Err(broken) => panic!("{broken}"),
+            Err(broken) => panic!("{}\n{broken}", broken.transcript),
         }
         return;
     }

@@ -463,12 +463,28 @@ impl Agent {
         actions: &mut Vec<Action>,
     ) {
         self.pending.end(operation);
+        if failure.is_some() {
+            changes.extend(self.take_back_stop(operation));
+        }
         let Some(record) = self.operations.get_mut(&operation) else { return };
         let outcome = Outcome { operation, failure };
         record.stage = Stage::Ended { outcome: outcome.clone(), seen: false };
         changes.push(Change::Operation { record: record.clone() });
         actions.push(Action::Persist(changes));
         actions.push(Action::Send(ToAggregator::Outcome(outcome)));
+    }
+
+    /// A guest that would not go off is still meant to run.
+    fn take_back_stop(&mut self, operation: OperationId) -> Option<Change> {
+        let command = &self.operations.get(&operation)?.command;
+        let guest = command.guest;
+        let stops = matches!(command.verb, Verb::Stop | Verb::Shutdown { .. });
+        let runs = self.guests.get(guest).is_some_and(|known| alive(known.seen.state));
+        if stops && runs && self.wishes.contains_key(&guest) {
+            self.wish_change(guest, Some(Power::Running))
+        } else {
+            None
+        }
     }
 
     /// The ledger could not keep the command: it was never taken, and nothing of it was begun.

@@ -14,13 +14,16 @@ pub struct Broken {
     pub promise: &'static str,
     pub seed: u64,
     pub detail: String,
-    /// The end of the transcript.
+    /// All that happened; shown is its end.
     pub transcript: String,
 }
 
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "seed {}: {}: {}\n{}", self.seed, self.promise, self.detail, self.transcript)
+        const END: usize = 60;
+        let lines: Vec<&str> = self.transcript.lines().collect();
+        let end = lines[lines.len().saturating_sub(END)..].join("\n");
+        write!(f, "seed {}: {}: {}\n{end}", self.seed, self.promise, self.detail)
     }
 }
 
@@ -40,8 +43,7 @@ impl World {
     }
 
     pub(crate) fn broken(&self, promise: &'static str, detail: String) -> Broken {
-        let skip = self.transcript.len().saturating_sub(60);
-        let transcript = self.transcript[skip..].join("\n");
+        let transcript = self.transcript.join("\n");
         Broken { promise, seed: self.seed, detail, transcript }
     }
 

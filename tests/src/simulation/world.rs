@@ -1,6 +1,6 @@
 //! The world: true time, what happens next, and the network between the cores.
 
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use roost_agent_core::event::{Action as AgentAction, Cause, Event as AgentEvent};
 use roost_agent_core::{Change, Stage, Task, TaskId};
@@ -51,7 +51,12 @@ pub struct World {
     /// What the hosts' own ends say each guest was last meant to be; absent where that is not clear.
     pub(crate) meant: BTreeMap<GuestId, Option<Power>>,
     pub(crate) twice: Option<String>,
+    /// Operations that a host has ended; what it writes again after a full disk means nothing new.
+    ended: BTreeSet<OperationId>,
     wakes: BTreeMap<Who, u64>,
+    /// Events for agents, in order; one is finished before the next is begun.
+    inbox: VecDeque<(usize, AgentEvent)>,
+    telling: bool,
     quiet: bool,
 }
 
@@ -117,7 +122,10 @@ impl World {
             resets_asked: Vec::new(),
             meant: BTreeMap::new(),
             twice: None,
+            ended: BTreeSet::new(),
             wakes: BTreeMap::new(),
+            inbox: VecDeque::new(),
+            telling: false,
             quiet: false,
         };
         world.start_aggregator();
@@ -442,6 +450,7 @@ impl World {
     }
 
     pub(crate) fn kill_agent(&mut self, host: usize) {
+        self.inbox.retain(|(other, _)| *other != host);
         if self.hosts[host].agent.take().is_some() {
             self.note(format!("agent {host} is killed"));
             self.hosts[host].life += 1;
@@ -507,6 +516,17 @@ impl World {
     }
 
     pub(crate) fn tell_agent(&mut self, host: usize, event: AgentEvent) {
+        self.inbox.push_back((host, event));
+        if std::mem::replace(&mut self.telling, true) {
+            return;
+        }
+        while let Some((host, event)) = self.inbox.pop_front() {
+            self.tell_now(host, event);
+        }
+        self.telling = false;
+    }
+
+    fn tell_now(&mut self, host: usize, event: AgentEvent) {
         let (time, wall) = (self.hosts[host].time(self.now), self.hosts[host].wall(self.now));
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         let actions = agent.on(time, wall, event);
@@ -606,9 +626,12 @@ impl World {
         for change in changes {
             if let Change::Operation { record } = change
                 && let Stage::Ended { outcome, seen: false } = &record.stage
+                && self.ended.insert(outcome.operation)
             {
                 self.note(format!("host {host} ends {}: {:?}", outcome.operation, outcome.failure));
-                if outcome.failure.is_none() && !self.hosts[host].disk_full {
+                if self.hosts[host].disk_full || outcome.failure.is_some() {
+                    self.meant.remove(&record.command.guest);
+                } else {
                     self.now_meant(record.command.guest, &record.command.verb);
                 }
             }
