@@ -10,10 +10,15 @@ pub(crate) const SECRET: u32 = 0o600;
 /// Readable by everyone.
 pub(crate) const PUBLIC: u32 = 0o644;
 
-/// The directory and what is missing above it, closed to others.
+/// The directory and what is missing above it. Others may look in: the CA certificate lies there, secrets have modes of
+/// their own.
 pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o755).create(path.parent().unwrap_or(path))?;
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+/// The file, empty if it was not there, closed to others from its first moment.
+pub(crate) fn make_secret(path: &Path) -> io::Result<()> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(SECRET).open(path).map(drop)
 }
 
 /// The file with this content and mode, durable on return; an old one is replaced in one step.

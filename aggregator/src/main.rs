@@ -1,13 +1,40 @@
 //! The `roost-aggregator` program.
 
+mod address;
+mod auth;
 mod clock;
 mod config;
 mod driver;
 mod files;
 mod handle;
+mod init;
 mod ledger;
+mod listen;
+mod run;
+mod service;
 
-fn main() {}
+use std::io::Write;
+
+use clap::Parser;
+use config::{Arguments, Command, Config};
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config = Config::load(&arguments)?;
+    match arguments.command {
+        Command::Run => {
+            service::log(&config.log)?;
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(config))
+        }
+        Command::Init { admin, admin_password_file, admin_password_stdin } => {
+            let password = init::given_password(admin_password_file.as_deref(), admin_password_stdin)?;
+            init::init(&config, &admin, password)
+        }
+        Command::Token { minutes, note } => init::token(&config, minutes, note),
+        Command::CheckConfig => Ok(writeln!(std::io::stdout(), "{config:#?}")?),
+        Command::Ca => init::print_ca(&config),
+    }
+}
 
 /// An error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

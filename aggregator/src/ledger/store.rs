@@ -167,6 +167,9 @@ fn lock(path: &Path) -> Result<File, LedgerError> {
 }
 
 fn connect(path: &Path) -> Result<Connection, LedgerError> {
+    // SQLite gives its journal the mode that the database has.
+    let wrap = |source| LedgerError::File { what: "create", path: path.to_owned(), source };
+    crate::files::make_secret(path).map_err(wrap)?;
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;

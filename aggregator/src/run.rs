@@ -1,0 +1,154 @@
+//! The running aggregator: its parts put together, started in order, and stopped.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum_server::tls_rustls::RustlsConfig;
+use roost_aggregator_core::Grid;
+use roost_protocol::Millis;
+use roost_protocol::identity::GridKey;
+use roost_protocol::transport::{Listener, TransportError};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sd_notify::NotifyState;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, wall};
+use crate::config::Config;
+use crate::driver::Driver;
+use crate::handle::{self, Handle};
+use crate::ledger::{Ledger, LedgerError, Store};
+use crate::listen::{self, Shared};
+use crate::{address, init, service};
+
+/// Own certificates last 397 days; new ones are made this often, so that addresses and a corrected clock come in soon.
+const RENEW_EVERY: Duration = Duration::from_secs(3_600);
+
+/// What runs, before it runs.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) driver: Driver,
+    pub(crate) handle: Handle,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Clock,
+    pub(crate) ledger: Ledger,
+    /// Ends when the driver and every other holder of the ledger has ended.
+    pub(crate) storage: JoinHandle<()>,
+}
+
+/// Reads what was kept and puts the parts together. The epoch is durable on return.
+pub(crate) fn assemble(config: &Config, key: Arc<GridKey>) -> Result<Parts, LedgerError> {
+    let clock = Clock::start();
+    let (mut store, kept) = Store::open(&config.ledger_path(), true, wall())?;
+    if kept.recovering {
+        tracing::warn!("the database was lost: hosts and users come back with the first agent that connects");
+    }
+    let settings = roost_aggregator_core::Config {
+        grid: key.grid_id(),
+        epoch: store.begin_epoch(wall())?,
+        suspect_after: Millis(config.suspect_after_ms),
+        down_after: Millis(config.down_after_ms),
+        recovering: kept.recovering,
+    };
+    let grid = Grid::new(settings, kept.intent, kept.operations);
+    let wrap = |source| LedgerError::File { what: "start the thread for", path: config.ledger_path(), source };
+    let (ledger, storage) = Ledger::start(store).map_err(wrap)?;
+    let (handle, end) = handle::handle(key);
+    let (driver, to_driver) = Driver::new(grid, clock, ledger.clone(), handle.clone(), end);
+    let host_lifetime = Millis::seconds(u64::from(config.host_certificate_days) * 24 * 3_600);
+    let shared = Arc::new(Shared::new(handle.clone(), to_driver, clock, host_lifetime, config.max_links));
+    Ok(Parts { driver, handle, shared, clock, ledger, storage })
+}
+
+/// Runs until told to stop.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let path = config.grid_key_path();
+    if !path.exists() {
+        anyhow::bail!("there is no grid key {}; run `roost-aggregator init` first", path.display());
+    }
+    let key = Arc::new(init::read_key(&path)?);
+    let parts = assemble(&config, Arc::clone(&key)).context("open the database")?;
+    init::write_ca(&config, &key)?;
+    let listener = Arc::new(bind(config.quic_listen, &key)?);
+    let tls = RustlsConfig::from_config(Arc::new(tls_config(&key, &config.public)?));
+    let stop = CancellationToken::new();
+    let mut driver = tokio::spawn(parts.driver.run(stop.clone()));
+    let listening = tokio::spawn(listen::run(Arc::clone(&listener), parts.shared, stop.clone()));
+    let renewing = tokio::spawn(renew(Arc::clone(&listener), key, config.public.clone(), tls.clone(), stop.clone()));
+    let watching = tokio::spawn(service::watchdog(parts.handle.clone(), stop.clone()));
+    tracing::info!(quic = %config.quic_listen, https = %config.https_listen, "listening");
+    service::tell(NotifyState::Ready);
+    let outcome = tokio::select! {
+        signal = service::asked_to_stop() => signal.context("wait for signals"),
+        ended = &mut driver => Err(anyhow::anyhow!("the driver ended: {ended:?}")),
+    };
+    tracing::info!("stopping");
+    service::tell(NotifyState::Stopping);
+    stop.cancel();
+    // Each ends by the token; the driver last, when all that was answered is durable.
+    for task in [listening, renewing, watching] {
+        task.await.context("stop a task")?;
+    }
+    if outcome.is_ok() {
+        driver.await.context("stop the driver")?;
+    }
+    drop((parts.handle, parts.ledger));
+    let storage = parts.storage;
+    tokio::task::spawn_blocking(move || storage.join()).await.context("stop the storage thread")?.ok();
+    outcome
+}
+
+/// A kernel without IPv6 refuses `[::]`; the same on IPv4 is what was meant.
+fn bind(address: SocketAddr, key: &GridKey) -> Result<Listener, TransportError> {
+    let any_v6 = address.is_ipv6() && address.ip().is_unspecified();
+    Listener::bind(address, key, wall()).or_else(|error| match any_v6 {
+        true if error_is_no_ipv6(&error) => {
+            Listener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()), key, wall())
+        }
+        true | false => Err(error),
+    })
+}
+
+fn error_is_no_ipv6(error: &TransportError) -> bool {
+    /// EAFNOSUPPORT, which std has no name for.
+    const NO_FAMILY: i32 = 97;
+    match error {
+        TransportError::Bind { source, .. } => {
+            source.raw_os_error() == Some(NO_FAMILY) || source.kind() == std::io::ErrorKind::AddrNotAvailable
+        }
+        _ => false,
+    }
+}
+
+/// HTTPS with a fresh certificate of the grid's own CA.
+fn tls_config(key: &GridKey, public: &[String]) -> anyhow::Result<rustls::ServerConfig> {
+    let issued = key.issue_server(&address::names(public), wall()).context("issue the HTTPS certificate")?;
+    let chain = issued.chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(issued.key));
+    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+async fn renew(
+    listener: Arc<Listener>,
+    key: Arc<GridKey>,
+    public: Vec<String>,
+    tls: RustlsConfig,
+    stop: CancellationToken,
+) {
+    while stop.run_until_cancelled(tokio::time::sleep(RENEW_EVERY)).await.is_some() {
+        match tls_config(&key, &public) {
+            Ok(fresh) => tls.reload_from_config(Arc::new(fresh)),
+            Err(error) => tracing::error!("cannot renew the HTTPS certificate: {error:#}"),
+        }
+        if let Err(error) = listener.renew(&key, wall()) {
+            tracing::error!(error = %crate::chain(&error), "cannot renew the QUIC certificate");
+        }
+    }
+}
