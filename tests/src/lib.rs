@@ -1,3 +1,4 @@
-//! What the tests share: the simulated grid.
+//! What the tests share: the simulated grid, and the real one.
 
+pub mod grid;
 pub mod simulation;

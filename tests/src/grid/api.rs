@@ -1,0 +1,120 @@
+//! An API client that believes the grid's own CA alone.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use reqwest::Method;
+use reqwest::blocking::Client;
+use serde_json::{Value, json};
+
+/// Longest single call; waiting for an operation takes up to half of it.
+const CALL: Duration = Duration::from_secs(20);
+/// Seconds that one call waits for an operation.
+const WAIT_S: u64 = 10;
+
+/// Status and body.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+}
+
+/// One admin's connection.
+#[derive(Clone, Debug)]
+pub struct Api {
+    base: String,
+    client: Client,
+    pub token: Option<String>,
+}
+
+impl Api {
+    /// A client of this server, which must show a certificate of this CA.
+    pub fn new(base: &str, ca: &[u8]) -> Result<Self> {
+        // Another test of the process may have been first; the provider is the same.
+        let _first = rustls::crypto::ring::default_provider().install_default();
+        let ca = reqwest::Certificate::from_pem(ca)?;
+        let client = Client::builder().add_root_certificate(ca).timeout(CALL).build()?;
+        Ok(Self { base: base.to_owned(), client, token: None })
+    }
+
+    /// Where it is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Logs in and keeps the session's token.
+    pub fn log_in(&mut self, user: &str, password: &str) -> Result<()> {
+        self.token = None;
+        let session = self.post("/sessions", &json!({"user": user, "password": password}))?;
+        self.token = Some(session["token"].as_str().context("the session's token")?.to_owned());
+        Ok(())
+    }
+
+    /// Any call, whatever the answer.
+    pub fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let mut request = self.client.request(method.clone(), format!("{}/api/v1{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().with_context(|| format!("{method} {path}"))?;
+        let status = answer.status().as_u16();
+        let text = answer.text()?;
+        let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(json!(text)) };
+        Ok(Answer { status, body })
+    }
+
+    /// A call that must succeed.
+    pub fn ok(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.call(method.clone(), path, body)?;
+        ensure!((200..300).contains(&answer.status), "{method} {path}: {} {}", answer.status, answer.body);
+        Ok(answer.body)
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.ok(Method::GET, path, None)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.ok(Method::POST, path, Some(body))
+    }
+
+    /// A "no" from the server is an answer too.
+    pub(super) fn refused(why: anyhow::Error) -> Result<()> {
+        if why.to_string().contains(": 401 ") { Ok(()) } else { Err(why) }
+    }
+
+    /// Waits for an operation's end, whatever it is.
+    pub fn ended(&self, operation: &Value, limit: Duration) -> Result<Value> {
+        let id = operation["id"].as_str().ok_or_else(|| anyhow!("no operation: {operation}"))?;
+        let began = Instant::now();
+        loop {
+            let seen = self.get(&format!("/operations/{id}/wait?seconds={WAIT_S}"))?;
+            match seen["state"].as_str() {
+                Some("succeeded" | "failed" | "cancelled") => return Ok(seen),
+                _ if began.elapsed() > limit => bail!("not ended within {limit:?}: {seen}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Slow work that must succeed.
+    pub fn done(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
+        let ended = self.ended(&self.ok(method, path, Some(body))?, Duration::from_secs(60))?;
+        ensure!(ended["state"] == "succeeded", "{path}: {ended}");
+        Ok(ended)
+    }
+
+    /// An action on a guest that must succeed.
+    pub fn act(&self, guest: &str, verb: &str) -> Result<Value> {
+        self.done(Method::POST, &format!("/guests/{guest}/actions/{verb}"), &json!({}))
+    }
+
+    /// All guests, by name where only one has it.
+    pub fn guests(&self) -> Result<Vec<Value>> {
+        let list = self.get("/guests?limit=1000")?;
+        Ok(list["items"].as_array().context("a list")?.clone())
+    }
+}

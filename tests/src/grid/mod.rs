@@ -1,0 +1,267 @@
+//! A real grid for tests: the built programs, an aggregator on this machine, hosts in namespaces with their own libvirt.
+//!
+//! Needs root, libvirt and QEMU; a test asks [`wanted`] first. Everything is gone when the grid is dropped, and what a
+//! killed test left behind goes at the next start.
+
+mod api;
+mod await_;
+mod guest;
+mod lab;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+pub use api::{Answer, Api};
+pub use await_::{eventually, until};
+pub use guest::tiny;
+pub use lab::Lab;
+
+/// Ports of the grid's aggregator; its address is the lab's own, so they collide with nobody.
+pub const HTTPS: u16 = 8443;
+pub const QUIC: u16 = 4433;
+/// How long a program may take to answer first on a loaded machine.
+pub const START: Duration = Duration::from_secs(30);
+
+/// Whether the real tests may run; says why where not.
+pub fn wanted() -> bool {
+    let asked = std::env::var("ROOST_REAL").is_ok_and(|value| value == "1");
+    let root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.starts_with(b"0\n"));
+    if !asked || !root {
+        eprintln!("skipped: a real grid needs root and ROOST_REAL=1 (root: {root}, ROOST_REAL: {asked})");
+    }
+    asked && root
+}
+
+/// Runs a story on a new grid of so many hosts, agents not yet started. Prints the logs when it goes wrong.
+///
+/// # Panics
+/// When the story fails.
+pub fn story(hosts: u8, tell: impl FnOnce(&mut Grid) -> Result<()>) {
+    if !wanted() {
+        return;
+    }
+    let mut grid = Grid::start(hosts).expect("start a grid");
+    if let Err(why) = tell(&mut grid) {
+        grid.print_logs();
+        panic!("{why:?}");
+    }
+}
+
+/// Aggregator and hosts.
+#[derive(Debug)]
+pub struct Grid {
+    pub lab: Lab,
+    pub api: Api,
+    /// Settings, logs, data; on the machine, seen by all hosts.
+    pub folder: PathBuf,
+    hosts: u8,
+    /// Process ids inside the hosts, by number; 0 is the aggregator.
+    running: Vec<Option<u32>>,
+}
+
+impl Grid {
+    /// Hosts powered on, aggregator running, admin logged in.
+    pub fn start(hosts: u8) -> Result<Self> {
+        let lab = Lab::up(hosts)?;
+        let folder = lab.folder().to_owned();
+        fs::write(folder.join("password"), "correct horse battery staple\n")?;
+        let address = lab.address(0);
+        let settings = format!(
+            "data_dir = '{0}/aggregator'\ngrid_key = '{0}/grid.key'\nquic_listen = '{address}:{QUIC}'\n\
+             https_listen = '{address}:{HTTPS}'\npublic = ['{address}']\n",
+            folder.display()
+        );
+        fs::write(folder.join("aggregator.toml"), settings)?;
+        aggregator(&folder, &["init", "--admin-password-file", text(&folder.join("password"))?])?;
+        let pem = aggregator(&folder, &["ca"])?;
+        let begin = pem.find("-----BEGIN").context("the CA's certificate")?;
+        let end = pem.find("-----END CERTIFICATE-----").context("the CA's certificate")? + 25;
+        fs::write(folder.join("ca.pem"), format!("{}\n", &pem[begin..end]))?;
+        let api = Api::new(&format!("https://{address}:{HTTPS}"), &pem.as_bytes()[begin..end])?;
+        let running = vec![None; usize::from(hosts) + 1];
+        let mut grid = Self { lab, api, folder, hosts, running };
+        grid.start_aggregator()?;
+        grid.log_in()?;
+        Ok(grid)
+    }
+
+    /// Starts the aggregator and waits until it answers.
+    pub fn start_aggregator(&mut self) -> Result<()> {
+        let settings = self.folder.join("aggregator.toml");
+        let program = program("roost-aggregator")?;
+        self.running[0] =
+            Some(self.lab.spawn(0, &self.log(0), &[text(&program)?, "--config", text(&settings)?, "run"])?);
+        eventually("the aggregator answers", START, || self.api.get("/grid").map(|_| ()).or_else(Api::refused))
+    }
+
+    /// Logs in as admin.
+    pub fn log_in(&mut self) -> Result<()> {
+        self.api.log_in("admin", "correct horse battery staple")
+    }
+
+    /// Sends the aggregator a signal.
+    pub fn signal_aggregator(&self, signal: &str) -> Result<()> {
+        self.signal(0, signal)
+    }
+
+    /// Kills the aggregator and waits for its end.
+    pub fn kill_aggregator(&mut self) -> Result<()> {
+        self.kill(0)
+    }
+
+    /// Kills a host's agent (0: the aggregator) with SIGKILL and waits for its end.
+    pub fn kill(&mut self, host: u8) -> Result<()> {
+        self.signal(host, "KILL")?;
+        let pid = self.pid(host)?;
+        eventually("the killed program is gone", START, || {
+            ensure!(!self.lab.is_alive(host, pid), "process {pid} of host {host} lives");
+            Ok(())
+        })?;
+        self.running[usize::from(host)] = None;
+        Ok(())
+    }
+
+    /// Sends a host's agent (0: the aggregator) a signal.
+    pub fn signal(&self, host: u8, signal: &str) -> Result<()> {
+        let pid = self.pid(host)?.to_string();
+        self.lab.exec(host, &["kill", &format!("-{signal}"), &pid]).map(drop)
+    }
+
+    fn pid(&self, host: u8) -> Result<u32> {
+        let known = self.running.get(usize::from(host)).copied().flatten();
+        known.with_context(|| format!("nothing of ours runs on host {host}"))
+    }
+
+    /// A join token for a host of this name.
+    pub fn token(&self, name: &str) -> Result<String> {
+        let made = self.api.post("/join-tokens", &json!({"name": name}))?;
+        Ok(made["token"].as_str().context("the token")?.to_owned())
+    }
+
+    /// Writes a host's settings with this join token.
+    pub fn configure(&self, host: u8, token: &str) -> Result<()> {
+        let secret = self.folder.join(format!("token-{host}"));
+        fs::write(&secret, token)?;
+        let settings = format!(
+            "name = 'h{host}'\naggregator = '{}:{QUIC}'\njoin_token_file = '{}'\n",
+            self.lab.address(0),
+            secret.display()
+        );
+        Ok(fs::write(self.folder.join(format!("agent-{host}.toml")), settings)?)
+    }
+
+    /// Starts a host's agent, which need not be connected when this returns.
+    pub fn start_agent(&mut self, host: u8) -> Result<()> {
+        let settings = self.folder.join(format!("agent-{host}.toml"));
+        let program = program("roost-agent")?;
+        let pid = self.lab.spawn(host, &self.log(host), &[text(&program)?, "--config", text(&settings)?, "run"])?;
+        self.running[usize::from(host)] = Some(pid);
+        Ok(())
+    }
+
+    /// Has a host join: token, images, agent; returns once it is listed as up.
+    pub fn join(&mut self, host: u8) -> Result<()> {
+        self.configure(host, &self.token(&format!("h{host}"))?)?;
+        self.give_images(host)?;
+        self.start_agent(host)?;
+        self.await_host(host, "up", START)
+    }
+
+    /// All hosts, one after the other.
+    pub fn join_all(&mut self) -> Result<()> {
+        (1..=self.hosts).try_for_each(|host| self.join(host))
+    }
+
+    /// Puts the lab's test guests into a host's image folder.
+    pub fn give_images(&self, host: u8) -> Result<()> {
+        let guest = self.lab.guest_folder()?;
+        self.lab.exec(host, &["mkdir", "-p", "/var/lib/roost/images"])?;
+        for name in ["mb.elf", "vmlinuz", "initrd.cpio"] {
+            self.lab.exec(host, &["cp", text(&guest.join(name))?, "/var/lib/roost/images/"])?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a host is in this state.
+    pub fn await_host(&self, host: u8, state: &str, limit: Duration) -> Result<()> {
+        eventually(&format!("host h{host} is {state}"), limit, || {
+            let seen = self.api.get(&format!("/hosts/h{host}"))?;
+            ensure!(seen["state"] == state, "it is {}", seen["state"]);
+            Ok(())
+        })
+    }
+
+    /// Waits until the API shows a guest so.
+    pub fn await_guest(&self, guest: &str, state: &str, limit: Duration) -> Result<Value> {
+        until(&format!("guest {guest} is {state}"), limit, || {
+            let seen = self.api.get(&format!("/guests/{guest}"))?;
+            ensure!(seen["state"] == state, "it is {seen}");
+            Ok(seen)
+        })
+    }
+
+    /// Process id of a guest's QEMU inside its host, by libvirt's own file.
+    pub fn qemu(&self, host: u8, name: &str) -> Result<u32> {
+        let file = format!("/run/libvirt/qemu/{name}.pid");
+        let pid = self.lab.exec(host, &["cat", &file])?.trim().parse().context("a process id")?;
+        ensure!(self.lab.is_alive(host, pid), "QEMU {pid} of {name} is gone");
+        Ok(pid)
+    }
+
+    /// What virsh on a host says.
+    pub fn virsh(&self, host: u8, words: &[&str]) -> Result<String> {
+        self.lab.exec(host, &[&["virsh", "-q", "-c", "qemu:///system"], words].concat())
+    }
+
+    /// Log of a host's agent; 0: of the aggregator.
+    pub fn log(&self, host: u8) -> PathBuf {
+        self.folder.join(format!("log-{host}"))
+    }
+
+    fn print_logs(&self) {
+        /// Enough to see how it ended.
+        const LINES: usize = 60;
+        for host in 0..=self.hosts {
+            let log = fs::read(self.log(host)).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(LINES)..];
+            eprintln!("---- end of the log of {host} (0: aggregator)\n{}", tail.join("\n"));
+        }
+    }
+}
+
+/// A program of this workspace, beside the tests or in `ROOST_BIN`.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let beside = std::env::current_exe()?.ancestors().nth(2).context("folder of the programs")?.join(name);
+    let path = std::env::var_os("ROOST_BIN").map_or(beside, |folder| Path::new(&folder).join(name));
+    ensure!(path.is_file(), "{} is not built: cargo build --workspace --bins", path.display());
+    Ok(path)
+}
+
+/// Runs a command of the aggregator that ends by itself.
+fn aggregator(folder: &Path, words: &[&str]) -> Result<String> {
+    let mut command = Command::new(program("roost-aggregator")?);
+    command.arg("--config").arg(folder.join("aggregator.toml")).args(words);
+    output(&mut command)
+}
+
+/// Runs a program to its end and gives its output.
+pub fn output(command: &mut Command) -> Result<String> {
+    let what = format!("{command:?}");
+    let ended = command.output().with_context(|| what.clone())?;
+    if !ended.status.success() {
+        bail!("{what}: {}\n{}", ended.status, String::from_utf8_lossy(&ended.stderr).trim_end());
+    }
+    Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
+}
+
+/// A path as text.
+pub fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path in UTF-8")
+}

@@ -1,0 +1,8 @@
+//! Real grids: real programs, real libvirt and QEMU, hosts in namespaces. Run as root with ROOST_REAL=1, one at a time.
+
+mod discovery;
+mod faults;
+mod joining;
+mod lifecycle;
+mod survival;
+mod xmlrpc;

@@ -1,0 +1,44 @@
+"""Speaks XML-RPC with a real server as an ordinary Python program would: URL, CA file, user, password."""
+import ssl
+import sys
+import xmlrpc.client as xmlrpc
+
+url, ca, user, password = sys.argv[1:]
+server = xmlrpc.ServerProxy(url, context=ssl.create_default_context(cafile=ca), allow_none=True)
+
+
+def fault(call, code):
+    try:
+        answer = call()
+    except xmlrpc.Fault as found:
+        assert found.faultCode == code, found
+        return found
+    raise AssertionError(f"no fault {code} but {answer!r}")
+
+
+methods = server.system.listMethods()
+for wanted in ("system.multicall", "session.login", "host.list", "guest.list", "guest.start", "operation.wait"):
+    assert wanted in methods, (wanted, methods)
+assert server.system.methodHelp("guest.start")
+assert server.system.methodSignature("guest.start")[0][1] == "string"
+
+fault(lambda: server.session.login(user, "wrong"), 4010)
+fault(lambda: server.guest.list("no session"), 4010)
+fault(lambda: server.no.such.method(), -32601)
+session = server.session.login(user, password)
+
+assert [host["name"] for host in server.host.list(session)] == ["h1"]
+assert {guest["name"] for guest in server.guest.list(session)} == {"python", "perl"}
+fault(lambda: server.guest.get(session, "unknown"), 4040)
+operation = server.guest.start(session, "python")
+ended = server.operation.wait(session, operation["id"], 30)
+assert ended["state"] == "succeeded", ended
+assert server.guest.get(session, "python")["state"] == "running"
+
+calls = xmlrpc.MultiCall(server)
+calls.guest.get(session, "perl")
+calls.guest.get(session, "unknown")
+answers = calls()
+assert answers[0]["name"] == "perl"
+fault(lambda: answers[1], 4040)
+print("all fine")
