@@ -128,7 +128,7 @@ impl Driver {
         loop {
             match self.next(&stop).await {
                 Next::Durable(result) => self.durable(result),
-                Next::Link(from) => self.from_link(from),
+                Next::Link(from) => self.told_by(from),
                 Next::Request(request) => self.request(request),
                 Next::Tick => self.tell(Event::Tick),
                 Next::Spread => self.spread(),
@@ -158,7 +158,10 @@ impl Driver {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Read(read) => read(&self.grid, self.clock.now(), wall()),
+            Request::Read(read) => {
+                self.handle.set_storage_failing(self.ledger.failing());
+                read(&self.grid, self.clock.now(), wall());
+            }
             Request::Call { by: _, what: _, reply } if self.ledger.failing() => {
                 // The caller may have gone.
                 drop(reply.send(Err(storage_failed())));
@@ -172,7 +175,7 @@ impl Driver {
         }
     }
 
-    fn from_link(&mut self, from: FromLink) {
+    fn told_by(&mut self, from: FromLink) {
         match from {
             FromLink::Hello { link, key, certified, mut hello, remote, to } => {
                 self.links.insert(link, Link { to, document: hello.document, welcomed: false });
@@ -304,8 +307,8 @@ impl Driver {
     fn spread(&mut self) {
         self.spread_at = None;
         let generation = self.grid.intent().generation;
-        let behind = |link: &&mut Link| link.welcomed && link.document < generation;
-        let ids: Vec<LinkId> = self.links.iter_mut().filter(|(_, link)| behind(&link)).map(|(id, _)| *id).collect();
+        let behind = |link: &Link| link.welcomed && link.document < generation;
+        let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| behind(link)).map(|(id, _)| *id).collect();
         if ids.is_empty() {
             return;
         }

@@ -66,10 +66,10 @@ pub(crate) enum LedgerError {
 
 impl From<rusqlite_migration::Error> for LedgerError {
     fn from(error: rusqlite_migration::Error) -> Self {
-        match error {
-            rusqlite_migration::Error::RusqliteError { err, .. } => Self::Sqlite(err),
-            other => Self::Migrate(other),
+        if let rusqlite_migration::Error::RusqliteError { err, .. } = error {
+            return Self::Sqlite(err);
         }
+        Self::Migrate(error)
     }
 }
 

@@ -14,12 +14,23 @@ mod run;
 mod service;
 
 use std::io::Write;
+use std::process::ExitCode;
 
 use clap::Parser;
 use config::{Arguments, Command, Config};
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match command(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to do when standard error is closed.
+            drop(writeln!(std::io::stderr(), "roost-aggregator: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(arguments: Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments)?;
     match arguments.command {
         Command::Run => {

@@ -114,12 +114,8 @@ fn bind(address: SocketAddr, key: &GridKey) -> Result<Listener, TransportError> 
 fn error_is_no_ipv6(error: &TransportError) -> bool {
     /// EAFNOSUPPORT, which std has no name for.
     const NO_FAMILY: i32 = 97;
-    match error {
-        TransportError::Bind { source, .. } => {
-            source.raw_os_error() == Some(NO_FAMILY) || source.kind() == std::io::ErrorKind::AddrNotAvailable
-        }
-        _ => false,
-    }
+    let TransportError::Bind { source, .. } = error else { return false };
+    source.raw_os_error() == Some(NO_FAMILY) || source.kind() == std::io::ErrorKind::AddrNotAvailable
 }
 
 /// HTTPS with a fresh certificate of the grid's own CA.

@@ -44,7 +44,8 @@ pub(super) async fn serve(peer: &Peer, identity: &PeerIdentity, shared: &Shared)
         | ToAggregator::Document { .. } => {
             let (to, from_driver) = mpsc::channel(1);
             drop(to.try_send(ToLink::Refuse(misbehaved("the first message must be Hello"))));
-            return Ok(write(peer.connection.clone(), writer, from_driver).await);
+            write(peer.connection.clone(), writer, from_driver).await;
+            return Ok(());
         }
     };
     shorten(&mut hello.facts);

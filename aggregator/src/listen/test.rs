@@ -26,7 +26,7 @@ struct Door {
 }
 
 impl Door {
-    async fn open(config: &Config, key: Arc<GridKey>) -> Self {
+    fn open(config: &Config, key: Arc<GridKey>) -> Self {
         let Parts { driver, handle, shared, clock: _, ledger: _, storage } =
             assemble(config, Arc::clone(&key)).unwrap();
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -114,10 +114,9 @@ struct Agent {
 
 impl Agent {
     async fn welcome(&mut self) -> Welcome {
-        match self.reader.recv().await.unwrap() {
-            ToAgent::Welcome(welcome) => welcome,
-            other => panic!("{other:?}"),
-        }
+        let first = self.reader.recv().await.unwrap();
+        let ToAgent::Welcome(welcome) = first else { panic!("{first:?}") };
+        welcome
     }
 
     /// The next message that `wanted` picks.
@@ -157,7 +156,7 @@ fn setting() -> (tempfile::TempDir, Config, Arc<GridKey>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_joins_reports_renews_and_is_given_the_document_to_keep() {
     let (_directory, config, key) = setting();
-    let door = Door::open(&config, key).await;
+    let door = Door::open(&config, key);
     let (host, identity) = door.host("one").await;
     let mut agent = door.agent(host, &identity).await;
     let welcome = agent.welcome().await;
@@ -181,7 +180,7 @@ async fn a_machine_joins_reports_renews_and_is_given_the_document_to_keep() {
 #[tokio::test(flavor = "multi_thread")]
 async fn used_expired_unknown_and_wrong_tokens_are_refused_and_nothing_is_stored() {
     let (_directory, config, key) = setting();
-    let door = Door::open(&config, key).await;
+    let door = Door::open(&config, key);
     let token = door.mint(60_000).await;
     let key = HostKey::generate().unwrap();
     let first = door.join(&token, &key, "one").await;
@@ -205,7 +204,7 @@ async fn used_expired_unknown_and_wrong_tokens_are_refused_and_nothing_is_stored
 #[tokio::test(flavor = "multi_thread")]
 async fn guessing_tokens_is_slowed_down() {
     let (_directory, config, key) = setting();
-    let door = Door::open(&config, key).await;
+    let door = Door::open(&config, key);
     let mut last = EnrolRefusal::UnknownToken;
     for guess in 0..20 {
         last = door.refused(&JoinToken::mint(door.key.fingerprint(), [guess; 16])).await;
@@ -217,7 +216,7 @@ async fn guessing_tokens_is_slowed_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rogue_host_is_cut_off_and_the_others_stay() {
     let (_directory, config, key) = setting();
-    let door = Door::open(&config, key).await;
+    let door = Door::open(&config, key);
     let ((good, good_identity), (bad, bad_identity)) = (door.host("good").await, door.host("bad").await);
     let mut honest = door.agent(good, &good_identity).await;
     honest.welcome().await;
@@ -243,14 +242,14 @@ async fn a_rogue_host_is_cut_off_and_the_others_stay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_database_comes_back_from_the_first_agent() {
     let (_directory, config, key) = setting();
-    let door = Door::open(&config, Arc::clone(&key)).await;
+    let door = Door::open(&config, Arc::clone(&key));
     let (host, identity) = door.host("one").await;
     let mut agent = door.agent(host, &identity).await;
     let before = agent.welcome().await;
     let document = agent.next(|m| if let ToAgent::Document { sealed, .. } = m { Some(sealed) } else { None }).await;
     door.close().await;
     std::fs::remove_dir_all(&config.data_dir).unwrap();
-    let door = Door::open(&config, Arc::clone(&key)).await;
+    let door = Door::open(&config, Arc::clone(&key));
     let mut agent = door.agent(host, &identity).await;
     let after = agent.welcome().await;
     assert!(after.document < before.document && after.epoch >= before.epoch);
