@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use roost_protocol::guest::{Power, PowerState};
+use roost_protocol::guest::Power;
 use roost_protocol::message::ToAggregator;
 use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Progress, Verb};
-use roost_protocol::{GuestId, Millis, OperationId, Time};
+use roost_protocol::{GuestId, OperationId, Time};
 
-use crate::agent::{Agent, Hypervisor, Now, Purpose};
+use crate::agent::{Agent, Now, Purpose};
 use crate::event::{Action, Task, TaskId, TaskResult};
 use crate::guests::alive;
 use crate::ledger::{Change, Record, Stage};
@@ -20,7 +20,7 @@ const PENDING: usize = 1_000;
 /// Commands that have not ended.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    entries: BTreeMap<OperationId, Entry>,
+    pub(crate) entries: BTreeMap<OperationId, Entry>,
     /// Order of arrival.
     order: VecDeque<OperationId>,
     /// Seen outcomes, oldest first.
@@ -28,15 +28,15 @@ pub(crate) struct Pending {
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
-    guest: GuestId,
-    phase: Phase,
+pub(crate) struct Entry {
+    pub(crate) guest: GuestId,
+    pub(crate) phase: Phase,
     /// Latest time to begin; from the first look on.
-    begin_by: Option<Time>,
+    pub(crate) begin_by: Option<Time>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     /// Asked to be kept; nothing is begun before it is.
     Unwritten,
     /// Not begun in this life of the agent. `again`: an earlier life may have begun it.
@@ -91,14 +91,14 @@ impl Pending {
         self.entries.values().filter_map(Entry::deadline).min()
     }
 
-    fn set(&mut self, operation: OperationId, phase: Phase) {
+    pub(crate) fn set(&mut self, operation: OperationId, phase: Phase) {
         if let Some(entry) = self.entries.get_mut(&operation) {
             entry.phase = phase;
         }
     }
 
     /// The first command of each guest, in order of arrival.
-    fn first_per_guest(&self) -> Vec<OperationId> {
+    pub(crate) fn first_per_guest(&self) -> Vec<OperationId> {
         let mut guests = std::collections::BTreeSet::new();
         self.order
             .iter()
@@ -118,7 +118,7 @@ impl Entry {
     }
 }
 
-fn failure(code: FailureCode, text: impl Into<String>) -> Failure {
+pub(crate) fn failure(code: FailureCode, text: impl Into<String>) -> Failure {
     Failure { code, text: text.into() }
 }
 
@@ -154,212 +154,6 @@ impl Agent {
         self.operations.insert(operation, record);
         actions.push(Action::Persist(changes));
         actions.push(Action::Begin { operation });
-    }
-
-    /// Begins what can begin, ends what is late.
-    pub(crate) fn begin_operations(&mut self, now: Now, actions: &mut Vec<Action>) {
-        self.forgive(now);
-        for operation in self.pending.first_per_guest() {
-            let Some(entry) = self.pending.entries.get(&operation).cloned() else { continue };
-            match entry.phase {
-                Phase::Waiting { again } => self.begin_or_wait(now, operation, again, actions),
-                Phase::AwaitOff { force_at, until } => {
-                    self.await_off(now, operation, entry.guest, force_at, until, actions)
-                }
-                Phase::Unwritten | Phase::Working | Phase::StartingNew | Phase::Undoing(_) => {}
-            }
-        }
-        self.end_overdue(now, actions);
-    }
-
-    fn begin_or_wait(&mut self, now: Now, operation: OperationId, again: bool, actions: &mut Vec<Action>) {
-        let Some(command) = self.operations.get(&operation).map(|record| record.command.clone()) else { return };
-        if let Some(entry) = self.pending.entries.get_mut(&operation) {
-            entry.begin_by.get_or_insert(now.time + command.budget_ms);
-        }
-        if self.hypervisor != Hypervisor::Up || self.busy(command.guest) {
-            return;
-        }
-        if again && command.verb.once_only() {
-            let text = format!(
-                "the agent was restarted in the middle of {}; it is not done a second time: look and decide",
-                command.verb.word()
-            );
-            return self.end(operation, Some(failure(FailureCode::Interrupted, text)), actions);
-        }
-        self.begin(now, &command, again, actions);
-    }
-
-    fn end_overdue(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let late: Vec<OperationId> = self
-            .pending
-            .entries
-            .iter()
-            .filter(|(_, entry)| {
-                matches!(entry.phase, Phase::Waiting { .. }) && entry.begin_by.is_some_and(|by| by < now.time)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for operation in late {
-            let why = if self.hypervisor == Hypervisor::Up { "the guest was busy" } else { "libvirt was away" };
-            self.end(operation, Some(failure(FailureCode::TimedOut, format!("not begun in time: {why}"))), actions);
-        }
-    }
-
-    fn begin(&mut self, now: Now, command: &Command, again: bool, actions: &mut Vec<Action>) {
-        let guest = command.guest;
-        let state = self.guests.get(guest).map(|known| known.seen.state);
-        let end = match (&command.verb, state) {
-            (Verb::Create { spec, start }, state) => {
-                return self.begin_create(command, spec, *start, state, again, actions);
-            }
-            (Verb::Import { .. }, Some(_)) if again => None,
-            (Verb::Import { .. }, Some(_)) => {
-                Some(failure(FailureCode::AlreadyExists, "a guest with this id is there already"))
-            }
-            (Verb::Import { xml }, None) => {
-                return self.work(command, Task::Import { guest, xml: xml.clone() }, actions);
-            }
-            (Verb::Delete { .. }, None) if again => None,
-            (_, None) => Some(failure(FailureCode::NotFound, "this host has no such guest")),
-            (Verb::Start | Verb::Manage { power: Power::Running }, Some(state)) => {
-                return self.begin_start(command, state, actions);
-            }
-            (Verb::Shutdown { force_after_ms }, Some(state)) => {
-                return self.begin_shutdown(now, command, state, *force_after_ms, actions);
-            }
-            (Verb::Stop, Some(state)) => return self.begin_stop(command, state, actions),
-            (Verb::Pause, Some(PowerState::Running)) => return self.work(command, Task::Pause { guest }, actions),
-            (Verb::Resume, Some(PowerState::Paused)) => return self.work(command, Task::Resume { guest }, actions),
-            (Verb::Pause, Some(PowerState::Paused)) | (Verb::Resume, Some(PowerState::Running)) => None,
-            (Verb::Reset, Some(PowerState::Running | PowerState::Paused)) => {
-                return self.work(command, Task::Reset { guest }, actions);
-            }
-            (Verb::Delete { .. }, Some(state)) if alive(state) => {
-                Some(failure(FailureCode::WrongState, "it runs: shut it down or stop it first"))
-            }
-            (Verb::Delete { keep_disks }, Some(_)) => {
-                return self.work(command, Task::Delete { guest, keep_disks: *keep_disks }, actions);
-            }
-            (Verb::Manage { power }, Some(_)) => return self.end_with_wish(command, Some(*power), actions),
-            (Verb::Release, Some(_)) => return self.end_with_wish(command, None, actions),
-            (Verb::Pause | Verb::Resume | Verb::Reset, Some(state)) => {
-                Some(failure(FailureCode::WrongState, format!("it is {}", describe(state))))
-            }
-        };
-        self.end(command.operation, end, actions);
-    }
-
-    fn begin_create(
-        &mut self,
-        command: &Command,
-        spec: &roost_protocol::guest::GuestSpec,
-        start: bool,
-        state: Option<PowerState>,
-        again: bool,
-        actions: &mut Vec<Action>,
-    ) {
-        let guest = command.guest;
-        let taken = self.guests.known.values().any(|known| known.seen.name == spec.name && known.seen.guest != guest);
-        match state {
-            // Defining is the last step of making a guest, so a defined one is whole.
-            Some(state) if again => self.created(command, start && !alive(state), actions),
-            Some(_) => self.end(
-                command.operation,
-                Some(failure(FailureCode::AlreadyExists, "a guest with this id is there already")),
-                actions,
-            ),
-            None if taken => {
-                let text = format!("this host has a guest named {:?} already; choose another name", spec.name);
-                self.end(command.operation, Some(failure(FailureCode::AlreadyExists, text)), actions);
-            }
-            None if again => self.work(command, Task::CleanUp { guest }, actions),
-            None => self.work(command, Task::Create { guest, spec: spec.clone() }, actions),
-        }
-    }
-
-    fn begin_start(&mut self, command: &Command, state: PowerState, actions: &mut Vec<Action>) {
-        let guest = command.guest;
-        self.asked_to_start(guest);
-        let manage = matches!(command.verb, Verb::Manage { .. });
-        if manage || self.wishes.contains_key(&guest) {
-            self.wish(guest, Some(Power::Running), actions);
-        }
-        match state {
-            PowerState::Running | PowerState::ShuttingDown => self.end(command.operation, None, actions),
-            PowerState::Paused | PowerState::Suspended if manage => self.end(command.operation, None, actions),
-            PowerState::Paused => {
-                self.end(command.operation, Some(failure(FailureCode::WrongState, "it is paused: resume it")), actions)
-            }
-            PowerState::Unknown | PowerState::Off | PowerState::Crashed | PowerState::Suspended => {
-                self.work(command, Task::Start { guest }, actions)
-            }
-        }
-    }
-
-    fn begin_shutdown(
-        &mut self,
-        now: Now,
-        command: &Command,
-        state: PowerState,
-        force_after: Option<Millis>,
-        actions: &mut Vec<Action>,
-    ) {
-        self.wish_stopped(command.guest, actions);
-        if !alive(state) {
-            return self.end(command.operation, None, actions);
-        }
-        let until = now.time + command.budget_ms;
-        self.work(command, Task::Shutdown { guest: command.guest }, actions);
-        self.pending
-            .set(command.operation, Phase::AwaitOff { force_at: force_after.map(|after| now.time + after), until });
-    }
-
-    fn begin_stop(&mut self, command: &Command, state: PowerState, actions: &mut Vec<Action>) {
-        self.wish_stopped(command.guest, actions);
-        if alive(state) {
-            return self.work(command, Task::ForceOff { guest: command.guest }, actions);
-        }
-        self.end(command.operation, None, actions);
-    }
-
-    /// Before it is switched off a managed guest's wish is set, so that it is not started again.
-    fn wish_stopped(&mut self, guest: GuestId, actions: &mut Vec<Action>) {
-        if self.wishes.contains_key(&guest) {
-            self.wish(guest, Some(Power::Stopped), actions);
-        }
-    }
-
-    fn await_off(
-        &mut self,
-        now: Now,
-        operation: OperationId,
-        guest: GuestId,
-        force_at: Option<Time>,
-        until: Time,
-        actions: &mut Vec<Action>,
-    ) {
-        let state = self.guests.get(guest).map(|known| known.seen.state);
-        if !state.is_some_and(alive) {
-            return self.end(operation, None, actions);
-        }
-        if self.busy(guest) {
-            return;
-        }
-        if force_at.is_some_and(|at| at <= now.time) {
-            self.pending.set(operation, Phase::Working);
-            return self.run(Task::ForceOff { guest }, Purpose::Operation(operation), actions);
-        }
-        if until <= now.time {
-            let text =
-                "the guest did not shut down in time; it may not listen to the power button: try again, or stop it";
-            self.end(operation, Some(failure(FailureCode::TimedOut, text)), actions);
-        }
-    }
-
-    fn work(&mut self, command: &Command, what: Task, actions: &mut Vec<Action>) {
-        self.pending.set(command.operation, Phase::Working);
-        self.run(what, Purpose::Operation(command.operation), actions);
     }
 
     /// A task ended.
@@ -435,7 +229,7 @@ impl Agent {
         }
     }
 
-    fn created(&mut self, command: &Command, start: bool, actions: &mut Vec<Action>) {
+    pub(crate) fn created(&mut self, command: &Command, start: bool, actions: &mut Vec<Action>) {
         if !start {
             let power =
                 if matches!(command.verb, Verb::Create { start: true, .. }) { Power::Running } else { Power::Stopped };
@@ -445,12 +239,12 @@ impl Agent {
         self.run(Task::Start { guest: command.guest }, Purpose::Operation(command.operation), actions);
     }
 
-    fn end_with_wish(&mut self, command: &Command, power: Option<Power>, actions: &mut Vec<Action>) {
+    pub(crate) fn end_with_wish(&mut self, command: &Command, power: Option<Power>, actions: &mut Vec<Action>) {
         let change = self.wish_change(command.guest, power);
         self.end_with(command.operation, None, change.into_iter().collect(), actions);
     }
 
-    fn end(&mut self, operation: OperationId, failure: Option<Failure>, actions: &mut Vec<Action>) {
+    pub(crate) fn end(&mut self, operation: OperationId, failure: Option<Failure>, actions: &mut Vec<Action>) {
         self.end_with(operation, failure, Vec::new(), actions);
     }
 
@@ -540,16 +334,4 @@ impl Agent {
 
 fn tell(operation: OperationId, failure: Option<Failure>, actions: &mut Vec<Action>) {
     actions.push(Action::Send(ToAggregator::Outcome(Outcome { operation, failure })));
-}
-
-fn describe(state: PowerState) -> &'static str {
-    match state {
-        PowerState::Unknown => "in an unknown state",
-        PowerState::Running => "running",
-        PowerState::Paused => "paused",
-        PowerState::ShuttingDown => "shutting down",
-        PowerState::Off => "off",
-        PowerState::Crashed => "crashed",
-        PowerState::Suspended => "suspended",
-    }
 }

@@ -36,6 +36,7 @@ pub enum Stage {
 }
 
 /// One write to the ledger; a list of them is one transaction.
+#[expect(clippy::large_enum_variant, reason = "a handful live at a time, each for one write")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Wish { guest: GuestId, desired: Option<Desired> },

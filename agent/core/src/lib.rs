@@ -2,6 +2,7 @@
 
 pub mod agent;
 mod beat;
+mod begin;
 mod command;
 pub mod event;
 mod guests;

@@ -11,7 +11,7 @@ use super::Mutant;
 
 /// An aggregator.
 #[derive(Debug)]
-pub struct Aggregator {
+pub(crate) struct Aggregator {
     /// Absent: it is dead.
     pub(crate) grid: Option<Grid>,
     pub(crate) intent: Intent,
@@ -19,7 +19,6 @@ pub struct Aggregator {
     pub(crate) epoch: Epoch,
     /// The database was lost and no document came back yet.
     pub(crate) empty: bool,
-    pub(crate) disk_full: bool,
 }
 
 impl Aggregator {
@@ -30,7 +29,7 @@ impl Aggregator {
         let mut intent = Intent { hosts: hosts.iter().map(|id| (*id, record(id))).collect(), ..Intent::default() };
         intent.users.insert("admin".into(), user);
         intent.generation = intent.generation.next();
-        Self { grid: None, intent, operations: BTreeMap::new(), epoch: Epoch(0), empty: false, disk_full: false }
+        Self { grid: None, intent, operations: BTreeMap::new(), epoch: Epoch(0), empty: false }
     }
 
     pub(crate) fn begin_life(&mut self, mutant: Option<Mutant>) {

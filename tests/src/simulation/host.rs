@@ -12,7 +12,7 @@ use super::Mutant;
 
 /// A host.
 #[derive(Debug)]
-pub struct Host {
+pub(crate) struct Host {
     pub(crate) id: HostId,
     /// Absent: the agent is dead.
     pub(crate) agent: Option<Agent>,

@@ -5,6 +5,8 @@ mod aggregator;
 mod client;
 mod faults;
 mod host;
+mod life;
+mod network;
 mod promise;
 mod random;
 mod world;
