@@ -1,5 +1,6 @@
 //! The service manager and the log: readiness, watchdog, journal. Everything works without them too.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -17,7 +18,9 @@ pub(crate) fn log(filter: &str) -> anyhow::Result<()> {
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     match journal {
         Some(journal) => registry.with(journal).try_init()?,
-        None => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init()?,
+        None => registry
+            .with(fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr))
+            .try_init()?,
     }
     Ok(())
 }

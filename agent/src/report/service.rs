@@ -1,5 +1,6 @@
 //! The service manager and the journal, where there are any.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -14,7 +15,13 @@ pub(crate) fn start_log() {
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     match journal {
         Some(journal) => registry.with(journal.with_field_prefix(Some("ROOST".into()))).init(),
-        None => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init(),
+        None => registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_ansi(std::io::stderr().is_terminal())
+                    .with_writer(std::io::stderr),
+            )
+            .init(),
     }
 }
 
