@@ -1,6 +1,7 @@
 //! The API's door to the driver: read the grid, ask for a change, listen to events. The driver alone owns the grid.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use roost_aggregator_core::call::{CallError, CallErrorCode};
 use roost_aggregator_core::event::GridEvent;
@@ -43,6 +44,7 @@ pub(crate) struct Handle {
     requests: mpsc::Sender<Request>,
     events: broadcast::Sender<Arc<GridEvent>>,
     pub(crate) key: Arc<GridKey>,
+    storage_failing: Arc<AtomicBool>,
 }
 
 /// What the driver holds.
@@ -56,7 +58,10 @@ pub(crate) struct DriverEnd {
 pub(crate) fn handle(key: Arc<GridKey>) -> (Handle, DriverEnd) {
     let (requests, received) = mpsc::channel(QUEUE);
     let (events, _) = broadcast::channel(LAG);
-    (Handle { requests, events: events.clone(), key }, DriverEnd { requests: received, events })
+    (
+        Handle { requests, events: events.clone(), key, storage_failing: Arc::default() },
+        DriverEnd { requests: received, events },
+    )
 }
 
 impl Handle {
@@ -79,6 +84,16 @@ impl Handle {
         receive.await.unwrap_or_else(|_| Err(away()))
     }
 
+    /// True while what is asked for can't be made durable.
+    pub(crate) fn storage_failing(&self) -> bool {
+        self.storage_failing.load(Ordering::Relaxed)
+    }
+
+    /// The driver says whether its ledger can be written.
+    pub(crate) fn set_storage_failing(&self, failing: bool) {
+        self.storage_failing.store(failing, Ordering::Relaxed);
+    }
+
     /// Events from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<GridEvent>> {
         self.events.subscribe()
@@ -86,5 +101,8 @@ impl Handle {
 }
 
 fn away() -> CallError {
-    CallError { code: CallErrorCode::Storage, text: "The aggregator is stopping. Try again when it is back.".to_owned() }
+    CallError {
+        code: CallErrorCode::Storage,
+        text: "The aggregator is stopping. Try again when it is back.".to_owned(),
+    }
 }

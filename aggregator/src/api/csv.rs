@@ -1,0 +1,74 @@
+//! Lists as RFC 4180 text, safe to open in a spreadsheet.
+
+use serde_json::Value;
+
+use super::page::Page;
+
+/// A spreadsheet takes a cell that begins so for a formula (a blank or line break may stand before it).
+const FORMULA: [char; 4] = ['=', '+', '-', '@'];
+
+/// The page with a header line; lines end with CRLF.
+pub(crate) fn write(page: &Page) -> String {
+    let mut text = page.fields.join(",");
+    text.push_str("\r\n");
+    for item in &page.items {
+        let cells: Vec<String> =
+            page.fields.iter().map(|field| cell(item.get(field).unwrap_or(&Value::Null))).collect();
+        text.push_str(&cells.join(","));
+        text.push_str("\r\n");
+    }
+    text
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(value) => value.to_string(),
+        Value::String(text) => quoted(&guarded(text)),
+        Value::Array(_) | Value::Object(_) => quoted(&value.to_string()),
+    }
+}
+
+fn guarded(text: &str) -> String {
+    if text.trim_start().starts_with(FORMULA) || text.starts_with(['\t', '\r']) {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    }
+}
+
+fn quoted(text: &str) -> String {
+    if text.contains(['"', ',', '\r', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod test {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_cell_becomes_a_formula_and_no_line_breaks_the_table() {
+        for (value, text) in [
+            (json!("=1+1"), "'=1+1"),
+            (json!("+1"), "'+1"),
+            (json!("-1"), "'-1"),
+            (json!("@SUM(A1)"), "'@SUM(A1)"),
+            (json!(" =1"), "' =1"),
+            (json!("\t=1"), "'\t=1"),
+            (json!(-1), "-1"),
+            (json!("a,\"b\"\r\nc"), "\"a,\"\"b\"\"\r\nc\""),
+            (json!(["x", 1]), "\"[\"\"x\"\",1]\""),
+            (json!(null), ""),
+        ] {
+            assert_eq!(cell(&value), text);
+        }
+    }
+
+    #[test]
+    fn a_table_has_a_header_and_ends_its_lines_with_crlf() {
+        let page = Page { items: vec![json!({"b": 1})], fields: vec!["a", "b"], ..Page::default() };
+        assert_eq!(write(&page), "a,b\r\n,1\r\n");
+    }
+}

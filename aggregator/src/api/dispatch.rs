@@ -1,0 +1,101 @@
+//! The one way from a face to an operation: may the caller, then the handler of that name. REST and XML-RPC both come
+//! through here.
+
+use futures_util::future::BoxFuture;
+use roost_protocol::OperationId;
+use roost_registry::Operation;
+use serde_json::Value;
+
+use super::Api;
+use super::input::Input;
+use super::ops::{event, grid, guest, host, operation, session, token, user};
+use super::page::Page;
+use super::problem::Problem;
+use super::stream::Follow;
+use crate::auth::{Caller, Via, authorize};
+
+/// What an operation came to.
+#[derive(Debug)]
+pub(crate) enum Output {
+    Object(Value),
+    List(Page),
+    /// Slow work that goes on: its id and how it stands.
+    Operation(OperationId, Value),
+    Stream(Box<Follow>),
+    Nothing,
+}
+
+pub(crate) type Done = Result<Output, Problem>;
+type Handler = for<'a> fn(&'a Api, &'a Caller, Input) -> BoxFuture<'a, Done>;
+
+/// Carries out an operation for a caller.
+pub(crate) async fn run(api: &Api, caller: &Caller, operation: &Operation, input: Input) -> Done {
+    if !operation.public {
+        if caller.via == Via::Nobody {
+            return Err(Problem::new("login_required", "This needs a log-in.")
+                .advice("Send `Authorization: Bearer` with an API token or a session's token."));
+        }
+        if !authorize(caller, operation.permission) {
+            let detail = format!("{} may not do {}.", caller.user, operation.permission);
+            return Err(Problem::new("forbidden", detail));
+        }
+    }
+    match handler(operation.name) {
+        Some(handler) => handler(api, caller, input).await,
+        None => Err(Problem::new("internal", format!("{} has no handler.", operation.name))),
+    }
+}
+
+/// The handler of an operation; a test sees to it that each has one.
+pub(crate) fn handler(name: &str) -> Option<Handler> {
+    macro_rules! handlers {
+        ($($name:literal => $handler:path,)*) => {
+            match name {
+                $($name => {
+                    let handler: Handler = |api, caller, input| Box::pin($handler(api, caller, input));
+                    Some(handler)
+                })*
+                _ => None,
+            }
+        };
+    }
+    handlers! {
+        "host.list" => host::list,
+        "host.get" => host::get,
+        "host.remove" => host::remove,
+        "guest.list" => guest::list,
+        "guest.get" => guest::get,
+        "guest.create" => guest::create,
+        "guest.import" => guest::import,
+        "guest.start" => guest::start,
+        "guest.shutdown" => guest::shutdown,
+        "guest.stop" => guest::stop,
+        "guest.pause" => guest::pause,
+        "guest.resume" => guest::resume,
+        "guest.reset" => guest::reset,
+        "guest.delete" => guest::delete,
+        "guest.manage" => guest::manage,
+        "guest.release" => guest::release,
+        "operation.list" => operation::list,
+        "operation.get" => operation::get,
+        "operation.wait" => operation::wait,
+        "operation.cancel" => operation::cancel,
+        "grid.get" => grid::get,
+        "event.list" => event::list,
+        "event.stream" => event::stream,
+        "join_token.list" => token::list_join,
+        "join_token.create" => token::create_join,
+        "join_token.delete" => token::delete_join,
+        "api_token.list" => token::list_api,
+        "api_token.create" => token::create_api,
+        "api_token.delete" => token::delete_api,
+        "user.list" => user::list,
+        "user.get" => user::get,
+        "user.create" => user::create,
+        "user.set_password" => user::set_password,
+        "user.delete" => user::delete,
+        "session.login" => session::login,
+        "session.list" => session::list,
+        "session.logout" => session::logout,
+    }
+}

@@ -1,0 +1,11 @@
+//! What each operation does, one file a noun.
+
+pub(super) mod event;
+pub(super) mod find;
+pub(super) mod grid;
+pub(super) mod guest;
+pub(super) mod host;
+pub(super) mod operation;
+pub(super) mod session;
+pub(super) mod token;
+pub(super) mod user;

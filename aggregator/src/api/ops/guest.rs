@@ -1,0 +1,161 @@
+//! Guests: reading them, and the verbs, each of which becomes an operation.
+
+use roost_aggregator_core::Call;
+use roost_aggregator_core::call::Done as CoreDone;
+use roost_protocol::guest::{Boot, DiskSpec, GuestSpec, NicSpec, Power};
+use roost_protocol::operation::Verb;
+use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::find;
+use crate::api::Api;
+use crate::api::dispatch::{Done, Output};
+use crate::api::input::Input;
+use crate::api::page::{Wanted, show_all};
+use crate::api::problem::Problem;
+use crate::api::view::{GuestView, OperationView, word};
+use crate::auth::Caller;
+
+/// A verb that has not ended after this long has failed.
+const TIMEOUT: Millis = Millis::seconds(300);
+/// The same for a guest that is made: images are copied.
+const TIMEOUT_CREATE: Millis = Millis::seconds(3_600);
+
+pub(crate) async fn list(api: &Api, _: &Caller, input: Input) -> Done {
+    let wanted = Wanted::of::<GuestView<'_>>(&input)?;
+    let page = api.handle.read(move |grid, _, _| {
+        let host = input.text("host").map(|host| find::host(grid, host).map(|host| host.id)).transpose()?;
+        Ok::<_, Problem>(wanted.page(find::guests(grid).filter(|guest| fits(guest, host, &input))))
+    });
+    Ok(Output::List(page.await??))
+}
+
+fn fits(guest: &GuestView<'_>, host: Option<HostId>, input: &Input) -> bool {
+    let report = &guest.guest.report;
+    host.is_none_or(|host| guest.host.id == host)
+        && input.text("name").is_none_or(|name| report.name.contains(name))
+        && input.text("state").is_none_or(|state| word(report.state) == state)
+        && input.boolean("managed").is_none_or(|managed| report.managed() == managed)
+}
+
+pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
+    let wanted = input.required("ref")?.to_owned();
+    let guest = api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|guest| show_all(&guest)));
+    Ok(Output::Object(guest.await??))
+}
+
+pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {
+    let spec = GuestSpec {
+        name: input.required("name")?.to_owned(),
+        memory_mib: MiB(input.number("memory_mib").unwrap_or(0)),
+        vcpus: u32::try_from(input.number("vcpus").unwrap_or(1))
+            .map_err(|_| Problem::fault("/vcpus", "is too large"))?,
+        disks: part::<Vec<DiskSpec>>(&input, "disks")?,
+        nics: part::<Vec<NicSpec>>(&input, "nics")?,
+        boot: boot(&input)?,
+    };
+    let host = chosen_host(api, &input).await?;
+    let verb = Verb::Create { spec, start: input.boolean("start").unwrap_or(false) };
+    ask(api, caller, Wish { guest: new_guest(), host, verb, timeout: TIMEOUT_CREATE, key: input.key }).await
+}
+
+/// A part of the specification; what the registry can't say about it (which members go with which `from`) is said here.
+fn part<T: DeserializeOwned + Default>(input: &Input, name: &str) -> Result<T, Problem> {
+    let Some(value) = input.value(name) else { return Ok(T::default()) };
+    serde_json::from_value(value.clone()).map_err(|error| Problem::fault(format!("/{name}"), error.to_string()))
+}
+
+fn boot(input: &Input) -> Result<Boot, Problem> {
+    let Some(value) = input.value("boot") else { return Ok(Boot::default()) };
+    let mut value = value.clone();
+    if value["from"] == "kernel" && value.get("cmdline").is_none() {
+        value["cmdline"] = json!("");
+    }
+    serde_json::from_value(value).map_err(|error| Problem::fault("/boot", error.to_string()))
+}
+
+pub(crate) async fn import(api: &Api, caller: &Caller, input: Input) -> Done {
+    let host = chosen_host(api, &input).await?;
+    let verb = Verb::Import { xml: input.required("xml")?.to_owned() };
+    ask(api, caller, Wish { guest: new_guest(), host, verb, timeout: TIMEOUT, key: input.key }).await
+}
+
+async fn chosen_host(api: &Api, input: &Input) -> Result<Option<HostId>, Problem> {
+    let Some(wanted) = input.text("host").map(str::to_owned) else { return Ok(None) };
+    let host = api.handle.read(move |grid, _, _| find::host(grid, &wanted).map(|host| host.id));
+    host.await?.map(Some)
+}
+
+fn new_guest() -> GuestId {
+    Uuid::new_v4().into()
+}
+
+macro_rules! verbs {
+    ($($name:ident => $verb:ident,)*) => {
+        $(pub(crate) async fn $name(api: &Api, caller: &Caller, input: Input) -> Done {
+            on_guest(api, caller, input, Verb::$verb, TIMEOUT).await
+        })*
+    };
+}
+
+verbs! {
+    start => Start,
+    stop => Stop,
+    pause => Pause,
+    resume => Resume,
+    reset => Reset,
+    release => Release,
+}
+
+pub(crate) async fn shutdown(api: &Api, caller: &Caller, input: Input) -> Done {
+    let force_after_ms = input.number("force_after_s").map(Millis::seconds);
+    let timeout = Millis(TIMEOUT.0.saturating_add(force_after_ms.map_or(0, |span| span.0)));
+    on_guest(api, caller, input, Verb::Shutdown { force_after_ms }, timeout).await
+}
+
+pub(crate) async fn delete(api: &Api, caller: &Caller, input: Input) -> Done {
+    let keep_disks = input.boolean("keep_disks").unwrap_or(false);
+    on_guest(api, caller, input, Verb::Delete { keep_disks }, TIMEOUT).await
+}
+
+pub(crate) async fn manage(api: &Api, caller: &Caller, input: Input) -> Done {
+    let power = match input.required("power")? {
+        "running" => Power::Running,
+        _ => Power::Stopped,
+    };
+    on_guest(api, caller, input, Verb::Manage { power }, TIMEOUT).await
+}
+
+async fn on_guest(api: &Api, caller: &Caller, input: Input, verb: Verb, timeout: Millis) -> Done {
+    let wanted = input.required("ref")?.to_owned();
+    let guest =
+        api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|view| view.guest.report.id)).await??;
+    ask(api, caller, Wish { guest, host: None, verb, timeout, key: input.key }).await
+}
+
+struct Wish {
+    guest: GuestId,
+    host: Option<HostId>,
+    verb: Verb,
+    timeout: Millis,
+    key: Option<String>,
+}
+
+async fn ask(api: &Api, caller: &Caller, wish: Wish) -> Done {
+    let Wish { guest, host, verb, timeout, key } = wish;
+    let operation = OperationId::from(Uuid::new_v4());
+    // User names have no slash, so that nobody meets another's keys.
+    let key = key.map(|key| format!("{}/{key}", caller.user));
+    let call = Call::Guest { operation, guest, host, verb, timeout, key };
+    match api.handle.call(&caller.user, call).await? {
+        CoreDone::Operation(operation) => {
+            let host = operation.host;
+            let name = api.handle.read(move |grid, _, _| grid.hosts().get(&host).map(|host| host.name.clone())).await?;
+            let value: Value = show_all(&OperationView { operation: &operation, host_name: name.as_deref() });
+            Ok(Output::Operation(operation.id, value))
+        }
+        CoreDone::Nothing => Err(Problem::new("internal", "The grid answered without an operation.")),
+    }
+}

@@ -1,0 +1,188 @@
+//! HTTPS: connections, their number and their time-outs. Everything slower than it should be is cut off.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::Peer;
+
+/// Connections at once; more wait until one ends.
+const CONNECTIONS: usize = 1_024;
+/// Time for the TLS handshake, and for the head of each request (slow loris).
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+const HEAD_WITHIN: Duration = Duration::from_secs(15);
+/// A peer that takes nothing of what it is sent for this long is gone.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// Bytes and number of headers.
+const HEAD: usize = 64 << 10;
+const HEADERS: usize = 100;
+/// Requests at once on one HTTP/2 connection.
+const HTTP2_STREAMS: u32 = 64;
+/// A silent HTTP/2 peer is asked whether it lives this often.
+const HTTP2_PING: Duration = Duration::from_secs(30);
+/// After a fault of accepting (no file descriptors), before the next try.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// At the end, time for requests under way.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the server is made of.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) listener: TcpListener,
+    /// Its resolver says which certificate counts for a new connection. ALPN is set here.
+    pub(crate) tls: ServerConfig,
+    pub(crate) router: Router,
+}
+
+/// Serves until told to stop, then lets requests under way end.
+pub(crate) async fn serve(serving: Serving, stop: CancellationToken) {
+    let Serving { listener, mut tls, router } = serving;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let turns = Arc::new(Semaphore::new(CONNECTIONS));
+    let open = TaskTracker::new();
+    loop {
+        let accepted = async {
+            let turn = Arc::clone(&turns).acquire_owned().await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>((turn, listener.accept().await?))
+        };
+        let (turn, (socket, peer)) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accepted => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+        open.spawn(async move {
+            connection(socket, peer, &acceptor, router, &stop).await;
+            drop(turn);
+        });
+    }
+    open.close();
+    if tokio::time::timeout(DRAIN, open.wait()).await.is_err() {
+        tracing::info!(connections = open.len(), "closing connections that did not end");
+    }
+}
+
+async fn connection(
+    socket: TcpStream,
+    peer: SocketAddr,
+    acceptor: &TlsAcceptor,
+    router: Router,
+    stop: &CancellationToken,
+) {
+    // Small answers go out at once; where that fails they go out a little later.
+    drop(socket.set_nodelay(true));
+    let stream = match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(Patient::new(socket))).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake"),
+        Err(_) => return tracing::debug!(%peer, "the TLS handshake took too long"),
+    };
+    let address = Peer(peer.ip().to_canonical());
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(address);
+        request
+    });
+    let builder = builder();
+    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(served);
+    let stopping = stop.cancelled().fuse();
+    tokio::pin!(stopping);
+    let result = tokio::select! {
+        result = served.as_mut() => result,
+        () = &mut stopping => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, %error, "connection");
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD).max_headers(HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .max_header_list_size(u32::try_from(HEAD).unwrap_or(u32::MAX))
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HEAD_WITHIN);
+    builder
+}
+
+/// A socket whose writes fail when the peer takes nothing for [`WRITE_WITHIN`].
+#[derive(Debug)]
+struct Patient {
+    socket: TcpStream,
+    /// Set while a write waits.
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn new(socket: TcpStream) -> Self {
+        Self { socket, until: None }
+    }
+
+    fn judge<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.until = None;
+            return poll;
+        }
+        let until = self.until.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_WITHIN)));
+        match until.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.judge(cx, poll)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.socket).poll_flush(cx);
+        self.judge(cx, poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.socket).poll_shutdown(cx);
+        self.judge(cx, poll)
+    }
+}
