@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use roost_agent_core::{Action, Agent, Event};
+use roost_agent_core::{Action, Agent, Change, Event};
 use roost_protocol::message::ToAggregator;
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, Stamp, Time};
@@ -184,19 +184,7 @@ impl Driver {
     fn replied(&mut self, state: &mut State, reply: Reply) {
         match reply {
             Reply::Written(Ok(())) => state.writing = false,
-            Reply::Written(Err(lost)) => {
-                tracing::error!(why = lost.why, "the ledger can't be written");
-                state.writing = false;
-                // What follows a promise that can't be kept isn't done.
-                let dropped = state.answers.pop_front().map(|answer| answer.actions).unwrap_or_default();
-                self.ask(state, Event::LedgerFailed { lost: lost.changes, why: lost.why.clone() });
-                for action in dropped {
-                    if let Action::Run { task, .. } = action {
-                        let result = Err(Failure { code: FailureCode::NoSpace, text: lost.why.clone() });
-                        self.ask(state, Event::Finished { task, result });
-                    }
-                }
-            }
+            Reply::Written(Err(lost)) => self.not_written(state, lost.changes, lost.why),
             Reply::NotKept { why } => {
                 tracing::error!(why, "the ledger can't be written");
                 self.decide(state, Event::LedgerFailed { lost: Vec::new(), why });
@@ -209,6 +197,30 @@ impl Driver {
             Reply::Document(None) => {}
         }
         self.proceed(state);
+    }
+
+    /// What follows a promise that can't be kept isn't done, and the core is told all of it.
+    fn not_written(&mut self, state: &mut State, mut lost: Vec<Change>, why: String) {
+        tracing::error!(why, "the ledger can't be written");
+        state.writing = false;
+        let mut tasks = Vec::new();
+        for action in state.answers.pop_front().map(|answer| answer.actions).unwrap_or_default() {
+            match action {
+                Action::Persist(changes) => lost.extend(changes),
+                Action::Run { task, .. } => tasks.push(task),
+                Action::Begin { .. }
+                | Action::Send(_)
+                | Action::KeepDocument { .. }
+                | Action::SendDocument
+                | Action::List
+                | Action::Note { .. } => {}
+            }
+        }
+        self.ask(state, Event::LedgerFailed { lost, why: why.clone() });
+        for task in tasks {
+            let result = Err(Failure { code: FailureCode::NoSpace, text: why.clone() });
+            self.ask(state, Event::Finished { task, result });
+        }
     }
 
     fn linked(&mut self, state: &mut State, event: LinkEvent) {
