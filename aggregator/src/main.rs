@@ -1,12 +1,14 @@
 //! The `roost-aggregator` program.
 
 mod address;
+mod api;
 mod auth;
 mod clock;
 mod config;
 mod driver;
 mod files;
 mod handle;
+mod https;
 mod init;
 mod ledger;
 mod listen;

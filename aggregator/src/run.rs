@@ -6,22 +6,22 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum_server::tls_rustls::RustlsConfig;
 use roost_aggregator_core::Grid;
 use roost_protocol::Millis;
 use roost_protocol::identity::GridKey;
 use roost_protocol::transport::{Listener, TransportError};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, wall};
 use crate::config::Config;
 use crate::driver::Driver;
 use crate::handle::{self, Handle};
+use crate::https::Certificate;
 use crate::ledger::{Ledger, LedgerError, Store};
 use crate::listen::{self, Shared};
-use crate::{address, init, service};
+use crate::{api, init, service};
 
 /// Own certificates last 397 days; new ones are made this often, so that addresses and a corrected clock come in soon.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
@@ -72,11 +72,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let parts = assemble(&config, Arc::clone(&key)).context("open the database")?;
     init::write_ca(&config, &key)?;
     let listener = Arc::new(bind(config.quic_listen, &key)?);
-    let tls = RustlsConfig::from_config(Arc::new(tls_config(&key, &config.public)?));
+    let certificate = Certificate::new(&key, &config.public)?;
+    let clock = parts.clock;
+    let serving = api::Serving {
+        listener: bind_https(config.https_listen).await?,
+        tls: certificate.server_config()?,
+        router: api::router(api::Api::new(parts.handle.clone(), move || clock.now())),
+    };
     let stop = CancellationToken::new();
     let mut driver = tokio::spawn(parts.driver.run(stop.clone()));
     let listening = tokio::spawn(listen::run(Arc::clone(&listener), parts.shared, stop.clone()));
-    let renewing = tokio::spawn(renew(Arc::clone(&listener), key, config.public.clone(), tls.clone(), stop.clone()));
+    let renewing = tokio::spawn(renew(Arc::clone(&listener), key, config.public.clone(), certificate, stop.clone()));
+    let answering = tokio::spawn(api::serve(serving, stop.clone()));
     let watching = tokio::spawn(service::watchdog(parts.handle.clone(), stop.clone()));
     tracing::info!(quic = %config.quic_listen, https = %config.https_listen, "listening");
     service::tell(NotifyState::Ready);
@@ -88,7 +95,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     service::tell(NotifyState::Stopping);
     stop.cancel();
     // Each ends by the token; the driver last, when all that was answered is durable.
-    for task in [listening, renewing, watching] {
+    for task in [answering, listening, renewing, watching] {
         task.await.context("stop a task")?;
     }
     if outcome.is_ok() {
@@ -100,48 +107,46 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
+async fn bind_https(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let any_v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+    match TcpListener::bind(address).await {
+        Err(error) if is_any_v6(address) && is_no_ipv6(&error) => TcpListener::bind(any_v4).await,
+        result => result,
+    }
+    .with_context(|| format!("open TCP socket {address}"))
+}
+
 /// A kernel without IPv6 refuses `[::]`; the same on IPv4 is what was meant.
 fn bind(address: SocketAddr, key: &GridKey) -> Result<Listener, TransportError> {
-    let any_v6 = address.is_ipv6() && address.ip().is_unspecified();
-    Listener::bind(address, key, wall()).or_else(|error| match any_v6 {
-        true if error_is_no_ipv6(&error) => {
-            Listener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()), key, wall())
+    let any_v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+    match Listener::bind(address, key, wall()) {
+        Err(TransportError::Bind { source, .. }) if is_any_v6(address) && is_no_ipv6(&source) => {
+            Listener::bind(any_v4, key, wall())
         }
-        true | false => Err(error),
-    })
+        result => result,
+    }
 }
 
-fn error_is_no_ipv6(error: &TransportError) -> bool {
+fn is_any_v6(address: SocketAddr) -> bool {
+    address.is_ipv6() && address.ip().is_unspecified()
+}
+
+fn is_no_ipv6(error: &std::io::Error) -> bool {
     /// EAFNOSUPPORT, which std has no name for.
     const NO_FAMILY: i32 = 97;
-    let TransportError::Bind { source, .. } = error else { return false };
-    source.raw_os_error() == Some(NO_FAMILY) || source.kind() == std::io::ErrorKind::AddrNotAvailable
-}
-
-/// HTTPS with a fresh certificate of the grid's own CA.
-fn tls_config(key: &GridKey, public: &[String]) -> anyhow::Result<rustls::ServerConfig> {
-    let issued = key.issue_server(&address::names(public), wall()).context("issue the HTTPS certificate")?;
-    let chain = issued.chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(issued.key));
-    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
+    error.raw_os_error() == Some(NO_FAMILY) || error.kind() == std::io::ErrorKind::AddrNotAvailable
 }
 
 async fn renew(
     listener: Arc<Listener>,
     key: Arc<GridKey>,
     public: Vec<String>,
-    tls: RustlsConfig,
+    certificate: Arc<Certificate>,
     stop: CancellationToken,
 ) {
     while stop.run_until_cancelled(tokio::time::sleep(RENEW_EVERY)).await.is_some() {
-        match tls_config(&key, &public) {
-            Ok(fresh) => tls.reload_from_config(Arc::new(fresh)),
-            Err(error) => tracing::error!("cannot renew the HTTPS certificate: {error:#}"),
+        if let Err(error) = certificate.renew(&key, &public) {
+            tracing::error!("cannot renew the HTTPS certificate: {error:#}");
         }
         if let Err(error) = listener.renew(&key, wall()) {
             tracing::error!(error = %crate::chain(&error), "cannot renew the QUIC certificate");
