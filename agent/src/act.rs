@@ -6,6 +6,8 @@ pub(crate) mod domain;
 pub(crate) mod image;
 pub(crate) mod import;
 pub(crate) mod place;
+#[cfg(test)]
+mod test;
 pub(crate) mod xml;
 
 use std::io::ErrorKind;

@@ -17,6 +17,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use rusqlite_migration::{M, Migrations};
 use tokio::sync::mpsc;
 
+use crate::files;
+
 /// Requests that may wait; the driver has one write under way at a time, the rest are documents and boot ids.
 const REQUESTS: usize = 64;
 /// How often a ledger that failed is tried again.
@@ -162,6 +164,10 @@ impl Ledger {
             }
             _ => LedgerError::Open { path: path.into(), source },
         };
+        // SQLite's other files take over the mode of this one.
+        if let Err(error) = files::make_private(path) {
+            tracing::warn!(%error, "keep the ledger from other users' eyes");
+        }
         let mut connection = Connection::open(path).map_err(fail)?;
         prepare(&connection).map_err(fail)?;
         let verdict: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(fail)?;

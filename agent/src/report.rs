@@ -4,3 +4,5 @@ pub(crate) mod identity;
 pub(crate) mod join;
 pub(crate) mod link;
 pub(crate) mod service;
+#[cfg(test)]
+mod test;

@@ -1,0 +1,153 @@
+//! Tasks against a real libvirt. Runs where `ROOST_TEST_LIBVIRT` names one (`qemu:///system` in a host of tests/lab);
+//! passes without a word elsewhere.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
+
+use roost_agent_core::{Event, Task, TaskId, TaskResult};
+use roost_libvirt::{Hypervisor, State};
+use roost_protocol::guest::{Boot, DiskSpec, GuestSpec, NicSpec};
+use roost_protocol::operation::FailureCode;
+use roost_protocol::{GuestId, MiB};
+use tokio::sync::{mpsc, watch};
+
+use super::domain::Workers;
+use super::place::Place;
+use super::xml::Accelerator;
+
+struct Rig {
+    dir: tempfile::TempDir,
+    hypervisor: Arc<Hypervisor>,
+    _slot: watch::Sender<Option<Arc<Hypervisor>>>,
+    workers: Workers,
+    events: mpsc::Receiver<Event>,
+    place: Place,
+}
+
+impl Rig {
+    fn new() -> Option<Self> {
+        let uri = std::env::var("ROOST_TEST_LIBVIRT").ok()?;
+        let dir = tempfile::tempdir_in("/var/lib").unwrap();
+        let hypervisor = Arc::new(Hypervisor::open(&uri).unwrap());
+        let (slot, receiver) = watch::channel(Some(hypervisor.clone()));
+        let place = Place::open(&dir.path().join("images"), &dir.path().join("guests")).unwrap();
+        let (sender, events) = mpsc::channel(64);
+        let workers = Workers::new(receiver, place.clone(), Accelerator::Tcg, sender);
+        Some(Self { dir, hypervisor, _slot: slot, workers, events, place })
+    }
+
+    async fn run(&mut self, what: Task) -> TaskResult {
+        self.workers.run(TaskId(1), what);
+        loop {
+            if let Event::Finished { result, .. } = self.events.recv().await.unwrap() {
+                return result;
+            }
+        }
+    }
+
+    fn qemu_img(&self, arguments: &[&str]) {
+        let folder = self.dir.path().join("images");
+        assert!(Command::new("qemu-img").args(arguments).current_dir(folder).status().unwrap().success());
+    }
+
+    fn state(&self, guest: GuestId) -> Option<State> {
+        self.hypervisor.domain(&guest.bytes()).ok().map(|domain| domain.state)
+    }
+
+    async fn expect(&mut self, what: Task, state: Option<State>) {
+        let guest = what.guest();
+        let word = format!("{what:?}");
+        assert_eq!(self.run(what).await, Ok(()), "{word}");
+        assert_eq!(self.state(guest), state, "{word}");
+    }
+}
+
+fn spec(name: &str, disks: Vec<DiskSpec>) -> GuestSpec {
+    let nics = vec![NicSpec { bridge: None }];
+    GuestSpec { name: name.into(), memory_mib: MiB(32), vcpus: 1, disks, nics, boot: Boot::Disk }
+}
+
+fn image(path: &str, format: &str) -> DiskSpec {
+    DiskSpec::Image { path: path.into(), format: format.into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_lives_its_whole_life() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.qemu_img(&["create", "-q", "-f", "qcow2", "good.qcow2", "64M"]);
+    let guest = GuestId::from(uuid::Uuid::new_v4());
+    let name = format!("life 'q\" & <x> 🦀 {guest}");
+    let disks = vec![DiskSpec::Blank { size_mib: MiB(16) }, image("good.qcow2", "qcow2")];
+    rig.expect(Task::Create { guest, spec: spec(&name, disks) }, Some(State::ShutOff)).await;
+    assert_eq!(rig.hypervisor.domain(&guest.bytes()).unwrap().name, name);
+    assert!(!rig.place.unfinished(guest) && rig.place.guest(guest).join("vdb.qcow2").exists());
+    for (what, state) in [
+        (Task::Start { guest }, State::Running),
+        (Task::Start { guest }, State::Running),
+        (Task::Pause { guest }, State::Paused),
+        (Task::Resume { guest }, State::Running),
+        (Task::Reset { guest }, State::Running),
+        (Task::Shutdown { guest }, State::Running),
+        (Task::ForceOff { guest }, State::ShutOff),
+        (Task::ForceOff { guest }, State::ShutOff),
+        (Task::CleanUp { guest }, State::ShutOff),
+    ] {
+        rig.expect(what, Some(state)).await;
+    }
+    assert_eq!(rig.run(Task::Reset { guest }).await.unwrap_err().code, FailureCode::WrongState);
+    rig.expect(Task::Delete { guest, keep_disks: false }, None).await;
+    assert!(!rig.place.guest(guest).exists());
+    assert_eq!(rig.run(Task::Start { guest }).await.unwrap_err().code, FailureCode::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_half_made_stays_when_a_creation_is_refused() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.qemu_img(&["create", "-q", "-f", "qcow2", "-b", "/etc/hosts", "-F", "raw", "backing.qcow2"]);
+    rig.qemu_img(&["create", "-q", "-f", "qcow2", "-o", "data_file=d.raw,data_file_raw=on", "data.qcow2", "1M"]);
+    std::fs::copy(rig.dir.path().join("images/backing.qcow2"), rig.dir.path().join("images/false.raw")).unwrap();
+    std::os::unix::fs::symlink("/etc", rig.dir.path().join("images/etc")).unwrap();
+    let cases: BTreeMap<&str, (DiskSpec, FailureCode, &str)> = BTreeMap::from([
+        ("backing", (image("backing.qcow2", "qcow2"), FailureCode::Invalid, "backing")),
+        ("data", (image("data.qcow2", "qcow2"), FailureCode::Invalid, "another file")),
+        ("false", (image("false.raw", "raw"), FailureCode::Invalid, "begins like qcow2")),
+        ("link", (image("etc/hosts", "raw"), FailureCode::Invalid, "leads out")),
+        ("none", (image("none", "raw"), FailureCode::NotFound, "none")),
+        ("big", (DiskSpec::Blank { size_mib: MiB(1 << 40) }, FailureCode::Invalid, "MiB")),
+        // Refused by libvirt itself, with its own reason.
+        ("a/b", (DiskSpec::Blank { size_mib: MiB(1) }, FailureCode::Hypervisor, "a/b")),
+        ("a\nb", (DiskSpec::Blank { size_mib: MiB(1) }, FailureCode::Hypervisor, "name")),
+    ]);
+    for (name, (disk, code, words)) in cases {
+        let guest = GuestId::from(uuid::Uuid::new_v4());
+        let disks = vec![DiskSpec::Blank { size_mib: MiB(1) }, disk];
+        let refused = rig.run(Task::Create { guest, spec: spec(name, disks) }).await.unwrap_err();
+        assert_eq!((refused.code, refused.text.contains(words)), (code, true), "{name:?}: {}", refused.text);
+        assert_eq!((rig.place.guest(guest).exists(), rig.state(guest)), (false, None), "{name:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_import_is_defined_under_its_new_id_and_its_image_outlives_it() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.qemu_img(&["create", "-q", "-f", "qcow2", "good.qcow2", "64M"]);
+    let guest = GuestId::from(uuid::Uuid::new_v4());
+    let xml = format!(
+        "<domain type='kvm'><name>import-{guest}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu><os><type \
+         arch='x86_64' machine='q35'>hvm</type></os><cpu mode='host-passthrough'/><devices><disk type='file' \
+         device='disk'><driver name='qemu' type='qcow2'/><source file='good.qcow2'/><target dev='vda' \
+         bus='virtio'/></disk>HERE</devices></domain>"
+    );
+    let hostile = xml.replace("HERE", "<hostdev mode='subsystem' type='usb'/>");
+    let refused = rig.run(Task::Import { guest, xml: hostile }).await.unwrap_err();
+    assert_eq!((refused.code, rig.state(guest)), (FailureCode::Invalid, None));
+    let unknown = xml.replace("HERE", "").replace("bus='virtio'", "bus='vax'");
+    let refused = rig.run(Task::Import { guest, xml: unknown }).await.unwrap_err();
+    assert!(refused.text.contains("vax"), "libvirt's own reason: {}", refused.text);
+    rig.expect(Task::Import { guest, xml: xml.replace("HERE", "") }, Some(State::ShutOff)).await;
+    rig.expect(Task::Start { guest }, Some(State::Running)).await;
+    rig.expect(Task::ForceOff { guest }, Some(State::ShutOff)).await;
+    rig.expect(Task::Delete { guest, keep_disks: false }, None).await;
+    assert!(rig.dir.path().join("images/good.qcow2").exists());
+}
