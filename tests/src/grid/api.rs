@@ -100,9 +100,10 @@ impl Api {
         }
     }
 
-    /// Slow work that must succeed.
+    /// Slow work that must succeed; a null body is none.
     pub fn done(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
-        let ended = self.ended(&self.ok(method, path, Some(body))?, Duration::from_secs(60))?;
+        let body = Some(body).filter(|body| !body.is_null());
+        let ended = self.ended(&self.ok(method, path, body)?, Duration::from_secs(60))?;
         ensure!(ended["state"] == "succeeded", "{path}: {ended}");
         Ok(ended)
     }

@@ -90,7 +90,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let removed = self.script(&["down"]).and_then(|_| Ok(fs::remove_dir_all(&self.folder)?));
         if let Err(why) = removed {
-            eprintln!("remove the lab {}: {why:?}", self.prefix);
+            eprintln!("remove the lab {}: {why:#}", self.prefix);
         }
     }
 }

@@ -45,10 +45,10 @@ pub fn story(hosts: u8, tell: impl FnOnce(&mut Grid) -> Result<()>) {
     if !wanted() {
         return;
     }
-    let mut grid = Grid::start(hosts).expect("start a grid");
+    let mut grid = Grid::start(hosts).unwrap_or_else(|why| panic!("start a grid: {why:#}"));
     if let Err(why) = tell(&mut grid) {
         grid.print_logs();
-        panic!("{why:?}");
+        panic!("{why:#}");
     }
 }
 

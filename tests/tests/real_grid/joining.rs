@@ -39,7 +39,7 @@ fn refused(grid: &Grid, token: &str, reason: &str) -> Result<()> {
     let address = format!("{}:{QUIC}", grid.lab.address(0));
     let agent = program("roost-agent")?;
     let tried = grid.lab.exec(2, &["timeout", "20", text(&agent)?, "join", &address, token, "--name", "h2"]);
-    let why = tried.err().map(|why| format!("{why:?}")).unwrap_or_default();
+    let why = tried.err().map(|why| format!("{why:#}")).unwrap_or_default();
     ensure!(why.contains(reason), "expected {reason:?}, got {why:?}");
     Ok(())
 }

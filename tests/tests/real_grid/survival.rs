@@ -19,12 +19,12 @@ fn real_crashed_guest_runs_again_with_no_aggregator() {
         let old = with_guest(grid, "phoenix")?;
         grid.kill_aggregator()?;
         grid.lab.exec(1, &["kill", "-9", &old.to_string()])?;
-        let new = until("QEMU runs again", RESTARTED, || {
-            let now = grid.qemu(1, "phoenix")?;
-            ensure!(now != old, "still the old one");
-            Ok(now)
+        until("QEMU runs again", RESTARTED, || {
+            ensure!(grid.qemu(1, "phoenix")? != old, "still the old one");
+            let state = grid.virsh(1, &["domstate", "phoenix"])?;
+            ensure!(state.trim() == "running", "virsh says {state}");
+            Ok(())
         })?;
-        ensure!(grid.virsh(1, &["domstate", "phoenix"])?.trim() == "running", "virsh doesn't know of {new}");
         grid.start_aggregator()?;
         grid.log_in()?;
         let seen = grid.await_guest("phoenix", "running", CONVERGED)?;
