@@ -19,6 +19,7 @@ const LAG: usize = 4_096;
 pub(crate) type Reader = Box<dyn FnOnce(&Grid, Time, Stamp) + Send>;
 
 /// One thing asked of the driver.
+#[expect(clippy::large_enum_variant, reason = "a full queue of calls takes 300 KB; boxing each costs more")]
 pub(crate) enum Request {
     Read(Reader),
     Call { by: String, what: Call, reply: oneshot::Sender<Reply> },

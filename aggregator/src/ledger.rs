@@ -101,7 +101,7 @@ enum Job {
     Rebuild(Box<Changes>),
 }
 
-/// What is counted for `/metrics` and tests.
+/// What is counted, and whether storage fails.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Transactions committed.
@@ -155,11 +155,6 @@ impl Ledger {
     /// True while something that the core knows is not on disk.
     pub(crate) fn failing(&self) -> bool {
         self.counts.failing.load(Ordering::Relaxed)
-    }
-
-    /// Figures.
-    pub(crate) fn counts(&self) -> &Counts {
-        &self.counts
     }
 }
 

@@ -42,6 +42,9 @@ pub(crate) struct Parts {
 pub(crate) fn assemble(config: &Config, key: Arc<GridKey>) -> Result<Parts, LedgerError> {
     let clock = Clock::start();
     let (mut store, kept) = Store::open(&config.ledger_path(), true, wall())?;
+    if let Some(aside) = &kept.set_aside {
+        tracing::error!(aside = %aside.display(), "the damaged database lies here, should an expert want it");
+    }
     if kept.recovering {
         tracing::warn!("the database was lost: hosts and users come back with the first agent that connects");
     }

@@ -1,3 +1,5 @@
+//! Promises of stable storage: kept, checked, grouped, owed, recovered.
+
 use roost_aggregator_core::intent::UserRecord;
 use roost_aggregator_core::operation::State;
 use roost_protocol::operation::{Failure, FailureCode, Verb};
