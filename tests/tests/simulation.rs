@@ -1,6 +1,8 @@
 //! The real cores over a simulated network, hypervisor and clocks: promises hold whatever goes wrong, and broken rules
 //! are noticed.
 
+#![expect(clippy::print_stdout, reason = "a replayed seed is for reading")]
+
 use roost_tests::simulation::{Faults, Mutant, run};
 
 /// Seeds in one run of the tests; `ROOST_SEEDS` asks for more, `ROOST_SEED` replays one and prints its transcript.
