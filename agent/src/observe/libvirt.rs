@@ -103,14 +103,19 @@ impl Watch {
             let why = match self.open() {
                 Ok((hypervisor, domains)) => {
                     backoff.reset();
+                    tracing::info!(uri = self.uri, domains = domains.len(), "libvirt is there");
                     let host_booted = std::mem::take(&mut self.host_booted);
                     self.tell(Event::HypervisorUp { domains, host_booted })?;
                     self.slot.send_replace(Some(hypervisor.clone()));
                     let why = self.watch(&hypervisor, signals)?;
                     self.slot.send_replace(None);
+                    tracing::warn!(why, "libvirt went away; guests go on");
                     why
                 }
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    tracing::debug!(%error, "libvirt is not there");
+                    error.to_string()
+                }
             };
             self.tell(Event::HypervisorDown { why })?;
             thread::sleep(backoff.wait());
