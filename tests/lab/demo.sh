@@ -56,7 +56,7 @@ await() {
 
 ports_are_free() {
   ! ss -Hltn "sport = :$https" | grep -q . || fail "listen on port $https" "another program does" "ROOST_DEMO_HTTPS_PORT=PORT make run"
-  ! ss -Hlun "sport = :$quic" | grep -q . || fail "listen on port $quic" "another program does" "ROOST_DEMO_QUIC_PORT=PORT make run"
+  ! ss -Hlun "src = $net.254 and sport = :$quic" | grep -q . || fail "listen on port $quic" "another program does" "ROOST_DEMO_QUIC_PORT=PORT make run"
 }
 
 start_aggregator() {

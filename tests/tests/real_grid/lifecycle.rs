@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
-use roost_tests::grid::{self, Grid, eventually, tiny};
+use roost_tests::grid::{self, Grid, eventually, tiny, until};
 use serde_json::{Value, json};
 
 /// A state that an operation reached shows this soon.
@@ -79,8 +79,9 @@ fn real_refused_guests_leave_nothing_behind() {
         let name = "it's \"quoted\" & <odd> 🦉";
         grid.api.done(Method::POST, "/guests", &tiny(name, "h1", false))?;
         ensure!(grid.virsh(1, &["list", "--all", "--name"])?.contains(name), "virsh doesn't show {name:?}");
-        let guests = grid.api.guests()?;
-        let made = guests.iter().find(|guest| guest["name"] == name).context("the guest is listed")?;
+        let made = until("the guest is listed", SHOWN, || {
+            grid.api.guests()?.into_iter().find(|guest| guest["name"] == name).context("it isn't")
+        })?;
         grid.api.done(Method::DELETE, &format!("/guests/{}", made["id"].as_str().context("id")?), &Value::Null)?;
         nothing_is_left(grid)
     });

@@ -23,7 +23,7 @@ fn real_python_and_perl_clients_speak_xml_rpc() {
 }
 
 fn client(grid: &Grid, language: &str, ending: &str) -> Result<String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/real_grid/xmlrpc.{ending}"));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/real_grid/client.{ending}"));
     let ca = grid.folder.join("ca.pem");
     let mut command = Command::new(language);
     command.arg(script).arg(format!("{}/RPC2", grid.api.base())).arg(text(&ca)?);
