@@ -36,7 +36,6 @@ struct Inner {
     advice: Option<String>,
     faults: Vec<Fault>,
     retry_after_s: Option<u64>,
-    operation: Option<String>,
 }
 
 /// Stands for a code the registry does not have: a fault of our own, found by a test.
@@ -46,8 +45,7 @@ impl Problem {
     /// `code` is one of the registry's; `detail` says what was tried and why it failed.
     pub(crate) fn new(code: &str, detail: impl Into<String>) -> Self {
         let code = roost_registry::error_code(code).unwrap_or(&UNKNOWN);
-        let inner =
-            Inner { code, detail: detail.into(), advice: None, faults: vec![], retry_after_s: None, operation: None };
+        let inner = Inner { code, detail: detail.into(), advice: None, faults: vec![], retry_after_s: None };
         Self { inner: Box::new(inner) }
     }
 
@@ -59,11 +57,6 @@ impl Problem {
 
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.inner.retry_after_s = Some(seconds);
-        self
-    }
-
-    pub(crate) fn operation(mut self, id: impl Into<String>) -> Self {
-        self.inner.operation = Some(id.into());
         self
     }
 
@@ -87,10 +80,6 @@ impl Problem {
     /// Nothing is called so.
     pub(crate) fn not_found(what: &str, name: &str) -> Self {
         Self::new("not_found", format!("There is no {what} {name:?}."))
-    }
-
-    pub(crate) fn code(&self) -> &'static str {
-        self.inner.code.code
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -127,7 +116,6 @@ impl Problem {
         let mut some = |name: &str, value: Option<Value>| value.map(|value| json.insert(name.into(), value));
         some("try", inner.advice.as_ref().map(|advice| json!(advice)));
         some("retry_after_s", inner.retry_after_s.map(|seconds| json!(seconds)));
-        some("operation", inner.operation.as_ref().map(|id| json!(id)));
         some("request_id", request_id.map(|id| json!(id)));
         let faults = inner.faults.iter();
         let faults: Vec<Value> =

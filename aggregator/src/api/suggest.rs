@@ -2,6 +2,8 @@
 
 /// Edits that still count as a slip.
 const EDITS: usize = 3;
+/// Letters of a word that may be the beginning of a longer one.
+const BEGINNING: usize = 3;
 /// Longer words are not compared.
 const LONGEST: usize = 64;
 
@@ -10,11 +12,16 @@ pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
     if word.chars().count() > LONGEST {
         return String::new();
     }
-    let near = known.iter().map(|known| (distance(word, known), *known)).min();
+    let near = known.iter().map(|known| (far(word, known), *known)).min();
     match near {
         Some((edits, known)) if edits <= EDITS && edits < known.len() => format!("; did you mean {known:?}?"),
         Some(_) | None => String::new(),
     }
+}
+
+/// A beginning counts as one slip.
+fn far(word: &str, known: &str) -> usize {
+    if word.len() >= BEGINNING && known.starts_with(word) { 1 } else { distance(word, known) }
 }
 
 /// Levenshtein's.
@@ -41,5 +48,6 @@ mod test {
         assert_eq!(did_you_mean("stat", &["name", "state"]), "; did you mean \"state\"?");
         assert_eq!(did_you_mean("zzzzzzzz", &["name", "state"]), "");
         assert_eq!(did_you_mean("x", &["id"]), "");
+        assert_eq!(did_you_mean("size", &["from", "size_mib"]), "; did you mean \"size_mib\"?");
     }
 }

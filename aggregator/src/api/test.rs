@@ -1,1 +1,478 @@
-//! Tests of all faces.
+//! All faces together, against a real grid: what they promise to admins, and what they refuse to everybody.
+
+use axum::body::Body;
+use axum::http::{StatusCode, header};
+use futures_util::StreamExt;
+use roost_aggregator_core::event::{Event, LinkId};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::dispatch::handler;
+use super::fake::{Answer, Fake, guest};
+
+fn code(answer: &Answer) -> String {
+    assert_eq!(answer.header("content-type"), "application/problem+json", "{}", answer.text);
+    let problem = answer.json();
+    assert_eq!(problem["status"], answer.status.as_u16());
+    assert_eq!(problem["request_id"], answer.header("x-request-id"));
+    assert!(!problem["title"].as_str().unwrap().is_empty() && !problem["detail"].as_str().unwrap().is_empty());
+    problem["code"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn every_operation_of_the_registry_has_a_handler_and_both_faces() {
+    let fake = Fake::new();
+    let methods = fake.call("system.listMethods", &[]).await;
+    for operation in roost_registry::operations() {
+        let name = operation.name;
+        assert!(handler(name).is_some(), "{name} has no handler");
+        let in_xmlrpc = methods.contains(&format!("<string>{name}</string>"));
+        assert_eq!(in_xmlrpc, operation.faces.no_xmlrpc.is_none(), "{name} in XML-RPC");
+        let path = operation.path.replace("{ref}", "x").replace("{id}", "x").replace("{name}", "x");
+        let request = Fake::request(operation.method.word(), &format!("/api/v1{path}")).body(Body::empty()).unwrap();
+        let answer = fake.send(request).await;
+        let expected = if operation.public { "invalid" } else { "login_required" };
+        // Without a log-in nothing is told, and without inputs a log-in is invalid: both mean that the path is there.
+        let got = code(&answer);
+        assert!(got == expected || got == "invalid", "{name}: {got}");
+        if in_xmlrpc {
+            let signature = fake.call("system.methodSignature", &[&format!("<string>{name}</string>")]).await;
+            assert!(!signature.contains("fault"), "{name}: {signature}");
+            let help = fake.call("system.methodHelp", &[name]).await;
+            assert!(help.contains(operation.summary.split(['&', '<', '>']).next().unwrap()), "{name}: {help}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_faces_show_the_same_guest() {
+    let fake = Fake::new();
+    let rest = fake.get("/guests/db").await.json();
+    assert_eq!((&rest["state"], &rest["host_name"], &rest["stale"]), (&json!("off"), &json!("h1"), &json!(false)));
+    let xml = fake.call("guest.get", &[&fake.token, "db"]).await;
+    for (name, value) in rest.as_object().unwrap() {
+        if let Some(text) = value.as_str() {
+            assert!(xml.contains(&format!("<name>{name}</name><value><string>{text}</string>")), "{name}: {xml}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn lists_are_filtered_sorted_cut_and_counted() {
+    let fake = Fake::new();
+    let all = fake.get("/guests?sort=-name,host_name&fields=name,host_name&total=true&limit=2").await;
+    let page = all.json();
+    assert_eq!(page["items"], json!([{"name": "web", "host_name": "h1"}, {"name": "web", "host_name": "h2"}]));
+    assert_eq!(page["total"], 4);
+    let next = page["next"].as_str().unwrap();
+    assert!(all.header("link").contains(next) && all.header("link").ends_with("rel=\"next\""), "{:?}", all.headers);
+    let second = fake.get(&format!("/guests?sort=-name,host_name&fields=name&limit=2&cursor={next}")).await.json();
+    assert_eq!(second["items"], json!([{"name": "db"}, {"name": "=cmd|x"}]));
+    assert!(second.get("next").is_none());
+    for (query, count) in
+        [("state=running", 2), ("host=h2", 2), ("name=b", 3), ("managed=true", 0), ("state=off&host=h2", 0)]
+    {
+        let items = fake.get(&format!("/guests?{query}")).await.json()["items"].as_array().unwrap().len();
+        assert_eq!(items, count, "{query}");
+    }
+    let hosts = fake.get("/hosts?fields=name,state,guests&sort=name").await.json();
+    assert_eq!(hosts["items"][2], json!({"name": "h3", "state": "never", "guests": 0}));
+}
+
+#[tokio::test]
+async fn a_list_as_csv_holds_no_formula() {
+    let fake = Fake::new();
+    let csv = fake.get("/guests?format=csv&fields=name,state&sort=name").await;
+    assert_eq!(csv.header("content-type"), "text/csv; charset=utf-8; header=present");
+    assert_eq!(csv.text, "name,state\r\n'=cmd|x,paused\r\ndb,off\r\nweb,running\r\nweb,running\r\n");
+    let request = Fake::request("GET", "/api/v1/hosts?fields=name").header("accept", "text/csv");
+    let request = request.header("authorization", format!("Bearer {}", fake.token)).body(Body::empty()).unwrap();
+    assert!(fake.send(request).await.text.starts_with("name\r\n"));
+}
+
+#[tokio::test]
+async fn a_large_list_travels_packed() {
+    let fake = Fake::new();
+    let request = Fake::request("GET", "/api/v1/openapi.json").header("accept-encoding", "gzip").body(Body::empty());
+    let response = fake.router.clone().oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+}
+
+#[tokio::test]
+async fn errors_say_what_is_wrong_and_what_to_do() {
+    let fake = Fake::new();
+    for (method, path, body, status, word) in [
+        ("GET", "/guests/nobody", None, 404, "not_found"),
+        ("GET", "/guests/web", None, 409, "ambiguous"),
+        ("GET", "/guests/00000000-0000-0000-0000-0000000000ff", None, 404, "not_found"),
+        ("GET", "/nothing", None, 404, "not_found"),
+        ("GET", "/guests/..%2f..%2fetc", None, 404, "not_found"),
+        ("GET", "/guests/%ff", None, 400, "bad_request"),
+        ("PUT", "/guests", None, 405, "method_not_allowed"),
+        ("GET", "/guests?stat=off", None, 422, "invalid"),
+        ("GET", "/guests?limit=5000", None, 422, "invalid"),
+        ("GET", "/guests?limit=1&limit=2", None, 422, "invalid"),
+        ("POST", "/guests", Some(json!({"name": "x"})), 422, "invalid"),
+        ("POST", "/guests", Some(json!({"name": "x", "memory_mib": "64"})), 422, "invalid"),
+        ("POST", "/guests", Some(json!({"name": "a/b", "memory_mib": 64})), 422, "invalid"),
+        ("POST", "/guests", Some(json!({"name": "db", "memory_mib": 64})), 409, "already_exists"),
+        (
+            "POST",
+            "/guests",
+            Some(json!({"name": "x", "memory_mib": 64, "disks": [{"from": "image", "path": "a"}]})),
+            422,
+            "invalid",
+        ),
+        ("POST", "/guests", Some(json!({"name": "x", "memory_mib": 64, "host": "h3"})), 503, "host_unreachable"),
+        ("POST", "/guests", Some(json!({"name": "x", "memory_mib": 64, "host": "h9"})), 404, "not_found"),
+        ("POST", "/guests", Some(json!([])), 400, "bad_request"),
+        ("DELETE", "/operations/x", None, 404, "not_found"),
+        ("DELETE", "/users/ada", None, 409, "wrong_state"),
+        ("GET", "/events?since=1", None, 410, "trimmed"),
+        ("POST", "/users", Some(json!({"name": "../x", "password": "long enough"})), 422, "invalid"),
+        ("POST", "/users", Some(json!({"name": "bob", "password": "short"})), 422, "invalid"),
+    ] {
+        let answer = fake.ask(method, path, body.clone()).await;
+        assert_eq!(
+            (answer.status.as_u16(), code(&answer).as_str()),
+            (status, word),
+            "{method} {path} {body:?}: {}",
+            answer.text
+        );
+    }
+    let typo = fake.get("/guests?stat=off").await.json();
+    assert_eq!(typo["errors"][0]["pointer"], "/stat");
+    assert!(typo["errors"][0]["detail"].as_str().unwrap().contains("did you mean \"state\"?"));
+    assert_eq!(fake.ask("PUT", "/guests", None).await.header("allow"), "GET, POST");
+    assert!(fake.get("/guests/web").await.text.contains(&guest(21).to_string()));
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_typed_and_never_unpacked() {
+    let fake = Fake::new();
+    let send = |name: &'static str, value: String, body: Vec<u8>| {
+        let request = Fake::request("POST", "/api/v1/guests").header("authorization", format!("Bearer {}", fake.token));
+        fake.send(request.header(name, value).body(Body::from(body)).unwrap())
+    };
+    let large = send("content-type", "application/json".into(), vec![b' '; (1 << 20) + 1]).await;
+    assert_eq!((large.status, code(&large).as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "too_large"));
+    let announced = send("content-length", "99999999999".into(), vec![]).await;
+    assert_eq!(code(&announced), "too_large");
+    let packed = send("content-encoding", "gzip".into(), vec![1, 2, 3]).await;
+    assert_eq!(code(&packed), "unsupported_media_type");
+    let form = send("content-type", "application/x-www-form-urlencoded".into(), b"name=x".to_vec()).await;
+    assert_eq!(code(&form), "unsupported_media_type");
+    let deep = send("content-type", "application/json".into(), b"[".repeat(100_000)).await;
+    assert_eq!(code(&deep), "bad_request");
+}
+
+#[tokio::test]
+async fn a_slow_verb_answers_with_an_operation_that_can_be_waited_for() {
+    let fake = Fake::new();
+    let answer = fake.ask("POST", "/guests/db/actions/start", None).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED);
+    let operation = answer.json();
+    assert_eq!(
+        (&operation["kind"], &operation["state"], &operation["created_by"]),
+        (&json!("guest.start"), &json!("queued"), &json!("ada"))
+    );
+    let id = operation["id"].as_str().unwrap().to_owned();
+    assert_eq!(answer.header("location"), format!("/api/v1/operations/{id}"));
+    let path = format!("/operations/{id}?wait=60");
+    let waiting = fake.get(&path);
+    let ending = async {
+        tokio::task::yield_now().await;
+        fake.succeed(1, id.parse().unwrap());
+    };
+    let (waited, ()) = tokio::join!(waiting, ending);
+    assert_eq!(waited.json()["state"], "succeeded");
+    let cancelled = fake.ask("DELETE", &format!("/operations/{id}"), None).await;
+    assert_eq!(code(&cancelled), "wrong_state");
+    let listed = fake.get("/operations?state=succeeded").await.json();
+    assert_eq!(listed["items"][0]["id"], json!(id));
+}
+
+#[tokio::test]
+async fn prefer_wait_answers_202_when_it_takes_longer() {
+    let fake = Fake::new();
+    let request = Fake::request("POST", "/api/v1/guests/db/actions/start").header("prefer", "wait=1");
+    let request = request.header("authorization", format!("Bearer {}", fake.token)).body(Body::empty()).unwrap();
+    let answer = fake.send(request).await;
+    assert_eq!((answer.status, answer.json()["state"].as_str()), (StatusCode::ACCEPTED, Some("queued")));
+}
+
+#[tokio::test]
+async fn the_same_idempotency_key_is_answered_with_the_same_operation() {
+    let fake = Fake::new();
+    let send = |path: &str| {
+        let request = Fake::request("POST", path).header("idempotency-key", "k1");
+        let request = request.header("authorization", format!("Bearer {}", fake.token));
+        fake.send(request.body(Body::empty()).unwrap())
+    };
+    let first = send("/api/v1/guests/db/actions/start").await.json();
+    let again = send("/api/v1/guests/db/actions/start").await.json();
+    assert_eq!(first["id"], again["id"]);
+    assert_eq!(code(&send("/api/v1/guests/db/actions/stop").await), "invalid");
+}
+
+#[tokio::test]
+async fn a_log_in_opens_by_bearer_and_by_cookie_and_ends_with_the_password() {
+    let fake = Fake::with_password(Some("correct horse"));
+    let login = |user: &str, password: &str| {
+        let body = json!({"user": user, "password": password}).to_string();
+        let request = Fake::request("POST", "/api/v1/sessions").header("content-type", "application/json");
+        fake.send(request.body(Body::from(body)).unwrap())
+    };
+    for (user, password) in [("ada", "wrong"), ("nobody", "wrong"), ("ada", "")] {
+        let answer = login(user, password).await;
+        assert_eq!((answer.status, code(&answer).as_str()), (StatusCode::UNAUTHORIZED, "login_failed"));
+        assert!(!answer.text.contains(user), "unknown and known users are told the same");
+    }
+    let session = login("ada", "correct horse").await;
+    let cookie = session.header("set-cookie");
+    for part in ["__Host-roost=rss_", "; Path=/", "; Secure", "; HttpOnly", "; SameSite=Lax"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let token = session.json()["token"].as_str().unwrap().to_owned();
+    let with = |method: &str, path: &str, name: &'static str, value: String, csrf: bool| {
+        let mut request = Fake::request(method, path).header(name, value);
+        if csrf {
+            request = request.header("x-roost-csrf", "1");
+        }
+        fake.send(request.body(Body::empty()).unwrap())
+    };
+    let start = "/api/v1/guests/db/actions/start";
+    assert_eq!(with("GET", "/api/v1/guests", "authorization", format!("Bearer {token}"), false).await.status, 200);
+    assert_eq!(with("GET", "/api/v1/guests", "cookie", cookie.clone(), false).await.status, 200);
+    assert_eq!(code(&with("POST", start, "cookie", cookie.clone(), false).await), "forbidden");
+    assert_eq!(with("POST", start, "cookie", cookie.clone(), true).await.status, 202);
+    assert_eq!(
+        with("GET", "/api/v1/guests", "cookie", format!("__Host-roost={}", fake.token), false).await.status,
+        401
+    );
+    assert!(fake.get("/sessions").await.text.contains("192.0.2.7"));
+    let changed = fake.ask("PUT", "/users/ada/password", Some(json!({"password": "battery staple"}))).await;
+    assert_eq!(changed.status, StatusCode::NO_CONTENT);
+    assert_eq!(with("GET", "/api/v1/guests", "cookie", cookie, false).await.status, 401);
+    let session = login("ada", "battery staple").await.json();
+    let bearer = format!("Bearer {}", session["token"].as_str().unwrap());
+    assert_eq!(with("DELETE", "/api/v1/sessions/current", "authorization", bearer.clone(), false).await.status, 204);
+    assert_eq!(with("GET", "/api/v1/guests", "authorization", bearer, false).await.status, 401);
+}
+
+#[tokio::test]
+async fn guessing_is_slowed_down_and_told_for_how_long() {
+    let fake = Fake::with_password(Some("correct horse"));
+    let login = |password: &str| {
+        let body = json!({"user": "ada", "password": password}).to_string();
+        let request = Fake::request("POST", "/api/v1/sessions").header("content-type", "application/json");
+        fake.send(request.body(Body::from(body)).unwrap())
+    };
+    for _ in 0..5 {
+        assert_eq!(login("wrong").await.status, 401);
+    }
+    let slowed = login("correct horse").await;
+    assert_eq!((slowed.status.as_u16(), slowed.header("retry-after")), (429, "1"));
+    assert_eq!(slowed.json()["retry_after_s"], 1);
+    let text = fake.call("session.login", &["ada", "correct horse"]).await;
+    assert!(text.contains("<int>4290</int>") && text.contains("slow_down: "), "{text}");
+    fake.later(2);
+    assert_eq!(login("correct horse").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_token_works_as_bearer_and_as_basic_password_until_taken_back() {
+    use base64::Engine;
+    let fake = Fake::new();
+    let made = fake.ask("POST", "/api-tokens", Some(json!({"name": "ci", "ttl_s": 3600}))).await.json();
+    let (id, token) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    assert!(!fake.get("/api-tokens").await.text.contains(token));
+    let basic = |user: &str| {
+        let text = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{token}"));
+        let request = Fake::request("GET", "/api/v1/guests").header("authorization", format!("Basic {text}"));
+        fake.send(request.body(Body::empty()).unwrap())
+    };
+    assert_eq!(basic("ada").await.status, 200);
+    assert_eq!(basic("").await.status, 200);
+    assert_eq!(basic("eve").await.status, 401);
+    let taken = fake.ask("POST", "/api-tokens", Some(json!({"name": "ci"}))).await;
+    assert_eq!(code(&taken), "already_exists");
+    assert_eq!(fake.ask("DELETE", &format!("/api-tokens/{id}"), None).await.status, 204);
+    assert_eq!(basic("ada").await.status, 401);
+    for wrong in ["Bearer", "Bearer rst_x", "Negotiate abc", "Basic %%%"] {
+        let request = Fake::request("GET", "/api/v1/guests").header("authorization", wrong);
+        assert_eq!(fake.send(request.body(Body::empty()).unwrap()).await.status, 401, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_join_token_is_shown_once_and_fits_the_grid() {
+    let fake = Fake::new();
+    let made = fake.ask("POST", "/join-tokens", Some(json!({"name": "rack 4", "ttl_s": 600}))).await.json();
+    let token = roost_protocol::enrol::JoinToken::parse(made["token"].as_str().unwrap()).unwrap();
+    assert_eq!(made["id"], json!(token.id()));
+    let listed = fake.get("/join-tokens").await;
+    assert_eq!(listed.json()["items"][0]["name"], "rack 4");
+    assert!(!listed.text.contains("roost1-"));
+    let gone = fake.ask("DELETE", &format!("/join-tokens/{}", token.id()), None).await;
+    assert_eq!(gone.status, StatusCode::NO_CONTENT);
+}
+
+/// The ids and data of the first `count` events of a stream.
+async fn streamed(fake: &Fake, last: Option<u64>, count: usize) -> Result<Vec<(u64, Value)>, Answer> {
+    let mut request =
+        Fake::request("GET", "/api/v1/events/stream").header("authorization", format!("Bearer {}", fake.token));
+    if let Some(last) = last {
+        request = request.header("last-event-id", last.to_string());
+    }
+    let request = request.body(Body::empty()).unwrap();
+    let response = fake.router.clone().oneshot(request).await.unwrap();
+    if response.status() != StatusCode::OK {
+        let headers = response.headers().clone();
+        let status = response.status();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        return Err(Answer { status, headers, text: String::from_utf8(bytes.to_vec()).unwrap() });
+    }
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    fake.tell(Event::Closed { link: LinkId(2), why: "test".into() });
+    let mut body = response.into_body().into_data_stream();
+    let mut text = String::new();
+    while text.matches("\n\n").count() < count {
+        text.push_str(std::str::from_utf8(&body.next().await.unwrap().unwrap()).unwrap());
+    }
+    Ok(text
+        .split("\n\n")
+        .take(count)
+        .map(|event| {
+            let line = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            (line("id:").parse().unwrap(), serde_json::from_str(&line("data:")).unwrap())
+        })
+        .collect())
+}
+
+#[tokio::test]
+async fn an_event_stream_is_resumed_without_gap_or_repeat() {
+    let fake = Fake::new();
+    let history = fake.get("/events").await.json();
+    let sequences: Vec<u64> =
+        history["items"].as_array().unwrap().iter().map(|item| item["seq"].as_u64().unwrap()).collect();
+    assert!(sequences.len() > 2, "{history}");
+    let resumed = streamed(&fake, Some(sequences[0]), sequences.len()).await.unwrap();
+    let seen: Vec<u64> = resumed.iter().map(|(id, _)| *id).collect();
+    assert_eq!(seen[..sequences.len() - 1], sequences[1..], "all after the first, once each");
+    assert_eq!(seen[sequences.len() - 1], sequences[sequences.len() - 1] + 1, "then what happens now");
+    assert!(resumed.iter().all(|(id, data)| data["seq"] == *id));
+    let trimmed = streamed(&fake, Some(5), 1).await.unwrap_err();
+    assert_eq!((trimmed.status.as_u16(), code(&trimmed).as_str()), (410, "trimmed"));
+}
+
+#[tokio::test]
+async fn health_metrics_and_versions_need_no_log_in() {
+    let fake = Fake::new();
+    let get = |path: &str| fake.send(Fake::request("GET", path).body(Body::empty()).unwrap());
+    assert_eq!(get("/healthz").await.json()["status"], "ok");
+    assert_eq!(get("/readyz").await.json()["status"], "ready");
+    assert_eq!(get("/api").await.json()["versions"][0]["version"], "v1");
+    assert_eq!(get("/api/v1/openapi.json").await.json()["openapi"], "3.1.0");
+    let metrics = get("/metrics").await.text;
+    for line in [
+        "roost_hosts{state=\"up\"} 2",
+        "roost_hosts{state=\"never\"} 1",
+        "roost_guests{state=\"running\"} 2",
+        "roost_document_generation 1",
+        "roost_operations{state=\"failed\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    let headers = get("/healthz").await.headers;
+    assert_eq!(
+        (&headers["x-content-type-options"], &headers["cache-control"]),
+        (&"nosniff".parse().unwrap(), &"no-store".parse().unwrap())
+    );
+    assert!(headers["content-security-policy"].to_str().unwrap().contains("frame-ancestors 'none'"));
+    assert_eq!(code(&get("/metrics/../etc/passwd").await), "not_found");
+}
+
+#[tokio::test]
+async fn xmlrpc_calls_are_coerced_and_faults_have_their_codes() {
+    let fake = Fake::new();
+    let token = fake.token.clone();
+    let list = fake
+        .call(
+            "guest.list",
+            &[&token, "<struct><member><name>limit</name><value><string>1</string></value></member></struct>"],
+        )
+        .await;
+    assert!(list.contains("<name>next</name>"), "{list}");
+    let started = fake.call("guest.start", &[&token, "db"]).await;
+    assert!(started.contains("<string>guest.start</string>"), "{started}");
+    let memory = "<struct><member><name>name</name><value>2</value></member><member><name>memory_mib</name><value><string>64</string></value></member></struct>";
+    assert!(fake.call("guest.create", &[&token, memory]).await.contains("guest.create"));
+    assert!(fake.call("guest.create", &[&token, "<i4>3</i4>", "<string>64</string>"]).await.contains("guest.create"));
+    for (method, params, fault) in [
+        (
+            "guest.fly",
+            vec![token.as_str()],
+            "-32601</int></value></member><member><name>faultString</name><value><string>not_found: ",
+        ),
+        ("guest.get", vec![token.as_str()], "-32602"),
+        ("guest.get", vec!["<int>1</int>", "db"], "-32602"),
+        ("guest.get", vec!["", "db"], "4010"),
+        ("guest.get", vec!["rss_wrong", "db"], "4010"),
+        ("guest.get", vec![token.as_str(), "nobody"], "4040"),
+        ("guest.get", vec![token.as_str(), "web"], "4090"),
+        (
+            "guest.list",
+            vec![token.as_str(), "<struct><member><name>stat</name><value>off</value></member></struct>"],
+            "4220",
+        ),
+        ("session.login", vec!["ada", ""], "4010"),
+        ("event.stream", vec![token.as_str()], "-32601"),
+    ] {
+        let text = fake.call(method, &params).await;
+        assert!(text.contains(&format!("<name>faultCode</name><value><int>{fault}")), "{method}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_multicall_is_bounded_and_one_fault_does_not_stop_the_rest() {
+    let fake = Fake::new();
+    let one = |method: &str, params: &str| {
+        format!(
+            "<value><struct><member><name>methodName</name><value>{method}</value></member><member><name>params</name><value><array><data>{params}</data></array></value></member></struct></value>"
+        )
+    };
+    let all = |calls: String| format!("<array><data>{calls}</data></array>");
+    let session = format!("<value>{}</value>", fake.token);
+    let mixed = all(one("guest.fly", "") + &one("guest.list", &session) + &one("system.multicall", ""));
+    let text = fake.call("system.multicall", &[&mixed]).await;
+    assert!(text.matches("faultCode").count() == 2 && text.contains("<name>items</name>"), "{text}");
+    let many = all(one("system.listMethods", "").repeat(101));
+    assert!(fake.call("system.multicall", &[&many]).await.contains("at most 100"), "bounded");
+}
+
+#[tokio::test]
+async fn hostile_xml_is_refused_and_the_service_lives() {
+    let fake = Fake::new();
+    let bomb = "<?xml version='1.0'?><!DOCTYPE lolz [<!ENTITY lol 'lol'><!ENTITY lol2 '&lol;&lol;'>]><methodCall><methodName>&lol2;</methodName></methodCall>";
+    let deep =
+        format!("<methodCall><methodName>m</methodName><params><param>{}", "<value><array><data>".repeat(30_000));
+    for (body, fault) in [
+        (bomb.to_owned(), "-32700"),
+        (deep, "-32700"),
+        ("not xml".to_owned(), "-32700"),
+        ("x".repeat((1 << 20) + 1), "4220"),
+    ] {
+        let answer = fake.xml(body).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert!(answer.text.contains(&format!("<int>{fault}</int>")) && answer.text.len() < 1_000, "{}", answer.text);
+    }
+    let latin = b"<?xml version='1.0' encoding='ISO-8859-1'?><methodCall><methodName>guest.get</methodName><params><param><value>".iter();
+    let latin = latin
+        .chain(fake.token.as_bytes())
+        .chain(b"</value></param><param><value>\xe9</value></param></params></methodCall>");
+    let answer = fake.xml(latin.copied().collect::<Vec<u8>>()).await;
+    assert!(answer.text.contains("not_found: ") && answer.text.contains('é'), "{}", answer.text);
+    assert_eq!(fake.get("/guests").await.header(header::CONTENT_TYPE.as_str()), "application/json");
+}
