@@ -7,11 +7,11 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use roost_agent_core::{Action, Agent, Change, Event};
-use roost_protocol::message::ToAggregator;
+use roost_protocol::message::{Hello, ToAggregator};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, Stamp, Time};
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::act::domain::Workers;
 use crate::ledger::{Reply, Request};
@@ -65,13 +65,18 @@ struct State {
     writing: bool,
     connection: u64,
     outbox: Option<mpsc::Sender<ToAggregator>>,
+    /// Whether libvirt was asked once: before that, the aggregator would be told that all guests are gone.
+    looked: bool,
+    /// A link that waits for this.
+    hello: Option<oneshot::Sender<Hello>>,
 }
 
 impl Driver {
     /// Runs until it is told to stop; guests go on.
     pub(crate) async fn run(mut self) {
         let (answers, began) = (VecDeque::new(), Instant::now());
-        let mut state = State { began, answers, writing: false, connection: 0, outbox: None };
+        let mut state =
+            State { began, answers, writing: false, connection: 0, outbox: None, looked: false, hello: None };
         let mut alive = service::alive_every().map(tokio::time::interval);
         self.tell_of_damage(&mut state);
         service::ready();
@@ -124,6 +129,7 @@ impl Driver {
     /// Puts the core's answer behind those that wait.
     fn ask(&mut self, state: &mut State, event: Event) {
         let first_look = matches!(event, Event::HypervisorUp { .. });
+        let looked = first_look || matches!(event, Event::HypervisorDown { .. });
         let actions = self.agent.on(state.now(), link::wall(), event);
         let writes = |action: &Action| matches!(action, Action::Persist(_) | Action::Run { .. } | Action::Begin { .. });
         if state.answers.len() >= WAITING && !actions.iter().any(writes) {
@@ -133,6 +139,12 @@ impl Driver {
         }
         if first_look && let Some(boot) = self.new_boot.take() {
             self.ask_ledger(Request::KeepBoot(boot));
+        }
+        if looked
+            && !std::mem::replace(&mut state.looked, true)
+            && let Some(answer) = state.hello.take()
+        {
+            let _ = answer.send(self.agent.hello(link::wall()));
         }
     }
 
@@ -225,10 +237,11 @@ impl Driver {
 
     fn linked(&mut self, state: &mut State, event: LinkEvent) {
         match event {
-            LinkEvent::WantHello(answer) => {
+            LinkEvent::WantHello(answer) if state.looked => {
                 // A link that ended meanwhile asks again.
                 let _ = answer.send(self.agent.hello(link::wall()));
             }
+            LinkEvent::WantHello(answer) => state.hello = Some(answer),
             LinkEvent::Up { welcome, outbox } => {
                 state.connection += 1;
                 state.outbox = Some(outbox);

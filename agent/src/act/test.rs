@@ -135,7 +135,7 @@ async fn an_honest_import_is_defined_under_its_new_id_and_its_image_outlives_it(
     let guest = GuestId::from(uuid::Uuid::new_v4());
     let xml = format!(
         "<domain type='kvm'><name>import-{guest}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu><os><type \
-         arch='x86_64' machine='q35'>hvm</type></os><cpu mode='host-passthrough'/><devices><disk type='file' \
+         arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features><cpu mode='host-passthrough'/><devices><disk type='file' \
          device='disk'><driver name='qemu' type='qcow2'/><source file='good.qcow2'/><target dev='vda' \
          bus='virtio'/></disk>HERE</devices></domain>"
     );
