@@ -34,6 +34,8 @@ pub struct Agent {
     pub(crate) epoch: Epoch,
     pub(crate) document: Generation,
     pub(crate) hypervisor: Hypervisor,
+    /// All domains were seen once: what is told of guests is more than nothing.
+    pub(crate) looked: bool,
     pub(crate) guests: Guests,
     pub(crate) tasks: BTreeMap<TaskId, Running>,
     next_task: u64,
@@ -85,6 +87,7 @@ impl Agent {
             epoch: kept.epoch,
             document: kept.document,
             hypervisor: Hypervisor::Unseen,
+            looked: false,
             guests: Guests::default(),
             tasks: BTreeMap::new(),
             next_task: 0,

@@ -99,7 +99,9 @@ impl Agent {
             return;
         }
         link.next = now.time + BEAT_EVERY;
-        let (snapshot, alarms) = (std::mem::take(&mut link.snapshot), std::mem::take(&mut link.alarms));
+        // Before all domains were seen once a snapshot would say that every guest is gone.
+        let snapshot = self.looked && std::mem::take(&mut link.snapshot);
+        let alarms = std::mem::take(&mut link.alarms);
         self.beats.sequence += 1;
         let known = &self.guests.known;
         self.beats.samples.retain(|guest, _| known.contains_key(guest));

@@ -52,7 +52,7 @@ pub(crate) fn alive(state: PowerState) -> bool {
 
 impl Agent {
     pub(crate) fn hypervisor_up(&mut self, now: Now, domains: Vec<Seen>, host_booted: bool, actions: &mut Vec<Action>) {
-        let first = self.hypervisor == Hypervisor::Unseen;
+        let first = !std::mem::replace(&mut self.looked, true);
         self.hypervisor = Hypervisor::Up;
         self.clear_alarm("hypervisor-away", None);
         // After a boot every guest is off; that is no wish of anybody's.

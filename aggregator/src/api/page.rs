@@ -27,6 +27,8 @@ const CURSOR: usize = 4_096;
 pub(crate) trait Listed {
     /// Name of its schema.
     const SCHEMA: &'static str;
+    /// How the list is sorted unless asked otherwise; absent: in its own order.
+    const SORT: Option<&'static str> = None;
     /// Unique within the list; lists are in this order unless sorted.
     fn order(&self) -> Order;
     /// `Null`: absent.
@@ -106,7 +108,7 @@ impl Wanted {
             Some(_) => return Err(Problem::fault("/limit", format!("must be 1 to {most}"))),
         };
         let after = input.text("cursor").map(read_cursor).transpose()?;
-        let sort = input.text("sort").map_or(Ok(Vec::new()), |sort| read_sort(schema, sort))?;
+        let sort = input.text("sort").or(T::SORT).map_or(Ok(Vec::new()), |sort| read_sort(schema, sort))?;
         let fields = match input.text("fields") {
             Some(fields) => {
                 fields.split(',').map(|name| named(schema, "/fields", name.trim())).collect::<Result<_, _>>()?

@@ -128,6 +128,7 @@ impl HostView<'_> {
 
 impl Listed for HostView<'_> {
     const SCHEMA: &'static str = "host";
+    const SORT: Option<&'static str> = Some("name");
 
     fn order(&self) -> Order {
         Order::Id(self.host.id.bytes())
@@ -168,6 +169,7 @@ pub(crate) struct GuestView<'a> {
 
 impl Listed for GuestView<'_> {
     const SCHEMA: &'static str = "guest";
+    const SORT: Option<&'static str> = Some("name");
 
     fn order(&self) -> Order {
         Order::Id(self.guest.report.id.bytes())
