@@ -186,3 +186,61 @@ impl AsyncWrite for Patient {
         self.judge(cx, poll)
     }
 }
+
+#[cfg(test)]
+mod test {
+    use roost_protocol::identity::{GridKey, SERVER_NAME};
+    use rustls::{ClientConfig, RootCertStore};
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+        Arc::new(rustls::crypto::ring::default_provider())
+    }
+
+    fn server_tls(key: &GridKey) -> ServerConfig {
+        let issued = key.issue_server(&[], crate::clock::wall()).unwrap();
+        let chain = issued.chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(issued.key));
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+        builder.with_no_client_auth().with_single_cert(chain, key).unwrap()
+    }
+
+    /// What a client that trusts the grid's CA gets for these bytes.
+    async fn answer(key: &GridKey, address: SocketAddr, bytes: &[u8]) -> String {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(key.ca_certificate().0.clone())).unwrap();
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+        let connector = TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()));
+        let socket = TcpStream::connect(address).await.unwrap();
+        let mut stream = connector.connect(ServerName::try_from(SERVER_NAME).unwrap(), socket).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut text = Vec::new();
+        // A server that closes without a TLS goodbye after an error is no fault of this test.
+        let _ = stream.read_to_end(&mut text).await;
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    #[tokio::test]
+    async fn https_answers_whom_the_grids_ca_convinces_bounds_heads_and_stops_when_told() {
+        let key = GridKey::generate().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", axum::routing::get(|| async { "hello" }));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(Serving { listener, tls: server_tls(&key), router }, stop.clone()));
+        let good = answer(&key, address, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        assert!(good.starts_with("HTTP/1.1 200") && good.ends_with("hello"), "{good}");
+        let large = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(2 * HEAD));
+        assert!(answer(&key, address, large.as_bytes()).await.starts_with("HTTP/1.1 431"));
+        let many = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(2 * HEADERS));
+        assert!(answer(&key, address, many.as_bytes()).await.starts_with("HTTP/1.1 431"));
+        let two_lengths = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef";
+        assert!(answer(&key, address, two_lengths).await.starts_with("HTTP/1.1 400"));
+        stop.cancel();
+        serving.await.unwrap();
+    }
+}
