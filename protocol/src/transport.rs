@@ -10,7 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming, TokioRuntime,
+    TransportConfig, VarInt,
+};
+use ring::hkdf::{HKDF_SHA256, Salt};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
 use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -34,6 +40,11 @@ pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 pub const HANDSHAKES: usize = 1_024;
 /// From this many handshakes at once, an address must first show that it receives: forged ones cost no memory then.
 pub const RETRY_FROM: usize = 64;
+/// Bytes of a connection's id, as quinn's own.
+const CONNECTION_ID: usize = 8;
+const RESET_SALT: &[u8] = b"roost stateless reset";
+/// At most one "I don't know you" in this time: 5,000 hosts are told within 5 s, and strangers can't make us shout.
+const RESET_EVERY: Duration = Duration::from_millis(1);
 /// Connection attempts that wait to be looked at, and the memory of them all.
 const WAITING: usize = 1_024;
 const WAITING_BYTES: u64 = 4 << 20;
@@ -275,7 +286,8 @@ pub fn client_endpoint() -> Result<Endpoint, TransportError> {
     let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     // A kernel without IPv6 refuses the first.
     let socket = udp_socket(any_v6).or_else(|_| udp_socket(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))?;
-    endpoint(socket, None, any_v6)
+    Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
+        .map_err(|source| TransportError::Bind { address: any_v6, source })
 }
 
 /// A connection to the aggregator whose grid key has this fingerprint, within [`HANDSHAKE`].
@@ -328,7 +340,44 @@ pub fn exporter(connection: &Connection) -> Result<[u8; EXPORTER], TransportErro
 
 /// The aggregator's endpoint without [`Listener`]'s care for floods.
 fn server_endpoint(address: SocketAddr, grid: &GridKey, now: Stamp) -> Result<Endpoint, TransportError> {
-    endpoint(udp_socket(address)?, Some(server_config(grid, now)?), address)
+    let socket = udp_socket(address)?;
+    Endpoint::new(resetting(grid)?, Some(server_config(grid, now)?), socket, Arc::new(TokioRuntime))
+        .map_err(|source| TransportError::Bind { address, source })
+}
+
+/// Keys that outlive the process: an aggregator that was started again tells hosts at their next packet that it knows
+/// their connection no more (RFC 9000, 10.3), and they connect anew at once instead of after [`IDLE`].
+fn resetting(grid: &GridKey) -> Result<EndpointConfig, TransportError> {
+    let derived = Salt::new(HKDF_SHA256, RESET_SALT).extract(grid.secret());
+    let mut key = [0; 32];
+    let filled = derived.expand(&[b"reset key 1"], HKDF_SHA256).and_then(|okm| okm.fill(&mut key));
+    filled.map_err(|_| TransportError::NoCipher)?;
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &key)));
+    config.min_reset_interval(RESET_EVERY);
+    config.cid_generator(|| Box::new(RandomIds));
+    Ok(config)
+}
+
+/// Ids of connections that any process of the grid answers for: quinn's own are bound to one process, and those of the
+/// process before are dropped without a word.
+#[derive(Debug)]
+struct RandomIds;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; CONNECTION_ID];
+        // Were there no randomness, ids would collide and connections fail; keys don't come from here.
+        let _filled = SystemRandom::new().fill(&mut id);
+        ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 fn server_config(grid: &GridKey, now: Stamp) -> Result<quinn::ServerConfig, TransportError> {
@@ -371,15 +420,6 @@ fn udp_socket(address: SocketAddr) -> Result<std::net::UdpSocket, TransportError
         Ok(socket.into())
     };
     open().map_err(|source| TransportError::Bind { address, source })
-}
-
-fn endpoint(
-    socket: std::net::UdpSocket,
-    server: Option<quinn::ServerConfig>,
-    address: SocketAddr,
-) -> Result<Endpoint, TransportError> {
-    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(TokioRuntime))
-        .map_err(|source| TransportError::Bind { address, source })
 }
 
 async fn within_handshake(connecting: quinn::Connecting) -> Result<Connection, TransportError> {

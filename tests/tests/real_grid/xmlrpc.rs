@@ -18,6 +18,9 @@ fn real_python_and_perl_clients_speak_xml_rpc() {
             let said = client(grid, language, ending)?;
             ensure!(said.trim_end().ends_with("all fine"), "{language}: {said}");
         }
+        for name in ["python", "perl"] {
+            grid.await_guest(name, "running", grid::START)?;
+        }
         Ok(())
     });
 }
