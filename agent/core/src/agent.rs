@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use roost_protocol::guest::Desired;
 use roost_protocol::host::{Alarm, HostFacts};
-use roost_protocol::message::{Hello, OLDEST, ToAgent, VERSION, Welcome};
+use roost_protocol::message::{Hello, OLDEST, ToAgent, ToAggregator, VERSION, Welcome};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
 use crate::beat::Beats;
@@ -109,8 +109,21 @@ impl Agent {
             self.next_list = now.time + self.config.list_every;
             actions.push(Action::List);
         }
-        self.beat(now, &mut actions);
+        self.tell(now, &mut actions);
         actions
+    }
+
+    /// Adds what is due to be told; a guest's new state goes before the end of the command that brought it.
+    fn tell(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let outcome = |action: &Action| matches!(action, Action::Send(ToAggregator::Outcome(_)));
+        let place = actions.iter().position(outcome);
+        if place.is_some() && !self.guests.dirty.is_empty() {
+            self.beats.at_once(now.time);
+        }
+        let mut beat = Vec::new();
+        self.beat(now, &mut beat);
+        let place = place.unwrap_or(actions.len());
+        actions.splice(place..place, beat);
     }
 
     /// When the core wants to be told [`Event::Tick`] at the latest.
@@ -137,7 +150,7 @@ impl Agent {
         match event {
             Event::Tick => {}
             Event::HypervisorUp { domains, host_booted } => self.hypervisor_up(now, domains, host_booted, &mut actions),
-            Event::HypervisorDown { why } => self.hypervisor_down(now, why),
+            Event::HypervisorDown { why } => self.hypervisor_down(now, why, &mut actions),
             Event::Listed { domains } => self.listed(now, domains, &mut actions),
             Event::Changed { domain } => self.changed(now, domain, &mut actions),
             Event::Gone { guest } => self.gone(guest),

@@ -69,6 +69,13 @@ impl Beats {
         }
     }
 
+    /// What changed is told now.
+    pub(crate) fn at_once(&mut self, now: Time) {
+        if let Some(link) = &mut self.link {
+            link.next = link.next.min(now);
+        }
+    }
+
     /// Something changed that people wait for.
     pub(crate) fn hurry(&mut self, now: Time) {
         if let Some(link) = &mut self.link {

@@ -20,7 +20,7 @@ impl Agent {
                 Phase::AwaitOff { force_at, until } => {
                     self.await_off(now, operation, entry.guest, force_at, until, actions)
                 }
-                Phase::Unwritten | Phase::Working | Phase::StartingNew | Phase::Undoing(_) => {}
+                Phase::Unwritten | Phase::Working | Phase::Seeing(_) | Phase::StartingNew | Phase::Undoing(_) => {}
             }
         }
         self.end_overdue(now, actions);

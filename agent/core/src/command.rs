@@ -45,6 +45,8 @@ pub(crate) enum Phase {
     Working,
     /// Asked to shut down; ends when it is off.
     AwaitOff { force_at: Option<Time>, until: Time },
+    /// Done; ends when the guests were seen once more, so that whoever hears of the end also sees what came of it.
+    Seeing(Task),
     /// Made, now starting; undone if that fails.
     StartingNew,
     /// A new guest could not be started and is being removed.
@@ -113,7 +115,7 @@ impl Entry {
         match &self.phase {
             Phase::Waiting { .. } => self.begin_by,
             Phase::AwaitOff { force_at, until } => Some(force_at.unwrap_or(*until).min(*until)),
-            Phase::Unwritten | Phase::Working | Phase::StartingNew | Phase::Undoing(_) => None,
+            Phase::Unwritten | Phase::Working | Phase::Seeing(_) | Phase::StartingNew | Phase::Undoing(_) => None,
         }
     }
 }
@@ -187,10 +189,40 @@ impl Agent {
             }
             (Phase::AwaitOff { .. }, Ok(())) => {}
             (_, Err(why)) => self.end(operation, Some(why), actions),
-            (Phase::StartingNew, Ok(())) => self.end_with_wish(&command, Some(Power::Running), actions),
-            (Phase::Unwritten | Phase::Waiting { .. } | Phase::Working, Ok(())) => {
-                self.step_done(&command, &what, actions)
-            }
+            (Phase::StartingNew, Ok(())) => self.pending.set(operation, Phase::Seeing(what)),
+            (Phase::Unwritten | Phase::Waiting { .. } | Phase::Working | Phase::Seeing(_), Ok(())) => match what {
+                Task::CleanUp { .. } => self.step_done(&command, &what, actions),
+                Task::Create { .. } if matches!(command.verb, Verb::Create { start: true, .. }) => {
+                    self.step_done(&command, &what, actions);
+                }
+                Task::Create { .. }
+                | Task::Import { .. }
+                | Task::Start { .. }
+                | Task::Shutdown { .. }
+                | Task::ForceOff { .. }
+                | Task::Pause { .. }
+                | Task::Resume { .. }
+                | Task::Reset { .. }
+                | Task::Delete { .. } => self.pending.set(operation, Phase::Seeing(what)),
+            },
+        }
+    }
+
+    /// All guests were seen again, or can't be: what was done has ended.
+    pub(crate) fn end_seen(&mut self, actions: &mut Vec<Action>) {
+        let done = |(id, entry): (&OperationId, &Entry)| match &entry.phase {
+            Phase::Seeing(what) => Some((*id, what.clone())),
+            Phase::Unwritten
+            | Phase::Waiting { .. }
+            | Phase::Working
+            | Phase::AwaitOff { .. }
+            | Phase::StartingNew
+            | Phase::Undoing(_) => None,
+        };
+        let seen: Vec<(OperationId, Task)> = self.pending.entries.iter().filter_map(done).collect();
+        for (operation, what) in seen {
+            let Some(command) = self.operations.get(&operation).map(|record| record.command.clone()) else { continue };
+            self.step_done(&command, &what, actions);
         }
     }
 
@@ -212,6 +244,7 @@ impl Agent {
                 let what = Task::Create { guest: *guest, spec: spec.clone() };
                 self.run(what, Purpose::Operation(command.operation), actions);
             }
+            (Verb::Create { .. }, Task::Start { .. }) => self.end_with_wish(command, Some(Power::Running), actions),
             (Verb::Create { start, .. }, _) => self.created(command, *start, actions),
             (Verb::Import { .. }, _) => self.end_with_wish(command, Some(Power::Stopped), actions),
             (Verb::Delete { .. }, _) => self.end_with_wish(command, None, actions),

@@ -74,7 +74,10 @@ impl Host {
             match reader.recv().await? {
                 EnrolAnswer::Accepted { host, chain, .. } => {
                     let identity = Identity { chain, key };
-                    let guests = (0..guests_of(index)).map(|guest| report(index, guest)).collect();
+                    let mut guests: Vec<GuestReport> =
+                        (0..guests_of(index)).map(|guest| report(index, guest)).collect();
+                    // The digest is over the guests in order of id.
+                    guests.sort_by_key(|guest| guest.id);
                     return Ok(Self { index, id: host, pin: token.fingerprint(), identity, guests });
                 }
                 EnrolAnswer::Refused { reason: EnrolRefusal::TooMany, .. } => tokio::time::sleep(JOIN_AGAIN).await,

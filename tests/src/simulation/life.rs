@@ -141,6 +141,11 @@ impl World {
                 | AgentAction::Note { .. } => {}
             }
         }
+        for change in &lost {
+            if let Change::Operation { record } = change {
+                self.ended.insert(record.command.operation);
+            }
+        }
         let hosts_guests: Vec<GuestId> = self.hosts[host].guests.keys().copied().collect();
         self.meant.retain(|guest, _| !hosts_guests.contains(guest));
         self.tell_agent(host, AgentEvent::LedgerFailed { lost, why: "disk full".into() });
