@@ -59,6 +59,14 @@ impl Api {
         Self::send(request).await
     }
 
+    /// # Errors
+    /// No answer, or a "no".
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        let answer = self.client.delete(format!("{}{path}", self.base)).bearer_auth(&self.token).send().await?;
+        ensure!(answer.status().is_success(), "{path}: {}", answer.status());
+        Ok(())
+    }
+
     /// Does slow work and waits for its end.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use quinn::Endpoint;
 use roost_benches::aggregator::Aggregator;
 use roost_benches::figure::{self, Figure, alone, millis, percentile};
 use roost_benches::process;
+use roost_protocol::enrol::JoinToken;
 use roost_protocol::message::BEAT_EVERY;
 use roost_protocol::transport;
 use tokio::task::JoinSet;
@@ -154,7 +155,13 @@ impl Bench {
             }
             let token = self.aggregator.token(&format!("sim-{index:04}")).await?;
             let endpoint = endpoints[index / HOSTS_PER_SOCKET].clone();
-            joining.spawn(async move { Host::join(&endpoint, QUIC, index, &token).await });
+            let api = self.aggregator.api.clone();
+            joining.spawn(async move {
+                let host = Host::join(&endpoint, QUIC, index, &token).await?;
+                // Used tokens count among the 1,000 that a grid may have.
+                api.delete(&format!("/join-tokens/{}", JoinToken::parse(&token)?.id())).await?;
+                Ok::<_, anyhow::Error>(host)
+            });
         }
         while let Some(host) = joining.join_next().await {
             hosts.push(host??);
