@@ -106,6 +106,8 @@ pub(crate) struct Now {
 
 /// How often silence and overdue operations are looked for.
 const TICK: Millis = Millis(250);
+/// A tick this late means that we were stopped (frozen, suspended, starved) and heard nobody: our silence, not theirs.
+const ASLEEP: Millis = Millis::seconds(1);
 
 impl Grid {
     /// A grid that has heard nobody yet.
@@ -129,6 +131,10 @@ impl Grid {
     pub fn on(&mut self, now: Time, wall: Stamp, event: Event) -> Vec<Action> {
         let now = Now { time: now, wall };
         let mut actions = Vec::new();
+        let late = now.time.since(self.next_tick);
+        if late >= ASLEEP {
+            self.forgive_silence(now, late);
+        }
         match event {
             Event::Tick => {}
             Event::Hello { link, key, certified, hello, remote } => {

@@ -280,6 +280,16 @@ impl Grid {
         self.publish(now, Line::info("host.suspect", text).host(id), actions);
     }
 
+    /// We were stopped for so long: every host has as much time left as it had before.
+    pub(crate) fn forgive_silence(&mut self, now: Now, late: Millis) {
+        for host in self.hosts.values_mut() {
+            match &mut host.presence {
+                Presence::Up { heard, .. } | Presence::Suspect { heard, .. } => *heard = (*heard + late).min(now.time),
+                Presence::Never | Presence::Down { .. } => {}
+            }
+        }
+    }
+
     /// Hosts that were silent too long.
     pub(crate) fn watch_silence(&mut self, now: Now, actions: &mut Vec<Action>) {
         let (suspect, down) = (self.config.suspect_after, self.config.down_after);

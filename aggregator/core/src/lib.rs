@@ -10,6 +10,8 @@ mod hosts;
 pub mod intent;
 pub mod operation;
 mod placement;
+#[cfg(test)]
+mod test;
 
 pub use call::{Call, CallError, CallErrorCode, Done, Reply};
 pub use event::{Action, Event, GridEvent};

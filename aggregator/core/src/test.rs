@@ -1,0 +1,111 @@
+//! The grid, told the time by hand: who is heard, and whose silence it is.
+
+use std::collections::BTreeMap;
+
+use roost_protocol::host::HostFacts;
+use roost_protocol::message::{Beat, Hello, ToAggregator, VERSION};
+use roost_protocol::{Epoch, Generation, GridId, HostId, Millis, Stamp, Time};
+
+use crate::event::LinkId;
+use crate::grid::Presence;
+use crate::intent::HostRecord;
+use crate::{Action, Config, Event, Grid, Intent};
+
+const HOST: HostId = HostId::from_u128(1);
+const KEY: [u8; 32] = [7; 32];
+const LINK: LinkId = LinkId(1);
+
+/// A grid with one known host, and its clock.
+struct Rig {
+    grid: Grid,
+    now: Time,
+    kinds: Vec<String>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let record = HostRecord { name: "h".into(), key: KEY, joined: Stamp(0), removed: None };
+        let intent = Intent { hosts: BTreeMap::from([(HOST, record)]), ..Intent::default() };
+        let config = Config {
+            grid: GridId::from_u128(1),
+            epoch: Epoch(1),
+            suspect_after: Millis::seconds(6),
+            down_after: Millis::seconds(15),
+            recovering: false,
+        };
+        let mut rig = Self { grid: Grid::new(config, intent, Vec::new()), now: Time(1_000_000), kinds: Vec::new() };
+        let facts = HostFacts::default();
+        let (epoch, document, clock) = (Epoch(0), Generation(0), Stamp(0));
+        let hello = Hello { newest: VERSION, oldest: VERSION, host: HOST, facts, epoch, document, clock };
+        rig.tell(Event::Hello { link: LINK, key: KEY, certified: true, hello, remote: String::new() });
+        rig
+    }
+
+    fn tell(&mut self, event: Event) {
+        for action in self.grid.on(self.now, Stamp(0), event) {
+            if let Action::Publish { event } = action {
+                self.kinds.push(event.kind);
+            }
+        }
+    }
+
+    /// Time goes by, and the core is told as often as it asks for.
+    fn pass(&mut self, span: Millis) {
+        let end = self.now + span;
+        while let Some(at) = self.grid.deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.tell(Event::Tick);
+        }
+        self.now = end;
+    }
+
+    /// Time goes by while the whole process stands still.
+    fn freeze(&mut self, span: Millis) {
+        self.now = self.now + span;
+        self.tell(Event::Tick);
+    }
+
+    fn beat(&mut self) {
+        self.tell(Event::Received { link: LINK, message: ToAggregator::Beat(Beat::default()) });
+    }
+
+    fn presence(&self) -> &'static str {
+        match self.grid.hosts()[&HOST].presence {
+            Presence::Never => "never",
+            Presence::Up { .. } => "up",
+            Presence::Suspect { .. } => "suspect",
+            Presence::Down { .. } => "down",
+        }
+    }
+}
+
+#[test]
+fn a_silent_host_is_suspect_after_6_s_and_down_after_15() {
+    let mut rig = Rig::new();
+    for (step, shown) in [(5_750, "up"), (500, "suspect"), (8_500, "suspect"), (500, "down")] {
+        rig.pass(Millis(step));
+        assert_eq!(rig.presence(), shown, "at {:?}", rig.now);
+    }
+    assert_eq!(rig.kinds, ["host.up", "host.suspect", "host.down"]);
+    rig.beat();
+    assert_eq!(rig.presence(), "up");
+}
+
+#[test]
+fn a_frozen_aggregator_blames_no_host_for_its_own_silence() {
+    let mut rig = Rig::new();
+    rig.pass(Millis::seconds(4));
+    rig.freeze(Millis::seconds(60));
+    assert_eq!(rig.presence(), "up", "it had 2 s left before the freeze and has them after");
+    rig.beat();
+    rig.pass(Millis::seconds(5));
+    assert_eq!((rig.presence(), rig.kinds.len()), ("up", 1), "{:?}", rig.kinds);
+}
+
+#[test]
+fn a_host_that_died_during_a_freeze_is_noticed_afterwards() {
+    let mut rig = Rig::new();
+    rig.freeze(Millis::seconds(60));
+    rig.pass(Millis::seconds(16));
+    assert_eq!(rig.presence(), "down");
+}
