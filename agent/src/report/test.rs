@@ -66,7 +66,8 @@ impl Rig {
         let chain = self.grid.issue_host(&request.csr, host, HOST_LIFETIME, born).unwrap();
         let (grid, ca) = (self.grid.grid_id(), self.grid.ca_certificate().clone());
         writer.send(&EnrolAnswer::Accepted { host, chain, grid, ca }).await.unwrap();
-        writer.finish().await.unwrap();
+        // The agent may hang up as soon as it has read the answer.
+        let _hung_up = writer.finish().await;
     }
 
     fn welcome(&self) -> ToAgent {
@@ -159,7 +160,7 @@ async fn a_refused_token_is_told_and_nothing_is_kept() {
         let _: EnrolRequest = reader.recv_within(PATIENCE).await.unwrap();
         let text = "the token was used on another machine".to_owned();
         writer.send(&EnrolAnswer::Refused { reason: EnrolRefusal::UsedToken, text }).await.unwrap();
-        writer.finish().await.unwrap();
+        let _hung_up = writer.finish().await;
     };
     let (joined, ()) = tokio::join!(join(&endpoint, &rig.store, &applicant), refuse);
     let error = joined.unwrap_err();

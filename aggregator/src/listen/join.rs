@@ -31,7 +31,8 @@ pub(super) async fn serve(peer: &Peer, shared: &Shared) -> Result<(), TransportE
         }
     };
     writer.send(&answer).await?;
-    writer.finish().await?;
+    // The applicant may hang up as soon as it has read the answer.
+    let _hung_up = writer.finish().await;
     peer.connection.close(CloseCode::Done.into(), b"answered");
     Ok(())
 }

@@ -76,6 +76,7 @@ impl Lab {
 
     /// Domain XML of the 9 KB guest.
     pub fn tiny_xml(&self, name: &str) -> Result<String> {
+        self.guest_folder()?;
         output(Command::new(scripts().join("domain.sh")).args(["--mb", name]))
     }
 
