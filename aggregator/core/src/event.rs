@@ -91,7 +91,7 @@ pub enum Action {
 /// One line of the grid's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GridEvent {
-    /// Rises across restarts: epoch in the upper bits, count in the lower 32.
+    /// Rises across restarts: epoch in the upper bits, count in the lower 20. Below 2^53, so that JSON clients keep it exact.
     pub sequence: u64,
     pub at: roost_protocol::Stamp,
     /// Stable word such as `host.up`, `guest.state`, `operation.ended`.

@@ -9,6 +9,10 @@ use crate::grid::{Grid, Now};
 
 /// Events kept for callers that come back; a busy grid of 25,000 guests makes that many in minutes.
 const KEPT: usize = 10_000;
+/// Bits of a sequence number that count within one epoch. Epochs are seconds since 1970 at least, so numbers stay below
+/// 2^53, which is as far as a JSON client's doubles tell whole numbers apart, until the year 2242. A grid that made more
+/// than 2^20 events a second over its whole run would reach into the next epoch's numbers; none comes near.
+const COUNT_BITS: u32 = 20;
 
 /// Kept events, oldest first.
 #[derive(Debug)]
@@ -66,7 +70,7 @@ impl Line {
 
 impl History {
     pub(crate) fn new(epoch: Epoch) -> Self {
-        let first = (epoch.0 << 32) | 1;
+        let first = (epoch.0 << COUNT_BITS) | 1;
         Self { next: first, first, events: VecDeque::new() }
     }
 
@@ -99,5 +103,23 @@ impl Grid {
         }
         self.history.events.push_back(event.clone());
         actions.push(Action::Publish { event });
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Above this, doubles skip whole numbers.
+    const EXACT: u64 = 1 << 53;
+
+    #[test]
+    fn sequence_numbers_are_exact_in_json_and_rise_over_restarts() {
+        let in_2200 = Epoch(7_258_118_400);
+        for epoch in [Epoch(1), Epoch(1_700_000_000), in_2200] {
+            let (this, next) = (History::new(epoch), History::new(epoch.next()));
+            assert!(this.next < next.next && next.next < EXACT, "{epoch}");
+            assert!(next.next - this.next >= 1_000_000, "room for a long run's events");
+        }
     }
 }
