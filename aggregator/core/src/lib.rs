@@ -8,6 +8,7 @@ pub mod grid;
 mod history;
 mod hosts;
 pub mod intent;
+mod joining;
 pub mod operation;
 mod placement;
 #[cfg(test)]
