@@ -85,6 +85,7 @@ pub(crate) fn token(config: &Config, minutes: u64, note: String) -> anyhow::Resu
         used_by: None,
         used: None,
         note,
+        host_name: None,
     };
     commit(&mut store, &kept, IntentChange::JoinToken { id: token.id(), record: Some(record) })?;
     let mut out = std::io::stdout().lock();

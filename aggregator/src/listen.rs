@@ -19,6 +19,8 @@ use crate::clock::Clock;
 use crate::driver::FromLink;
 use crate::handle::Handle;
 
+pub(crate) use join::is_host_name;
+
 /// Machines that join at once; they are unknown until they have shown their token.
 const JOINS: usize = 256;
 /// Time for links to say good-bye at the end.

@@ -40,7 +40,7 @@ impl Grid {
             Call::Cancel { operation } => self.cancel(operation, actions),
             Call::Enrol { host, record, token } => self.enrol(now, host, record, &token, actions),
             Call::RemoveHost { host } => self.remove_host(now, &by, host, actions),
-            Call::PutJoinToken { id, record } => self.put_join_token(id, record, actions),
+            Call::PutJoinToken { id, record } => self.put_join_token(now, id, record, actions),
             Call::DeleteJoinToken { id } => self.delete_join_token(&id, actions),
             Call::PutUser { name, record, create } => self.put_user(now, &by, name, record, create, actions),
             Call::DeleteUser { name } => self.delete_user(now, &by, &name, actions),
@@ -204,7 +204,9 @@ impl Grid {
         if !create && !exists {
             return Err(error(CallErrorCode::NotFound, "no such user"));
         }
-        within(self.intent.users.len(), USERS, "users")?;
+        if create {
+            within(self.intent.users.len(), USERS, "users")?;
+        }
         let text = format!("user {name} was {} by {by}", if create { "made" } else { "changed" });
         self.change_intent(vec![IntentChange::User { name, record: Some(record) }], actions);
         self.publish(now, Line::info("user.changed", text).user(by), actions);

@@ -61,6 +61,16 @@ pub struct JoinTokenRecord {
     /// What it is for, for people.
     #[n(6)]
     pub note: String,
+    /// The name the host gets; absent: the one it brings.
+    #[n(7)]
+    pub host_name: Option<String>,
+}
+
+impl JoinTokenRecord {
+    /// When it was used or expired; none: it still lets a host in.
+    pub fn spent(&self, wall: Stamp) -> Option<Stamp> {
+        self.used.or((self.expires < wall).then_some(self.expires))
+    }
 }
 
 /// A local user.

@@ -226,12 +226,20 @@ const GRID: &[Property] = &[
 
 const JOIN_TOKEN: &[Property] = &[
     shown("id", Text, "Id"),
-    maybe(NAME),
+    maybe(shown("name", Text, "Name the host gets")),
+    maybe(wide("note", Text, "What it is for")),
     maybe(wide("token", Secret, "The token; only in the answer to create")),
+    shown("state", Choice(TOKEN_STATES), "Whether it still lets a host in"),
     maybe(wide("created_by", Text, "Who made it")),
     shown("created", Time, "Made at"),
     shown("expires", Time, "Good until"),
+    maybe(shown("used", Time, "Used at")),
+    maybe(hidden("used_by", Text, "Id of the host that used it")),
+    maybe(shown("used_by_name", Text, "The host that used it")),
 ];
+
+/// States of a join token.
+pub(crate) const TOKEN_STATES: &[&str] = &["unused", "used", "expired"];
 
 const USER: &[Property] = &[NAME, shown("created", Time, "Added at"), maybe(shown("last_login", Time, "Last log-in"))];
 

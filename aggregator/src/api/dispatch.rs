@@ -84,6 +84,7 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "event.list" => event::list,
         "event.stream" => event::stream,
         "join_token.list" => token::list_join,
+        "join_token.get" => token::get_join,
         "join_token.create" => token::create_join,
         "join_token.delete" => token::delete_join,
         "api_token.list" => token::list_api,

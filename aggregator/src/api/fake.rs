@@ -9,8 +9,8 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode, header};
 use roost_aggregator_core::event::{Action, CallId, Event, GridEvent, LinkId};
-use roost_aggregator_core::intent::{ApiTokenRecord, HostRecord, Intent, UserRecord};
-use roost_aggregator_core::{Config, Grid};
+use roost_aggregator_core::intent::{ApiTokenRecord, HostRecord, Intent, JoinTokenRecord, UserRecord};
+use roost_aggregator_core::{Call, Config, Grid};
 use roost_protocol::guest::{GuestReport, PowerState};
 use roost_protocol::host::{HostFacts, HostSample};
 use roost_protocol::identity::GridKey;
@@ -166,6 +166,22 @@ impl Fake {
         let time = Time(self.time.load(Ordering::Relaxed));
         let actions = self.grid.lock().unwrap().on(time, clock::wall(), event);
         let _ = publish(&self.events, actions);
+    }
+
+    /// A host joins with this token.
+    pub(super) fn join(&self, token: &str, number: u8, name: &str) {
+        let record = HostRecord { name: name.into(), key: [number; 32], joined: clock::wall(), removed: None };
+        self.called(Call::Enrol { host: host(number.into()), record, token: token.into() });
+    }
+
+    /// This join token's time is over.
+    pub(super) fn expire(&self, token: &str) {
+        let record = self.grid.lock().unwrap().intent().join_tokens[token].clone();
+        self.called(Call::PutJoinToken { id: token.into(), record: JoinTokenRecord { expires: Stamp(1), ..record } });
+    }
+
+    fn called(&self, what: Call) {
+        self.tell(Event::Called { call: CallId(1), by: "tests".into(), what });
     }
 
     /// A host says that an operation succeeded.

@@ -10,6 +10,8 @@ use tower::ServiceExt;
 use super::dispatch::handler;
 use super::fake::{Answer, Fake, guest};
 
+mod access;
+
 fn code(answer: &Answer) -> String {
     assert_eq!(answer.header("content-type"), "application/problem+json", "{}", answer.text);
     let problem = answer.json();
@@ -213,110 +215,6 @@ async fn the_same_idempotency_key_is_answered_with_the_same_operation() {
     let again = send("/api/v1/guests/db/actions/start").await.json();
     assert_eq!(first["id"], again["id"]);
     assert_eq!(code(&send("/api/v1/guests/db/actions/stop").await), "invalid");
-}
-
-#[tokio::test]
-async fn a_log_in_opens_by_bearer_and_by_cookie_and_ends_with_the_password() {
-    let fake = Fake::with_password(Some("correct horse"));
-    let login = |user: &str, password: &str| {
-        let body = json!({"user": user, "password": password}).to_string();
-        let request = Fake::request("POST", "/api/v1/sessions").header("content-type", "application/json");
-        fake.send(request.body(Body::from(body)).unwrap())
-    };
-    for (user, password) in [("ada", "wrong"), ("nobody", "wrong"), ("ada", "")] {
-        let answer = login(user, password).await;
-        assert_eq!((answer.status, code(&answer).as_str()), (StatusCode::UNAUTHORIZED, "login_failed"));
-        assert!(!answer.text.contains(user), "unknown and known users are told the same");
-    }
-    let session = login("ada", "correct horse").await;
-    let cookie = session.header("set-cookie");
-    for part in ["__Host-roost=rss_", "; Path=/", "; Secure", "; HttpOnly", "; SameSite=Lax"] {
-        assert!(cookie.contains(part), "{cookie}");
-    }
-    let cookie = cookie.split(';').next().unwrap().to_owned();
-    let token = session.json()["token"].as_str().unwrap().to_owned();
-    let with = |method: &str, path: &str, name: &'static str, value: String, csrf: bool| {
-        let mut request = Fake::request(method, path).header(name, value);
-        if csrf {
-            request = request.header("x-roost-csrf", "1");
-        }
-        fake.send(request.body(Body::empty()).unwrap())
-    };
-    let start = "/api/v1/guests/db/actions/start";
-    assert_eq!(with("GET", "/api/v1/guests", "authorization", format!("Bearer {token}"), false).await.status, 200);
-    assert_eq!(with("GET", "/api/v1/guests", "cookie", cookie.clone(), false).await.status, 200);
-    assert_eq!(code(&with("POST", start, "cookie", cookie.clone(), false).await), "forbidden");
-    assert_eq!(with("POST", start, "cookie", cookie.clone(), true).await.status, 202);
-    assert_eq!(
-        with("GET", "/api/v1/guests", "cookie", format!("__Host-roost={}", fake.token), false).await.status,
-        401
-    );
-    assert!(fake.get("/sessions").await.text.contains("192.0.2.7"));
-    let changed = fake.ask("PUT", "/users/ada/password", Some(json!({"password": "battery staple"}))).await;
-    assert_eq!(changed.status, StatusCode::NO_CONTENT);
-    assert_eq!(with("GET", "/api/v1/guests", "cookie", cookie, false).await.status, 401);
-    let session = login("ada", "battery staple").await.json();
-    let bearer = format!("Bearer {}", session["token"].as_str().unwrap());
-    assert_eq!(with("DELETE", "/api/v1/sessions/current", "authorization", bearer.clone(), false).await.status, 204);
-    assert_eq!(with("GET", "/api/v1/guests", "authorization", bearer, false).await.status, 401);
-}
-
-#[tokio::test]
-async fn guessing_is_slowed_down_and_told_for_how_long() {
-    let fake = Fake::with_password(Some("correct horse"));
-    let login = |password: &str| {
-        let body = json!({"user": "ada", "password": password}).to_string();
-        let request = Fake::request("POST", "/api/v1/sessions").header("content-type", "application/json");
-        fake.send(request.body(Body::from(body)).unwrap())
-    };
-    for _ in 0..5 {
-        assert_eq!(login("wrong").await.status, 401);
-    }
-    let slowed = login("correct horse").await;
-    assert_eq!((slowed.status.as_u16(), slowed.header("retry-after")), (429, "1"));
-    assert_eq!(slowed.json()["retry_after_s"], 1);
-    let text = fake.call("session.login", &["ada", "correct horse"]).await;
-    assert!(text.contains("<int>4290</int>") && text.contains("slow_down: "), "{text}");
-    fake.later(2);
-    assert_eq!(login("correct horse").await.status, 200);
-}
-
-#[tokio::test]
-async fn a_token_works_as_bearer_and_as_basic_password_until_taken_back() {
-    use base64::Engine;
-    let fake = Fake::new();
-    let made = fake.ask("POST", "/api-tokens", Some(json!({"name": "ci", "ttl_s": 3600}))).await.json();
-    let (id, token) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
-    assert!(!fake.get("/api-tokens").await.text.contains(token));
-    let basic = |user: &str| {
-        let text = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{token}"));
-        let request = Fake::request("GET", "/api/v1/guests").header("authorization", format!("Basic {text}"));
-        fake.send(request.body(Body::empty()).unwrap())
-    };
-    assert_eq!(basic("ada").await.status, 200);
-    assert_eq!(basic("").await.status, 200);
-    assert_eq!(basic("eve").await.status, 401);
-    let taken = fake.ask("POST", "/api-tokens", Some(json!({"name": "ci"}))).await;
-    assert_eq!(code(&taken), "already_exists");
-    assert_eq!(fake.ask("DELETE", &format!("/api-tokens/{id}"), None).await.status, 204);
-    assert_eq!(basic("ada").await.status, 401);
-    for wrong in ["Bearer", "Bearer rst_x", "Negotiate abc", "Basic %%%"] {
-        let request = Fake::request("GET", "/api/v1/guests").header("authorization", wrong);
-        assert_eq!(fake.send(request.body(Body::empty()).unwrap()).await.status, 401, "{wrong}");
-    }
-}
-
-#[tokio::test]
-async fn a_join_token_is_shown_once_and_fits_the_grid() {
-    let fake = Fake::new();
-    let made = fake.ask("POST", "/join-tokens", Some(json!({"name": "rack 4", "ttl_s": 600}))).await.json();
-    let token = roost_protocol::enrol::JoinToken::parse(made["token"].as_str().unwrap()).unwrap();
-    assert_eq!(made["id"], json!(token.id()));
-    let listed = fake.get("/join-tokens").await;
-    assert_eq!(listed.json()["items"][0]["name"], "rack 4");
-    assert!(!listed.text.contains("roost1-"));
-    let gone = fake.ask("DELETE", &format!("/join-tokens/{}", token.id()), None).await;
-    assert_eq!(gone.status, StatusCode::NO_CONTENT);
 }
 
 /// The ids and data of the first `count` events of a stream.

@@ -302,17 +302,42 @@ pub(crate) struct Named<'a, T> {
     pub(crate) record: &'a T,
 }
 
-impl Listed for Named<'_, JoinTokenRecord> {
+/// A join token, and when it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JoinTokenView<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) record: &'a JoinTokenRecord,
+    /// Name of the host that used it, while the grid knows it.
+    pub(crate) host_name: Option<&'a str>,
+    pub(crate) wall: Stamp,
+}
+
+/// The state of a join token in one word.
+pub(crate) fn join_token_state(record: &JoinTokenRecord, wall: Stamp) -> &'static str {
+    match (record.used, record.spent(wall)) {
+        (Some(_), _) => "used",
+        (None, Some(_)) => "expired",
+        (None, None) => "unused",
+    }
+}
+
+impl Listed for JoinTokenView<'_> {
     const SCHEMA: &'static str = "join_token";
+    const SORT: Option<&'static str> = Some("-created");
 
     fn order(&self) -> Order {
-        Order::Text(self.name.to_owned())
+        Order::Text(self.id.to_owned())
     }
 
     fn property(&self, name: &str) -> Value {
         match name {
-            "id" => json!(self.name),
-            "name" => some_text(&self.record.note),
+            "id" => json!(self.id),
+            "name" => json!(self.record.host_name),
+            "note" => some_text(&self.record.note),
+            "state" => json!(join_token_state(self.record, self.wall)),
+            "used" => self.record.used.map_or(Value::Null, time),
+            "used_by" => json!(self.record.used_by),
+            "used_by_name" => json!(self.host_name),
             "created_by" => some_text(&self.record.created_by),
             "created" => time(self.record.created),
             "expires" => time(self.record.expires),

@@ -89,12 +89,17 @@ async fn enrol(
 
 /// The key to be certified, once name and request are of the right shape.
 fn checked_key(request: &EnrolRequest) -> Result<Fingerprint, No> {
-    let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    if request.name.is_empty() || request.name.len() > NAME || !request.name.bytes().all(letters) {
+    if !is_host_name(&request.name) {
         let text = format!("a host's name has 1 to {NAME} letters a-z, digits, dots, dashes or underscores");
         return Err(No(EnrolRefusal::BadRequest, text));
     }
     request_fingerprint(&request.csr).map_err(bad_request)
+}
+
+/// What a host may be called.
+pub(crate) fn is_host_name(name: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=NAME).contains(&name.len()) && name.bytes().all(letters)
 }
 
 fn bad_request(error: roost_protocol::identity::IdentityError) -> No {

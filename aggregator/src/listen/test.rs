@@ -57,6 +57,7 @@ impl Door {
             used_by: None,
             used: None,
             note: String::new(),
+            host_name: None,
         };
         self.handle.call("admin", Call::PutJoinToken { id: token.id(), record }).await.unwrap();
         token

@@ -1,6 +1,7 @@
 //! Who may come in: join tokens for hosts; users, sessions and API tokens for people and programs.
 
 use super::{cli, read, write};
+use crate::schema::TOKEN_STATES;
 use crate::{Faces, Field, FieldKind, Http, Operation, Output};
 
 const ID: Field = Field::path("id", "Its id");
@@ -10,12 +11,24 @@ const TTL: Field = Field::body("ttl_s", FieldKind::Seconds, "How long it is good
 
 const JOIN_TOKENS: &[Operation] = &[
     Operation {
+        detail: "Newest first; the last 100 used or expired ones are kept to be seen.",
+        inputs: &[Field::query("state", FieldKind::Choice(TOKEN_STATES), "Only tokens in this state")],
         cli: cli("join-token", "list"),
-        ..read("join_token.list", "List unused join tokens", "/join-tokens", Output::List("join_token"))
+        ..read("join_token.list", "List join tokens", "/join-tokens", Output::List("join_token"))
+    },
+    Operation {
+        inputs: &[ID],
+        errors: &["not_found"],
+        cli: cli("join-token", "get"),
+        ..read("join_token.get", "Show one join token", "/join-tokens/{id}", Output::Object("join_token"))
     },
     Operation {
         detail: "Good for one host. The token is shown this once.",
-        inputs: &[Field::body("name", FieldKind::Text, "The name the host gets"), TTL],
+        inputs: &[
+            Field::body("name", FieldKind::Text, "The name the host gets (default: the one it brings)"),
+            Field::body("note", FieldKind::Text, "What it is for, for people"),
+            TTL,
+        ],
         errors: &["invalid"],
         cli: cli("join-token", "create"),
         ..write(

@@ -1,9 +1,9 @@
 //! Join tokens for hosts, API tokens for programs. Each is shown once and kept as a hash.
 
-use roost_aggregator_core::Call;
 use roost_aggregator_core::intent::{ApiTokenRecord, JoinTokenRecord};
-use roost_protocol::Millis;
-use roost_protocol::enrol::JoinToken;
+use roost_aggregator_core::{Call, Grid};
+use roost_protocol::enrol::{JoinToken, NAME as HOST_NAME};
+use roost_protocol::{Millis, Stamp};
 use serde_json::json;
 
 use crate::api::Api;
@@ -11,9 +11,10 @@ use crate::api::dispatch::{Done, Output};
 use crate::api::input::Input;
 use crate::api::page::{Wanted, show_all};
 use crate::api::problem::Problem;
-use crate::api::view::Named;
+use crate::api::view::{JoinTokenView, Named, join_token_state};
 use crate::auth::{API_TOKEN, Caller, Secret, end, random};
 use crate::clock;
+use crate::listen::is_host_name;
 
 /// Life of a join token unless asked otherwise, and at most.
 const JOIN_TTL: Millis = Millis::seconds(3_600);
@@ -21,21 +22,38 @@ const JOIN_TTL_MOST: Millis = Millis::seconds(7 * 24 * 3_600);
 /// Life of an API token unless asked otherwise, and at most.
 const API_TTL: Millis = Millis::seconds(90 * 24 * 3_600);
 const API_TTL_MOST: Millis = Millis::seconds(10 * 365 * 24 * 3_600);
-/// Letters of a token's name.
-const NAME: usize = 256;
+/// Bytes of a token's name or note.
+const LABEL: usize = 256;
 
 pub(crate) async fn list_join(api: &Api, _: &Caller, input: Input) -> Done {
-    let wanted = Wanted::of::<Named<'_, JoinTokenRecord>>(&input)?;
-    let page = api.handle.read(move |grid, _, _| {
-        let unused = grid.intent().join_tokens.iter().filter(|(_, record)| record.used.is_none());
-        wanted.page(unused.map(|(name, record)| Named { name, record }))
+    let wanted = Wanted::of::<JoinTokenView<'_>>(&input)?;
+    let page = api.handle.read(move |grid, _, wall| {
+        let fits = |view: &JoinTokenView<'_>| {
+            input.text("state").is_none_or(|state| join_token_state(view.record, wall) == state)
+        };
+        let all = grid.intent().join_tokens.iter().map(|(id, record)| join_token(grid, id, record, wall));
+        wanted.page(all.filter(fits))
     });
     Ok(Output::List(page.await?))
 }
 
+fn join_token<'a>(grid: &'a Grid, id: &'a str, record: &'a JoinTokenRecord, wall: Stamp) -> JoinTokenView<'a> {
+    let host_name = record.used_by.and_then(|host| grid.intent().hosts.get(&host)).map(|host| host.name.as_str());
+    JoinTokenView { id, record, host_name, wall }
+}
+
+pub(crate) async fn get_join(api: &Api, _: &Caller, input: Input) -> Done {
+    let id = input.required("id")?.to_owned();
+    let token = api.handle.read(move |grid, _, wall| {
+        let record = grid.intent().join_tokens.get(&id).ok_or_else(|| Problem::not_found("join token", &id))?;
+        Ok::<_, Problem>(show_all(&join_token(grid, &id, record, wall)))
+    });
+    Ok(Output::Object(token.await??))
+}
+
 pub(crate) async fn create_join(api: &Api, caller: &Caller, input: Input) -> Done {
     let ttl = ttl(&input, JOIN_TTL, JOIN_TTL_MOST)?;
-    let note = name(&input)?;
+    let (host_name, note) = (host_name(&input)?, label(&input, "note")?);
     let token = JoinToken::mint(api.handle.key.fingerprint(), random().map_err(no_random)?);
     let now = clock::wall();
     let record = JoinTokenRecord {
@@ -46,11 +64,22 @@ pub(crate) async fn create_join(api: &Api, caller: &Caller, input: Input) -> Don
         used_by: None,
         used: None,
         note,
+        host_name,
     };
-    let mut value = show_all(&Named { name: &token.id(), record: &record });
+    let mut value = show_all(&JoinTokenView { id: &token.id(), record: &record, host_name: None, wall: now });
     value["token"] = json!(token.reveal());
     api.handle.call(&caller.user, Call::PutJoinToken { id: token.id(), record }).await?;
     Ok(Output::Object(value))
+}
+
+/// The name the host gets: as the machine itself would have to give it.
+fn host_name(input: &Input) -> Result<Option<String>, Problem> {
+    let Some(name) = input.text("name") else { return Ok(None) };
+    if is_host_name(name) {
+        return Ok(Some(name.to_owned()));
+    }
+    let rule = format!("must be a host's name: 1 to {HOST_NAME} letters a-z, digits, dots, dashes or underscores");
+    Err(Problem::fault("/name", format!("{rule}; what it is for goes into `note`")))
 }
 
 pub(crate) async fn delete_join(api: &Api, caller: &Caller, input: Input) -> Done {
@@ -69,7 +98,7 @@ pub(crate) async fn list_api(api: &Api, _: &Caller, input: Input) -> Done {
 
 pub(crate) async fn create_api(api: &Api, caller: &Caller, input: Input) -> Done {
     let ttl = ttl(&input, API_TTL, API_TTL_MOST)?;
-    let name = name(&input)?;
+    let name = label(&input, "name")?;
     let secret = Secret::new(API_TOKEN).map_err(no_random)?;
     let now = clock::wall();
     let (user, wanted) = (caller.user.clone(), name.clone());
@@ -101,12 +130,13 @@ fn ttl(input: &Input, default: Millis, most: Millis) -> Result<Millis, Problem> 
     Ok(ttl)
 }
 
-fn name(input: &Input) -> Result<String, Problem> {
-    let name = input.text("name").unwrap_or_default();
-    if name.len() > NAME || name.chars().any(char::is_control) {
-        return Err(Problem::fault("/name", format!("must have at most {NAME} bytes and no line break")));
+/// A text for people.
+fn label(input: &Input, name: &str) -> Result<String, Problem> {
+    let text = input.text(name).unwrap_or_default();
+    if text.len() > LABEL || text.chars().any(char::is_control) {
+        return Err(Problem::fault(format!("/{name}"), format!("must have at most {LABEL} bytes and no line break")));
     }
-    Ok(name.to_owned())
+    Ok(text.to_owned())
 }
 
 fn no_random(error: impl std::fmt::Display) -> Problem {
