@@ -175,6 +175,7 @@ impl Driver {
                 tracing::info!(guest = %what.guest(), task = task.0, what = word(&what), "begin");
                 self.workers.run(task, what);
             }
+            Action::Cancel { task } => self.workers.cancel(task),
             Action::Begin { operation } => self.ask(state, Event::Begin { operation }),
             Action::Send(message) if connection == state.connection => state.send(message),
             Action::Send(_) => {}
@@ -220,7 +221,8 @@ impl Driver {
             match action {
                 Action::Persist(changes) => lost.extend(changes),
                 Action::Run { task, .. } => tasks.push(task),
-                Action::Begin { .. }
+                Action::Cancel { .. }
+                | Action::Begin { .. }
                 | Action::Send(_)
                 | Action::KeepDocument { .. }
                 | Action::SendDocument
@@ -298,6 +300,15 @@ fn word(task: &roost_agent_core::Task) -> &'static str {
         Task::Reset { .. } => "reset",
         Task::Delete { .. } => "delete",
         Task::CleanUp { .. } => "clean up",
+        Task::Backup { .. } => "back up",
+        Task::Ship { .. } => "ship",
+        Task::Replicate { .. } => "replicate",
+        Task::Restore { .. } => "restore",
+        Task::Pull { .. } => "pull",
+        Task::Verify { .. } => "verify",
+        Task::Prune { .. } => "prune",
+        Task::Pin { .. } => "pin",
+        Task::Prove { .. } => "prove",
     }
 }
 

@@ -1,6 +1,8 @@
 //! What must survive a reboot, in SQLite: WAL and `synchronous=FULL`, because an answer counts only when it is on disk
 //! (1,500 power cuts lost nothing with FULL, 6,386 commits with NORMAL). One thread owns it; asked through a channel.
 
+mod backup;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -174,7 +176,7 @@ impl Ledger {
         if verdict != "ok" {
             return Err(LedgerError::Damaged(verdict));
         }
-        let steps = [M::up(SCHEMA)];
+        let steps = [M::up(SCHEMA), M::up(backup::SCHEMA)];
         match Migrations::from_slice(&steps).to_latest(&mut connection) {
             Ok(()) => Ok(Self { connection }),
             Err(rusqlite_migration::Error::RusqliteError { query: _, err }) => Err(fail(err)),
@@ -294,6 +296,7 @@ impl Ledger {
         kept.epoch = Epoch(self.meta("epoch")?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes));
         let document = self.connection.query_row("SELECT generation FROM document", [], |row| row.get(0)).optional()?;
         kept.document = Generation(from_sql(document.unwrap_or(0)));
+        backup::load(&self.connection, &mut kept)?;
         Ok(kept)
     }
 }
@@ -337,6 +340,7 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
             let sql = "INSERT INTO meta (key, value) VALUES ('epoch', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1";
             connection.execute(sql, [epoch.0.to_be_bytes()])
         }
+        Change::Policy { .. } | Change::Run { .. } | Change::Peers(_) => backup::apply(connection, change),
     }
     .map(drop)
 }

@@ -83,6 +83,10 @@ uuid_id!(
     GuestId
 );
 uuid_id!(
+    /// One restore point of one guest; the store that makes it draws it.
+    PointId
+);
+uuid_id!(
     /// One operation; commands are idempotent by it.
     OperationId
 );

@@ -1,6 +1,7 @@
 //! Words that agent and aggregator share, and how they travel. `codec` is the only file that knows CBOR on the
 //! outside; field numbers are the version rule: a new field gets a new number, unknown numbers are skipped.
 
+pub mod backup;
 pub mod codec;
 pub mod document;
 pub mod enrol;
@@ -13,5 +14,5 @@ pub mod operation;
 pub mod transport;
 pub mod unit;
 
-pub use id::{Epoch, Generation, GridId, GuestId, HostId, OperationId};
+pub use id::{Epoch, Generation, GridId, GuestId, HostId, OperationId, PointId};
 pub use unit::{MiB, Millis, Stamp, Time};

@@ -6,15 +6,16 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::backup::{BackupBeat, Peer, PointQuery, PointsPage};
 use crate::guest::{GuestReport, GuestSample};
 use crate::host::{Alarm, Freshness, HostFacts, HostSample};
 use crate::operation::{Command, Outcome, Progress};
 use crate::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp};
 
 /// The newest message version this build speaks, and the oldest.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// See [`VERSION`]; always N−1.
-pub const OLDEST: u32 = 1;
+pub const OLDEST: u32 = 2;
 /// Time between heartbeats.
 pub const BEAT_EVERY: Millis = Millis::seconds(2);
 /// Guests one host may report; more is a fault or an attack (a host runs 50).
@@ -55,6 +56,9 @@ pub enum ToAggregator {
         #[cbor(with = "minicbor::bytes")]
         sealed: Vec<u8>,
     },
+    /// Answers [`ToAgent::Points`]; version 3.
+    #[n(7)]
+    Points(#[n(0)] PointsPage),
 }
 
 /// From the aggregator.
@@ -96,11 +100,20 @@ pub enum ToAgent {
         #[cbor(with = "minicbor::bytes")]
         sealed: Vec<u8>,
     },
-    /// Don't begin this operation if it has not begun.
+    /// Don't begin this operation if it has not begun; end it if it is one of backup or restore.
     #[n(7)]
     Cancel {
         #[n(0)]
         operation: OperationId,
+    },
+    /// Asks for restore points; version 3.
+    #[n(8)]
+    Points(#[n(0)] PointQuery),
+    /// Hosts that may keep copies of this one's guests, replacing those told before; version 3.
+    #[n(9)]
+    Peers {
+        #[n(0)]
+        peers: Vec<Peer>,
     },
 }
 
@@ -195,6 +208,9 @@ pub struct Snapshot {
     pub sample: HostSample,
     #[n(5)]
     pub samples: Vec<GuestSample>,
+    /// All sets and replicas. Since version 3.
+    #[n(6)]
+    pub backup: Option<BackupBeat>,
 }
 
 /// A heartbeat: what changed since the one before.
@@ -221,4 +237,7 @@ pub struct Beat {
     /// [`crate::guest::digest`] of all guests after this beat.
     #[n(7)]
     pub digest: u64,
+    /// Sets and replicas that changed. Since version 3.
+    #[n(8)]
+    pub backup: Option<BackupBeat>,
 }

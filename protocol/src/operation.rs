@@ -3,8 +3,9 @@
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::backup::{self, BackupOptions, BackupPolicy, RestoreOrder};
 use crate::guest::{GuestSpec, Power};
-use crate::{Epoch, GuestId, Millis, OperationId};
+use crate::{Epoch, GuestId, Millis, OperationId, PointId};
 
 /// One thing to do to one guest. Idempotent by `operation`: the second arrival is answered with the first's outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -74,6 +75,54 @@ pub enum Verb {
     /// Leave a guest to itself again.
     #[n(10)]
     Release,
+    /// Make a point now, beside the schedule.
+    #[n(11)]
+    Backup {
+        #[n(0)]
+        options: BackupOptions,
+    },
+    /// Make the command's guest from a point.
+    #[n(12)]
+    Restore {
+        #[n(0)]
+        order: Box<RestoreOrder>,
+    },
+    /// Read a point (absent: all of the guest's) and compare digests.
+    #[n(13)]
+    VerifyBackup {
+        #[n(0)]
+        point: Option<PointId>,
+    },
+    /// Refused for the only whole point unless `even_last`.
+    #[n(14)]
+    DeletePoint {
+        #[n(0)]
+        point: PointId,
+        #[n(1)]
+        even_last: bool,
+    },
+    #[n(15)]
+    PinPoint {
+        #[n(0)]
+        point: PointId,
+        #[n(1)]
+        pinned: bool,
+    },
+    /// Absent: the guest is backed up by command only, and has no replica; its points stay.
+    #[n(16)]
+    SetBackupPolicy {
+        #[n(0)]
+        policy: Option<Box<BackupPolicy>>,
+    },
+    /// Apply the retention now and give the room back.
+    #[n(17)]
+    PruneNow,
+    /// Boot a point (absent: the newest) in isolation and wait for its sign of life.
+    #[n(18)]
+    ProveBackup {
+        #[n(0)]
+        point: Option<PointId>,
+    },
 }
 
 impl Verb {
@@ -91,6 +140,44 @@ impl Verb {
             Verb::Delete { .. } => "delete",
             Verb::Manage { .. } => "manage",
             Verb::Release => "release",
+            Verb::Backup { .. } => "backup",
+            Verb::Restore { .. } => "restore",
+            Verb::VerifyBackup { .. } => "verify",
+            Verb::DeletePoint { .. } => "delete-point",
+            Verb::PinPoint { .. } => "pin",
+            Verb::SetBackupPolicy { .. } => "set-policy",
+            Verb::PruneNow => "prune",
+            Verb::ProveBackup { .. } => "prove",
+        }
+    }
+
+    /// The first message version that has this verb; a host that speaks an older one is not sent it.
+    pub fn since(&self) -> u32 {
+        if self.beside() || matches!(self, Verb::Restore { .. }) { backup::SINCE } else { 1 }
+    }
+
+    /// True for what reads a guest or changes only its points: it runs beside what changes the guest itself.
+    pub fn beside(&self) -> bool {
+        match self {
+            Verb::Create { .. }
+            | Verb::Import { .. }
+            | Verb::Start
+            | Verb::Shutdown { .. }
+            | Verb::Stop
+            | Verb::Pause
+            | Verb::Resume
+            | Verb::Reset
+            | Verb::Delete { .. }
+            | Verb::Manage { .. }
+            | Verb::Release
+            | Verb::Restore { .. } => false,
+            Verb::Backup { .. }
+            | Verb::VerifyBackup { .. }
+            | Verb::DeletePoint { .. }
+            | Verb::PinPoint { .. }
+            | Verb::SetBackupPolicy { .. }
+            | Verb::PruneNow
+            | Verb::ProveBackup { .. } => true,
         }
     }
 
@@ -157,6 +244,15 @@ pub enum FailureCode {
     /// The host is not connected.
     #[n(13)]
     HostUnreachable,
+    /// This host or its version can't do it.
+    #[n(14)]
+    Unsupported,
+    /// The point is damaged; the text names what, and the next older whole point.
+    #[n(15)]
+    Damaged,
+    /// A backup target hangs, vanished or refused.
+    #[n(16)]
+    TargetAway,
 }
 
 /// How a command ended.

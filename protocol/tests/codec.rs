@@ -148,7 +148,7 @@ fn failure_code() -> impl Strategy<Value = FailureCode> {
     let first =
         [F::NotFound, F::WrongState, F::AlreadyExists, F::Invalid, F::Hypervisor, F::HypervisorAway, F::TimedOut];
     let rest = [F::StaleEpoch, F::Interrupted, F::NoSpace, F::Cancelled, F::Busy, F::Internal, F::HostUnreachable];
-    prop::sample::select([first, rest].concat())
+    prop::sample::select([&first[..], &rest, &[F::Unsupported, F::Damaged, F::TargetAway]].concat())
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -167,7 +167,7 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
     let lists = (vec(guest_report(), 0..3), vec(alarm(), 0..3), vec(guest_sample(), 0..3));
     (any::<u64>(), lists, freshness(), host_sample()).prop_map(|(sequence, lists, freshness, sample)| {
         let (guests, alarms, samples) = lists;
-        Snapshot { sequence, guests, alarms, freshness, sample, samples }
+        Snapshot { sequence, guests, alarms, freshness, sample, samples, backup: None }
     })
 }
 
@@ -175,7 +175,7 @@ fn beat() -> impl Strategy<Value = Beat> {
     let lists = (vec(guest_report(), 0..3), vec(guest_id(), 0..3), of(vec(alarm(), 0..3)), vec(guest_sample(), 0..3));
     (any::<(u64, u64)>(), lists, freshness(), of(host_sample())).prop_map(|(numbers, lists, freshness, sample)| {
         let ((sequence, digest), (guests, gone, alarms, samples)) = (numbers, lists);
-        Beat { sequence, guests, gone, alarms, freshness, sample, samples, digest }
+        Beat { sequence, guests, gone, alarms, freshness, sample, samples, digest, backup: None }
     })
 }
 

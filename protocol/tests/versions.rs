@@ -12,7 +12,7 @@ use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationI
 
 #[test]
 fn this_build_speaks_two_versions() {
-    assert_eq!((VERSION, OLDEST), (2, VERSION - 1));
+    assert_eq!((VERSION, OLDEST), (3, VERSION - 1));
 }
 
 /// A peer of the version before leaves out what it does not know; fields that may be left out are optional.
@@ -88,6 +88,7 @@ fn golden_beat() -> Beat {
         sample: Some(HostSample { pressure: Some(Pressure::default()), ..HostSample::default() }),
         samples: Vec::new(),
         digest: u64::MAX,
+        backup: None,
     }
 }
 

@@ -165,6 +165,11 @@ impl Agent {
             Event::LedgerRecovered => self.ledger_recovered(&mut actions),
             Event::Condition { alarm, raised } => self.condition(alarm, raised),
             Event::Facts(facts) => self.config.facts = facts,
+            Event::StoreOpened { .. }
+            | Event::StoreAway { .. }
+            | Event::StoreRoom { .. }
+            | Event::Kept { .. }
+            | Event::NotKept { .. } => {}
         }
         actions
     }
@@ -197,6 +202,7 @@ impl Agent {
                 }
             }
             ToAgent::Cancel { operation } => self.cancel(operation, actions),
+            ToAgent::Points(_) | ToAgent::Peers { .. } => {}
             // The link keeps these to itself.
             ToAgent::Welcome(_) | ToAgent::Refused(_) | ToAgent::Certificate { .. } => {}
         }
@@ -242,7 +248,13 @@ impl Agent {
                 Change::Operation { record: Record { command, stage: Stage::Taken } } => {
                     self.give_up_unwritten(command.operation, actions);
                 }
-                Change::Operation { .. } | Change::Wish { .. } | Change::Forget { .. } | Change::Epoch(_) => {
+                Change::Operation { .. }
+                | Change::Wish { .. }
+                | Change::Forget { .. }
+                | Change::Epoch(_)
+                | Change::Policy { .. }
+                | Change::Run { .. }
+                | Change::Peers(_) => {
                     self.unsaved.push(change);
                 }
             }

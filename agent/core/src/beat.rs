@@ -129,6 +129,7 @@ impl Agent {
             freshness: self.freshness(),
             sample: self.beats.host.clone(),
             samples: self.beats.samples.values().map(|kept| kept.sample.clone()).collect(),
+            backup: None,
         })
     }
 
@@ -146,6 +147,7 @@ impl Agent {
             sample: self.beats.host_changed.then(|| self.beats.host.clone()),
             samples: changed.map(|kept| kept.sample.clone()).collect(),
             digest,
+            backup: None,
         })
     }
 }

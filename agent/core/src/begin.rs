@@ -75,6 +75,17 @@ impl Agent {
                 return self.work(command, Task::Import { guest, xml: xml.clone() }, actions);
             }
             (Verb::Delete { .. }, None) if again => None,
+            (
+                Verb::Backup { .. }
+                | Verb::Restore { .. }
+                | Verb::VerifyBackup { .. }
+                | Verb::DeletePoint { .. }
+                | Verb::PinPoint { .. }
+                | Verb::SetBackupPolicy { .. }
+                | Verb::PruneNow
+                | Verb::ProveBackup { .. },
+                _,
+            ) => Some(failure(FailureCode::Unsupported, "this host has no backup store")),
             (_, None) => Some(failure(FailureCode::NotFound, "this host has no such guest")),
             (Verb::Start | Verb::Manage { power: Power::Running }, Some(state)) => {
                 return self.begin_start(command, state, actions);

@@ -187,10 +187,10 @@ impl Agent {
                 let undo = Task::Delete { guest: command.guest, keep_disks: false };
                 self.run(undo, Purpose::Operation(operation), actions);
             }
-            (Phase::AwaitOff { .. }, Ok(())) => {}
+            (Phase::AwaitOff { .. }, Ok(_)) => {}
             (_, Err(why)) => self.end(operation, Some(why), actions),
-            (Phase::StartingNew, Ok(())) => self.pending.set(operation, Phase::Seeing(what)),
-            (Phase::Unwritten | Phase::Waiting { .. } | Phase::Working | Phase::Seeing(_), Ok(())) => match what {
+            (Phase::StartingNew, Ok(_)) => self.pending.set(operation, Phase::Seeing(what)),
+            (Phase::Unwritten | Phase::Waiting { .. } | Phase::Working | Phase::Seeing(_), Ok(_)) => match what {
                 Task::CleanUp { .. } => self.step_done(&command, &what, actions),
                 Task::Create { .. } if matches!(command.verb, Verb::Create { start: true, .. }) => {
                     self.step_done(&command, &what, actions);
@@ -203,7 +203,16 @@ impl Agent {
                 | Task::Pause { .. }
                 | Task::Resume { .. }
                 | Task::Reset { .. }
-                | Task::Delete { .. } => self.pending.set(operation, Phase::Seeing(what)),
+                | Task::Delete { .. }
+                | Task::Restore { .. } => self.pending.set(operation, Phase::Seeing(what)),
+                Task::Backup { .. }
+                | Task::Ship { .. }
+                | Task::Replicate { .. }
+                | Task::Pull { .. }
+                | Task::Verify { .. }
+                | Task::Prune { .. }
+                | Task::Pin { .. }
+                | Task::Prove { .. } => self.end(operation, None, actions),
             },
         }
     }
@@ -256,7 +265,15 @@ impl Agent {
                 | Verb::Resume
                 | Verb::Reset
                 | Verb::Manage { .. }
-                | Verb::Release,
+                | Verb::Release
+                | Verb::Backup { .. }
+                | Verb::Restore { .. }
+                | Verb::VerifyBackup { .. }
+                | Verb::DeletePoint { .. }
+                | Verb::PinPoint { .. }
+                | Verb::SetBackupPolicy { .. }
+                | Verb::PruneNow
+                | Verb::ProveBackup { .. },
                 _,
             ) => self.end(command.operation, None, actions),
         }

@@ -1,10 +1,11 @@
 //! What the agent's core is told, and what it asks for. The order of actions is meaning: Persist, then Run, then Send.
 
+use roost_protocol::backup::{BackupSummary, Damage, Freeze, Proof, RestoreOrder, Target, Why};
 use roost_protocol::guest::{Disk, GuestSample, GuestSpec, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
 use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::Failure;
-use roost_protocol::{GuestId, MiB, OperationId, Stamp};
+use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp};
 
 use crate::ledger::Change;
 
@@ -110,13 +111,36 @@ pub enum Event {
     },
     /// Facts changed (an address, the hypervisor's version).
     Facts(HostFacts),
+    /// The host's store is open; these are all whole points in it, also those kept for other hosts.
+    StoreOpened {
+        points: Vec<BackupSummary>,
+    },
+    /// The store can't be used: no disk, or it belongs to another process.
+    StoreAway {
+        why: String,
+    },
+    /// How full the store's file system is; told each minute. In bytes.
+    StoreRoom {
+        total: u64,
+        free: u64,
+        used: u64,
+    },
+    /// Another host keeps a point here, or took one back.
+    Kept {
+        point: BackupSummary,
+    },
+    NotKept {
+        guest: GuestId,
+        point: PointId,
+    },
 }
 
 /// Names one task between its start and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(pub u64);
 
-/// One thing done by a worker, in the background, on one guest. At most one task per guest runs at a time.
+/// One thing done by a worker, in the background, on one guest. Of those that change the guest at most one per guest runs
+/// at a time, and of those that only read it or work on its points ([`Task::beside`]) at most one beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Build disks and define the domain; undone completely if any step fails.
@@ -153,10 +177,77 @@ pub enum Task {
         guest: GuestId,
         keep_disks: bool,
     },
-    /// Remove what an interrupted Create left behind.
+    /// Remove what an interrupted Create or Restore left behind.
     CleanUp {
         guest: GuestId,
     },
+    /// Make a point in the host's store; answered with [`Made::Point`]. The parent is the newest whole point of the set.
+    /// Holds no lock that a start of the guest needs, and leaves nothing when it is cancelled or fails.
+    Backup {
+        guest: GuestId,
+        order: BackupOrder,
+    },
+    /// Bring a point of the host's store to another place; [`Made::Shipped`].
+    Ship {
+        guest: GuestId,
+        point: PointId,
+        to: Target,
+        /// Bytes per second; absent: as fast as it goes.
+        bandwidth: Option<u64>,
+    },
+    /// Make a point with [`Why::Replica`] and bring it to that host; [`Made::Replica`]. Older replica points that nobody
+    /// needs any more go on both sides.
+    Replicate {
+        guest: GuestId,
+        to: HostId,
+        bandwidth: Option<u64>,
+    },
+    /// Make the guest (or make it again) from a point: read back, compared with the digests, then defined, not started.
+    /// First removes what an interrupted one left. [`Made::Restored`].
+    Restore {
+        guest: GuestId,
+        order: Box<RestoreOrder>,
+    },
+    /// Bring in the data of a guest that was restored at once and runs on a layer over its point. Serves that layer for as
+    /// long as it runs; run again after every restart of the agent until it succeeds.
+    Pull {
+        guest: GuestId,
+        order: Box<RestoreOrder>,
+    },
+    /// Read points and compare digests; absent: all points of the set. [`Made::Verified`].
+    Verify {
+        guest: GuestId,
+        point: Option<PointId>,
+    },
+    /// Remove these points and give their room back; without points only the room. [`Made::Pruned`].
+    Prune {
+        guest: GuestId,
+        remove: Vec<PointId>,
+    },
+    Pin {
+        guest: GuestId,
+        point: PointId,
+        pinned: bool,
+    },
+    /// Boot the point isolated and wait for the guest's sign of life; recorded in the store. [`Made::Proven`].
+    Prove {
+        guest: GuestId,
+        point: PointId,
+        patience: Millis,
+    },
+}
+
+/// How a backup is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackupOrder {
+    pub why: Why,
+    pub freeze: Freeze,
+    /// Read everything, also what the parent is known to have.
+    pub full: bool,
+    pub pin: bool,
+    pub note: String,
+    /// Bytes per second read; absent: as fast as it goes.
+    pub bandwidth: Option<u64>,
 }
 
 impl Task {
@@ -172,13 +263,81 @@ impl Task {
             | Task::Resume { guest }
             | Task::Reset { guest }
             | Task::Delete { guest, .. }
-            | Task::CleanUp { guest } => *guest,
+            | Task::CleanUp { guest }
+            | Task::Backup { guest, .. }
+            | Task::Ship { guest, .. }
+            | Task::Replicate { guest, .. }
+            | Task::Restore { guest, .. }
+            | Task::Pull { guest, .. }
+            | Task::Verify { guest, .. }
+            | Task::Prune { guest, .. }
+            | Task::Pin { guest, .. }
+            | Task::Prove { guest, .. } => *guest,
+        }
+    }
+
+    /// True for what reads the guest or works on its points only, and so runs beside what changes the guest.
+    pub fn beside(&self) -> bool {
+        match self {
+            Task::Create { .. }
+            | Task::Import { .. }
+            | Task::Start { .. }
+            | Task::Shutdown { .. }
+            | Task::ForceOff { .. }
+            | Task::Pause { .. }
+            | Task::Resume { .. }
+            | Task::Reset { .. }
+            | Task::Delete { .. }
+            | Task::CleanUp { .. }
+            | Task::Restore { .. } => false,
+            Task::Backup { .. }
+            | Task::Ship { .. }
+            | Task::Replicate { .. }
+            | Task::Pull { .. }
+            | Task::Verify { .. }
+            | Task::Prune { .. }
+            | Task::Pin { .. }
+            | Task::Prove { .. } => true,
         }
     }
 }
 
 /// How a task ended.
-pub type TaskResult = Result<(), Failure>;
+pub type TaskResult = Result<Made, Failure>;
+
+/// What came of a task that succeeded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Made {
+    /// Nothing that the next look at the guests doesn't show.
+    #[default]
+    Nothing,
+    Point(Box<BackupSummary>),
+    /// This point of the guest's set is whole at that place too.
+    Shipped {
+        point: PointId,
+        to: Target,
+    },
+    /// The backup host has this point whole; `removed` are replica points that are gone from this host's store.
+    Replica {
+        point: Box<BackupSummary>,
+        removed: Vec<PointId>,
+    },
+    /// `pulling`: it can be started at once, and [`Task::Pull`] has to bring in the data.
+    Restored {
+        pulling: bool,
+    },
+    Verified {
+        damages: Vec<Damage>,
+    },
+    Pruned {
+        removed: Vec<PointId>,
+        freed: u64,
+    },
+    Proven {
+        point: PointId,
+        proof: Proof,
+    },
+}
 
 /// What the core asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +349,11 @@ pub enum Action {
     Run {
         task: TaskId,
         what: Task,
+    },
+    /// End this task soon; its end comes as [`Event::Finished`] all the same, with `Cancelled` unless it was done before.
+    /// The mark is set before the next action is carried out: what the task reads after that is not published.
+    Cancel {
+        task: TaskId,
     },
     /// Come back with [`Event::Begin`]; dropped like the rest when a write before it failed.
     Begin {

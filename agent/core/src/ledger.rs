@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use roost_protocol::backup::{BackupPolicy, BackupRun, Peer};
 use roost_protocol::guest::Desired;
 use roost_protocol::operation::{Command, Outcome};
 use roost_protocol::{Epoch, Generation, GuestId, OperationId};
@@ -17,6 +18,11 @@ pub struct Kept {
     pub epoch: Epoch,
     /// Generation of the grid document kept; zero: none.
     pub document: Generation,
+    /// Backup policies of guests, also of those that are gone.
+    pub policies: BTreeMap<GuestId, BackupPolicy>,
+    pub runs: BTreeMap<GuestId, BackupRun>,
+    /// Hosts that may keep copies, as told last.
+    pub peers: Vec<Peer>,
 }
 
 /// One command in the ledger.
@@ -43,4 +49,7 @@ pub enum Change {
     Operation { record: Record },
     Forget { operation: OperationId },
     Epoch(Epoch),
+    Policy { guest: GuestId, policy: Option<Box<BackupPolicy>> },
+    Run { guest: GuestId, run: Option<Box<BackupRun>> },
+    Peers(Vec<Peer>),
 }

@@ -2,11 +2,10 @@
 
 use roost_protocol::guest::{Desired, Power};
 use roost_protocol::host::Alarm;
-use roost_protocol::operation::Failure;
 use roost_protocol::{Generation, GuestId, Millis, Stamp};
 
 use crate::agent::{Agent, Hypervisor, Now, Purpose};
-use crate::event::{Action, Task};
+use crate::event::{Action, Task, TaskResult};
 use crate::guests::alive;
 use crate::ledger::Change;
 
@@ -80,13 +79,7 @@ impl Agent {
     }
 
     /// A start by the host's own wish ended.
-    pub(crate) fn wish_finished(
-        &mut self,
-        now: Now,
-        guest: GuestId,
-        result: Result<(), Failure>,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(crate) fn wish_finished(&mut self, now: Now, guest: GuestId, result: TaskResult, actions: &mut Vec<Action>) {
         if let Err(failure) = result {
             let text = format!("could not be started: {}", failure.text);
             actions.push(Action::Note { guest: Some(guest), at: Some(now.wall), text });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use roost_agent_core::{Event, Task, TaskId, TaskResult};
+use roost_agent_core::{Event, Made, Task, TaskId, TaskResult};
 use roost_libvirt::{Code, Error, ForceOff, Hypervisor, ShutdownMode, State};
 use roost_protocol::operation::{Failure, FailureCode};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -60,13 +60,24 @@ impl Workers {
     /// Begins a task; returns at once. Its end comes as [`Event::Finished`].
     pub(crate) fn run(&self, task: TaskId, what: Task) {
         let (lane, limit) = match &what {
-            Task::Create { .. } | Task::Delete { .. } | Task::CleanUp { .. } => (self.long.clone(), LONG_LIMIT),
+            Task::Create { .. }
+            | Task::Delete { .. }
+            | Task::CleanUp { .. }
+            | Task::Backup { .. }
+            | Task::Ship { .. }
+            | Task::Replicate { .. }
+            | Task::Restore { .. }
+            | Task::Pull { .. }
+            | Task::Verify { .. }
+            | Task::Prune { .. }
+            | Task::Prove { .. } => (self.long.clone(), LONG_LIMIT),
             Task::Import { .. }
             | Task::Start { .. }
             | Task::Shutdown { .. }
             | Task::ForceOff { .. }
             | Task::Pause { .. }
             | Task::Resume { .. }
+            | Task::Pin { .. }
             | Task::Reset { .. } => (self.short.clone(), SHORT_LIMIT),
         };
         let (tools, events, waiting) = (self.tools.clone(), self.events.clone(), self.waiting.clone());
@@ -80,6 +91,14 @@ impl Workers {
             // Nobody listens any more only when the agent ends.
             let _ = events.send(Event::Finished { task, result }).await;
         });
+    }
+}
+
+impl Workers {
+    /// Asks a task to end soon. Nothing that runs today can be asked.
+    #[expect(clippy::unused_self, reason = "backup workers will be asked here")]
+    pub(crate) fn cancel(&self, task: TaskId) {
+        tracing::info!(task = task.0, "cancel");
     }
 }
 
@@ -127,10 +146,19 @@ impl Tools {
             Maker { hypervisor: &hypervisor, place: &self.place, accelerator: self.accelerator, unwanted, tell };
         let uuid = what.guest().bytes();
         let call = match what {
-            Task::Create { guest, spec } => return maker.create(*guest, spec),
-            Task::Import { guest, xml } => return maker.import(*guest, xml),
-            Task::Delete { guest, keep_disks } => return maker.delete(*guest, *keep_disks),
-            Task::CleanUp { guest } => return maker.clean_up(*guest),
+            Task::Create { guest, spec } => return maker.create(*guest, spec).map(|()| Made::Nothing),
+            Task::Import { guest, xml } => return maker.import(*guest, xml).map(|()| Made::Nothing),
+            Task::Delete { guest, keep_disks } => return maker.delete(*guest, *keep_disks).map(|()| Made::Nothing),
+            Task::CleanUp { guest } => return maker.clean_up(*guest).map(|()| Made::Nothing),
+            Task::Backup { .. }
+            | Task::Ship { .. }
+            | Task::Replicate { .. }
+            | Task::Restore { .. }
+            | Task::Pull { .. }
+            | Task::Verify { .. }
+            | Task::Prune { .. }
+            | Task::Pin { .. }
+            | Task::Prove { .. } => return Err(failure(FailureCode::Unsupported, "this host has no backup store")),
             Task::Start { .. } => hypervisor.start(&uuid),
             Task::Shutdown { .. } => hypervisor.shutdown(&uuid, ShutdownMode::Default),
             Task::ForceOff { .. } => hypervisor.force_off(&uuid, ForceOff::Kill),
@@ -139,8 +167,10 @@ impl Tools {
             Task::Reset { .. } => hypervisor.reset(&uuid),
         };
         match call {
-            Ok(()) => Ok(()),
-            Err(error) if error.code() == Some(Code::OperationInvalid) && reached(&hypervisor, what) => Ok(()),
+            Ok(()) => Ok(Made::Nothing),
+            Err(error) if error.code() == Some(Code::OperationInvalid) && reached(&hypervisor, what) => {
+                Ok(Made::Nothing)
+            }
             Err(error) => Err(hypervisor_failure(&error)),
         }
     }
@@ -154,9 +184,20 @@ fn reached(hypervisor: &Hypervisor, what: &Task) -> bool {
         Task::Shutdown { .. } | Task::ForceOff { .. } => domain.state == State::ShutOff,
         Task::Pause { .. } => domain.state == State::Paused,
         Task::Resume { .. } => domain.state == State::Running,
-        Task::Create { .. } | Task::Import { .. } | Task::Reset { .. } | Task::Delete { .. } | Task::CleanUp { .. } => {
-            false
-        }
+        Task::Create { .. }
+        | Task::Import { .. }
+        | Task::Reset { .. }
+        | Task::Delete { .. }
+        | Task::CleanUp { .. }
+        | Task::Backup { .. }
+        | Task::Ship { .. }
+        | Task::Replicate { .. }
+        | Task::Restore { .. }
+        | Task::Pull { .. }
+        | Task::Verify { .. }
+        | Task::Prune { .. }
+        | Task::Pin { .. }
+        | Task::Prove { .. } => false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 
-use roost_agent_core::{Event, Task, TaskId, TaskResult};
+use roost_agent_core::{Event, Made, Task, TaskId, TaskResult};
 use roost_libvirt::{Hypervisor, State};
 use roost_protocol::guest::{Boot, DiskSpec, GuestSpec, NicSpec};
 use roost_protocol::operation::FailureCode;
@@ -58,7 +58,7 @@ impl Rig {
     async fn expect(&mut self, what: Task, state: Option<State>) {
         let guest = what.guest();
         let word = format!("{what:?}");
-        assert_eq!(self.run(what).await, Ok(()), "{word}");
+        assert_eq!(self.run(what).await, Ok(Made::Nothing), "{word}");
         assert_eq!(self.state(guest), state, "{word}");
     }
 }

@@ -175,7 +175,9 @@ impl Link {
             | ToAgent::OutcomeSeen { .. }
             | ToAgent::Certificate { .. }
             | ToAgent::Document { .. }
-            | ToAgent::Cancel { .. } => return Err(Ended::NoWelcome),
+            | ToAgent::Cancel { .. }
+            | ToAgent::Points(_)
+            | ToAgent::Peers { .. } => return Err(Ended::NoWelcome),
         };
         tracing::info!(grid = %welcome.grid, version = welcome.version, "connected to the aggregator");
         if std::mem::take(alarmed) {
@@ -257,7 +259,9 @@ impl Link {
                     | ToAgent::Command(_)
                     | ToAgent::BeatSeen { .. }
                     | ToAgent::OutcomeSeen { .. }
-                    | ToAgent::Cancel { .. }) => self.tell(LinkEvent::Received(message)).await?,
+                    | ToAgent::Cancel { .. }
+                    | ToAgent::Points(_)
+                    | ToAgent::Peers { .. }) => self.tell(LinkEvent::Received(message)).await?,
                 }
             }
         };

@@ -150,7 +150,9 @@ impl Grid {
             ToAggregator::Snapshot(snapshot) => self.snapshot(now, link, host, snapshot, actions),
             ToAggregator::Beat(beat) => self.beat(now, link, host, beat, actions),
             ToAggregator::Outcome(outcome) => self.outcome(now, link, host, outcome, actions),
-            ToAggregator::Progress(progress) => self.progress(host, progress),
+            ToAggregator::Progress(progress) => self.progress(now, host, progress),
+            // Nothing asks for points yet.
+            ToAggregator::Points(_) => {}
             // The edge answers these itself.
             ToAggregator::Hello(_) | ToAggregator::Renew { .. } | ToAggregator::Document { .. } => {}
         }

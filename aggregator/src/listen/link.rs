@@ -40,6 +40,7 @@ pub(super) async fn serve(peer: &Peer, identity: &PeerIdentity, shared: &Shared)
         | ToAggregator::Beat(_)
         | ToAggregator::Outcome(_)
         | ToAggregator::Progress(_)
+        | ToAggregator::Points(_)
         | ToAggregator::Renew { .. }
         | ToAggregator::Document { .. } => {
             let (to, from_driver) = mpsc::channel(1);
@@ -144,7 +145,8 @@ impl Link<'_> {
             ToAggregator::Snapshot(_)
             | ToAggregator::Beat(_)
             | ToAggregator::Outcome(_)
-            | ToAggregator::Progress(_) => {
+            | ToAggregator::Progress(_)
+            | ToAggregator::Points(_) => {
                 self.tell(FromLink::Received { link: self.id, message: Box::new(message) }).await
             }
         }
@@ -200,7 +202,11 @@ impl Link<'_> {
 fn cost(message: &ToAggregator) -> u64 {
     match message {
         ToAggregator::Snapshot(_) | ToAggregator::Renew { .. } | ToAggregator::Document { .. } => HEAVY,
-        ToAggregator::Hello(_) | ToAggregator::Beat(_) | ToAggregator::Outcome(_) | ToAggregator::Progress(_) => 1,
+        ToAggregator::Hello(_)
+        | ToAggregator::Beat(_)
+        | ToAggregator::Outcome(_)
+        | ToAggregator::Progress(_)
+        | ToAggregator::Points(_) => 1,
     }
 }
 

@@ -17,7 +17,7 @@ impl World {
         let (guest, host, verb) = self.random_wish(number);
         let timeout = Millis(5_000 + self.random.below(40_000));
         self.note(format!("ask {number}: {} {guest}", verb.word()));
-        let what = Call::Guest { operation, guest, host, verb, timeout, key: None };
+        let what = Call::Guest { operation, guest, guest_name: None, host, verb, timeout, key: None };
         self.tell_aggregator(Event::Called { call: CallId(number), by: "admin".into(), what });
     }
 

@@ -133,6 +133,19 @@ impl Host {
                     self.ledger.operations.remove(operation);
                 }
                 Change::Epoch(epoch) => self.ledger.epoch = *epoch,
+                Change::Policy { guest, policy: Some(policy) } => {
+                    self.ledger.policies.insert(*guest, (**policy).clone());
+                }
+                Change::Policy { guest, policy: None } => {
+                    self.ledger.policies.remove(guest);
+                }
+                Change::Run { guest, run: Some(run) } => {
+                    self.ledger.runs.insert(*guest, (**run).clone());
+                }
+                Change::Run { guest, run: None } => {
+                    self.ledger.runs.remove(guest);
+                }
+                Change::Peers(peers) => self.ledger.peers.clone_from(peers),
             }
         }
         true
@@ -171,7 +184,18 @@ impl Host {
                 self.guests.remove(&guest);
                 return Ok(guest);
             }
-            Task::Create { .. } | Task::Import { .. } | Task::CleanUp { .. } => return Ok(guest),
+            Task::Create { .. }
+            | Task::Import { .. }
+            | Task::CleanUp { .. }
+            | Task::Backup { .. }
+            | Task::Ship { .. }
+            | Task::Replicate { .. }
+            | Task::Restore { .. }
+            | Task::Pull { .. }
+            | Task::Verify { .. }
+            | Task::Prune { .. }
+            | Task::Pin { .. }
+            | Task::Prove { .. } => return Ok(guest),
         };
         (machine.state, machine.cause) = (state, cause);
         match task {
@@ -184,7 +208,16 @@ impl Host {
             | Task::Pause { .. }
             | Task::Resume { .. }
             | Task::Delete { .. }
-            | Task::CleanUp { .. } => {}
+            | Task::CleanUp { .. }
+            | Task::Backup { .. }
+            | Task::Ship { .. }
+            | Task::Replicate { .. }
+            | Task::Restore { .. }
+            | Task::Pull { .. }
+            | Task::Verify { .. }
+            | Task::Prune { .. }
+            | Task::Pin { .. }
+            | Task::Prove { .. } => {}
         }
         Ok(guest)
     }

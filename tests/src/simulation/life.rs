@@ -1,7 +1,7 @@
 //! The hosts' lives: agents begin, are told, act and die; guests live on.
 
 use roost_agent_core::event::{Action as AgentAction, Cause, Event as AgentEvent};
-use roost_agent_core::{Change, Stage, Task, TaskId};
+use roost_agent_core::{Change, Made, Stage, Task, TaskId};
 use roost_protocol::GuestId;
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::message::ToAggregator;
@@ -133,7 +133,8 @@ impl World {
             match action {
                 AgentAction::Persist(changes) => lost.extend(changes),
                 AgentAction::Run { task, .. } => tasks.push(task),
-                AgentAction::Begin { .. }
+                AgentAction::Cancel { .. }
+                | AgentAction::Begin { .. }
                 | AgentAction::Send(_)
                 | AgentAction::KeepDocument { .. }
                 | AgentAction::SendDocument
@@ -181,6 +182,7 @@ impl World {
                 let span = 20 + self.random.below(slow);
                 self.after(span, Happening::TaskDone { host, life, task });
             }
+            AgentAction::Cancel { task } => self.note(format!("host {host} cancels task {}", task.0)),
             AgentAction::Begin { operation } => self.tell_agent(host, AgentEvent::Begin { operation }),
             AgentAction::Send(message) => self.send_to_aggregator(host, message),
             AgentAction::KeepDocument { generation, sealed } => {
@@ -239,7 +241,15 @@ impl World {
             | Verb::Pause
             | Verb::Resume
             | Verb::Reset
-            | Verb::Delete { .. } => None,
+            | Verb::Delete { .. }
+            | Verb::Backup { .. }
+            | Verb::Restore { .. }
+            | Verb::VerifyBackup { .. }
+            | Verb::DeletePoint { .. }
+            | Verb::PinPoint { .. }
+            | Verb::SetBackupPolicy { .. }
+            | Verb::PruneNow
+            | Verb::ProveBackup { .. } => None,
         };
     }
 
@@ -263,7 +273,7 @@ impl World {
             return self.after(700, Happening::StartAgent { host });
         }
         self.tell_changed(host, what.guest());
-        let result = result.map(|_| ()).map_err(|text| Failure { code: FailureCode::Hypervisor, text });
+        let result = result.map(|_| Made::Nothing).map_err(|text| Failure { code: FailureCode::Hypervisor, text });
         self.tell_agent(host, AgentEvent::Finished { task, result });
     }
 }

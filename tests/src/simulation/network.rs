@@ -91,7 +91,9 @@ impl World {
             | ToAgent::OutcomeSeen { .. }
             | ToAgent::Certificate { .. }
             | ToAgent::Document { .. }
-            | ToAgent::Cancel { .. }) => self.tell_agent(host, AgentEvent::Received(message)),
+            | ToAgent::Cancel { .. }
+            | ToAgent::Points(_)
+            | ToAgent::Peers { .. }) => self.tell_agent(host, AgentEvent::Received(message)),
         }
     }
 
@@ -110,6 +112,7 @@ impl World {
             | ToAggregator::Beat(_)
             | ToAggregator::Outcome(_)
             | ToAggregator::Progress(_)
+            | ToAggregator::Points(_)
             | ToAggregator::Renew { .. }) => self.tell_aggregator(Event::Received { link, message }),
         }
     }
@@ -175,6 +178,8 @@ impl World {
                     self.aggregator.operations.insert(operation.id, operation);
                 }
             }
+            // Nobody logs in here.
+            Action::Used { .. } => {}
             Action::Send { link, message } => {
                 let welcomed = matches!(message, ToAgent::Welcome(_));
                 self.send_to_agent(link, message);
