@@ -80,9 +80,13 @@ impl HostView<'_> {
         }
     }
 
+    /// Seconds; a clock more than 68 years off is shown as 68 years off.
     fn clock_offset(&self) -> Value {
-        let ahead = self.host.clock_ahead_ms.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
-        i32::try_from(ahead).map_or(Value::Null, |ahead| json!(f64::from(ahead) / 1_000.0))
+        let ahead = self.host.clock_ahead_ms;
+        let most = if ahead < 0 { i32::MIN } else { i32::MAX };
+        let seconds = i32::try_from(ahead / 1_000).unwrap_or(most);
+        let millis = i32::try_from(ahead % 1_000).unwrap_or_default();
+        json!(f64::from(seconds) + f64::from(millis) / 1_000.0)
     }
 
     fn fact(&self, name: &str) -> Value {

@@ -26,3 +26,8 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T>
 pub fn eventually(what: &str, limit: Duration, look: impl FnMut() -> Result<()>) -> Result<()> {
     until(what, limit, look)
 }
+
+/// Lets a fault last. Its length is the fault itself, never a wait for something to have happened.
+pub fn lasts(fault: Duration) {
+    sleep(fault);
+}

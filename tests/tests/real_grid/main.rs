@@ -1,5 +1,6 @@
 //! Real grids: real programs, real libvirt and QEMU, hosts in namespaces. Run as root with ROOST_REAL=1, one at a time.
 
+mod clocks;
 mod discovery;
 mod faults;
 mod joining;
