@@ -240,4 +240,7 @@ pub struct Beat {
     /// Sets and replicas that changed. Since version 3.
     #[n(8)]
     pub backup: Option<BackupBeat>,
+    /// Generation of the grid document that the host keeps, when it changed. Since version 3.
+    #[n(9)]
+    pub document: Option<Generation>,
 }

@@ -89,6 +89,7 @@ fn golden_beat() -> Beat {
         samples: Vec::new(),
         digest: u64::MAX,
         backup: None,
+        document: None,
     }
 }
 

@@ -199,6 +199,8 @@ impl Agent {
                 if generation > self.document {
                     self.document = generation;
                     actions.push(Action::KeepDocument { generation, sealed });
+                    self.beats.document_changed();
+                    self.beats.hurry(now.time);
                 }
             }
             ToAgent::Cancel { operation } => self.cancel(operation, actions),

@@ -34,6 +34,7 @@ struct Link {
     next: Time,
     snapshot: bool,
     alarms: bool,
+    document: bool,
 }
 
 impl Beats {
@@ -42,7 +43,7 @@ impl Beats {
     }
 
     pub(crate) fn link_up(&mut self, now: Time) {
-        self.link = Some(Link { next: now, snapshot: true, alarms: false });
+        self.link = Some(Link { next: now, snapshot: true, alarms: false, document: false });
     }
 
     pub(crate) fn link_down(&mut self) {
@@ -59,6 +60,13 @@ impl Beats {
     pub(crate) fn alarms_changed(&mut self) {
         if let Some(link) = &mut self.link {
             link.alarms = true;
+        }
+    }
+
+    /// Another grid document is kept.
+    pub(crate) fn document_changed(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.document = true;
         }
     }
 
@@ -109,10 +117,11 @@ impl Agent {
         // Before all domains were seen once a snapshot would say that every guest is gone.
         let snapshot = self.looked && std::mem::take(&mut link.snapshot);
         let alarms = std::mem::take(&mut link.alarms);
+        let document = !snapshot && std::mem::take(&mut link.document);
         self.beats.sequence += 1;
         let known = &self.guests.known;
         self.beats.samples.retain(|guest, _| known.contains_key(guest));
-        let message = if snapshot { self.snapshot() } else { self.changes(alarms) };
+        let message = if snapshot { self.snapshot() } else { self.changes(alarms, document) };
         self.guests.dirty.clear();
         self.beats.host_changed = false;
         for sample in self.beats.samples.values_mut() {
@@ -133,7 +142,7 @@ impl Agent {
         })
     }
 
-    fn changes(&self, alarms: bool) -> ToAggregator {
+    fn changes(&self, alarms: bool, document: bool) -> ToAggregator {
         let reports = self.reports();
         let gone = self.guests.dirty.iter().filter(|guest| !self.guests.known.contains_key(guest)).copied().collect();
         let digest = digest(reports.iter());
@@ -147,6 +156,7 @@ impl Agent {
             sample: self.beats.host_changed.then(|| self.beats.host.clone()),
             samples: changed.map(|kept| kept.sample.clone()).collect(),
             digest,
+            document: document.then_some(self.document),
             backup: None,
         })
     }

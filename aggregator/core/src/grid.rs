@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use roost_protocol::guest::{GuestReport, GuestSample};
 use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample};
-use roost_protocol::{Epoch, GridId, GuestId, HostId, Millis, OperationId, Stamp, Time};
+use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
 use crate::commands::Commands;
 use crate::event::{Action, Event, GridEvent, LinkId};
@@ -41,6 +41,8 @@ pub struct Host {
     pub digest: u64,
     /// How far the host's wall clock was ahead of ours at its last hello, ms.
     pub clock_ahead_ms: i64,
+    /// Generation of the grid document that it keeps, by its own word.
+    pub document: Generation,
     pub remote: String,
 }
 

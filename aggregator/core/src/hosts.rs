@@ -7,7 +7,7 @@ use roost_protocol::host::{Freshness, HostSample};
 use roost_protocol::message::{
     Beat, GUESTS_PER_HOST, Hello, OLDEST, Refusal, Refused, Snapshot, ToAgent, ToAggregator, VERSION, Welcome,
 };
-use roost_protocol::{GuestId, HostId, Millis};
+use roost_protocol::{Generation, GuestId, HostId, Millis};
 
 use crate::event::{Action, LinkId};
 use crate::grid::{Grid, Guest, Host, Now, Presence, Speaker};
@@ -39,6 +39,7 @@ impl Host {
             alarms: Vec::new(),
             digest: 0,
             clock_ahead_ms: 0,
+            document: Generation(0),
             remote: String::new(),
         }
     }
@@ -133,6 +134,7 @@ impl Grid {
         let host = self.hosts.entry(id).or_insert_with(|| Host::unheard(id, name));
         let ahead = i128::from(hello.clock.0) - i128::from(now.wall.0);
         host.clock_ahead_ms = i64::try_from(ahead).unwrap_or(i64::MAX);
+        host.document = hello.document;
         host.remote = greeting.remote;
         host.facts = Some(hello.facts);
         let was_up = matches!(host.presence, Presence::Up { .. });
@@ -189,6 +191,9 @@ impl Grid {
     fn beat(&mut self, now: Now, link: LinkId, id: HostId, beat: Beat, actions: &mut Vec<Action>) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         host.freshness = beat.freshness;
+        if let Some(document) = beat.document {
+            host.document = document;
+        }
         if let Some(alarms) = beat.alarms {
             host.alarms = alarms;
         }

@@ -215,6 +215,7 @@ const GRID: &[Property] = &[
     shown("version", Text, "Version of the aggregator"),
     shown("epoch", Integer, "Rises with every start of the aggregator"),
     shown("generation", Integer, "Generation of the grid document"),
+    shown("generation_kept_by", Integer, "Hosts that keep that very document and could give it back"),
     shown("digest", Text, "Digest of all guests, equal wherever the same is known"),
     shown("fingerprint", Text, "SHA-256 of the grid's public key (SPKI), 64 hexadecimal digits"),
     shown("hosts", Integer, "Hosts"),

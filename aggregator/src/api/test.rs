@@ -195,6 +195,23 @@ async fn a_slow_verb_answers_with_an_operation_that_can_be_waited_for() {
 }
 
 #[tokio::test]
+async fn an_operation_tells_when_its_host_began_it_and_what_an_imported_guest_is_called() {
+    let fake = Fake::new();
+    let wish = json!({"host": "h1", "xml": "<domain><name>legacy</name></domain>"});
+    let asked = fake.ask("POST", "/guests/import", Some(wish)).await.json();
+    assert_eq!(asked["resources"][0]["name"], "legacy");
+    assert!(asked.get("started").is_none(), "{asked}");
+    let id: roost_protocol::OperationId = asked["id"].as_str().unwrap().parse().unwrap();
+    fake.progress(1, id);
+    let running = fake.get(&format!("/operations/{id}")).await.json();
+    assert_eq!(running["state"], "running");
+    assert!(running["started"].as_str() >= running["created"].as_str(), "{running}");
+    fake.succeed(1, id);
+    let ended = fake.get(&format!("/operations/{id}")).await.json();
+    assert_eq!((&ended["state"], &ended["started"]), (&json!("succeeded"), &running["started"]));
+}
+
+#[tokio::test]
 async fn prefer_wait_answers_202_when_it_takes_longer() {
     let fake = Fake::new();
     let request = Fake::request("POST", "/api/v1/guests/db/actions/start").header("prefer", "wait=1");

@@ -18,6 +18,7 @@ pub(crate) async fn get(api: &Api, _: &Caller, _: Input) -> Done {
             "version": env!("CARGO_PKG_VERSION"),
             "epoch": grid.config().epoch,
             "generation": grid.intent().generation,
+            "generation_kept_by": hosts.values().filter(|host| host.document == grid.intent().generation).count(),
             "digest": format!("{:016x}", grid.digest()),
             "fingerprint": fingerprint,
             "hosts": hosts.len(),
