@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use roost_aggregator_core::account::Account;
 use roost_protocol::{Millis, Stamp, Time};
 
 use crate::clock;
@@ -21,6 +22,9 @@ pub(crate) use session::Session;
 use limit::Limiter;
 use password::Hasher;
 use session::Sessions;
+
+/// The use of an API token is noted this often: programs that ask each second would wear out the disk otherwise.
+const NOTE_EVERY: Millis = Millis::seconds(60);
 
 /// Who asks, proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +122,7 @@ impl Auth {
         let secret = Secret::new(SESSION).map_err(|_| NoHash)?;
         let session = Session::new(&secret, user, &password_hash, address, at, clock::wall());
         lock(&self.sessions).add(secret.hash(), session.clone());
+        self.handle.used(Account::User(user.to_owned())).await?;
         Ok(LoggedIn { secret, session })
     }
 
@@ -153,16 +158,22 @@ impl Auth {
         let (id, hash) = (secret.id(), secret.hash());
         let wanted = id.clone();
         // Comparing the hashes of two 256-bit random values tells nothing by its time.
-        let user = self
+        let found = self
             .handle
             .read(move |grid, _, wall| {
                 let intent = grid.intent();
                 let token =
                     intent.api_tokens.get(&wanted).filter(|token| token.hash == hash && wall < token.expires)?;
-                intent.users.contains_key(&token.user).then(|| token.user.clone())
+                let last = grid.uses().get(&Account::ApiToken(wanted));
+                let noted = last.is_some_and(|last| wall.0.abs_diff(last.0) < NOTE_EVERY.0);
+                intent.users.contains_key(&token.user).then(|| (token.user.clone(), noted))
             })
             .await?;
-        Ok(user.map(|user| Caller { user, via: Via::ApiToken(id), address }))
+        let Some((user, noted)) = found else { return Ok(None) };
+        if !noted {
+            self.handle.used(Account::ApiToken(id.clone())).await?;
+        }
+        Ok(Some(Caller { user, via: Via::ApiToken(id), address }))
     }
 
     /// Sessions that have not ended.

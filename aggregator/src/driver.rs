@@ -85,6 +85,7 @@ pub(crate) struct Driver {
 }
 
 /// What [`Driver::next`] waits for.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time; boxing each costs more")]
 enum Next {
     Durable(Result<(), LedgerError>),
     Link(FromLink),
@@ -166,6 +167,9 @@ impl Driver {
                 // The caller may have gone.
                 drop(reply.send(Err(storage_failed())));
             }
+            // Not worth a retry while the disk is full.
+            Request::Used(_) if self.ledger.failing() => {}
+            Request::Used(who) => self.tell(Event::Used { who }),
             Request::Call { by, what, reply } => {
                 self.last_call += 1;
                 let call = CallId(self.last_call);
@@ -238,7 +242,8 @@ impl Driver {
             let generation = self.grid.intent().generation;
             let intent = vec![IntentChange::Replace(Box::new(self.grid.intent().clone()))];
             let operations = self.grid.operations().values().cloned().collect();
-            self.ledger.rebuild(Changes { intent, generation, operations, epoch: Some(self.grid.config().epoch) });
+            let (uses, epoch) = (self.grid.uses().clone(), Some(self.grid.config().epoch));
+            self.ledger.rebuild(Changes { intent, generation, operations, uses, epoch });
         }
         self.tell(Event::LedgerFailed { why: crate::chain(error) });
     }
@@ -270,7 +275,7 @@ impl Driver {
                 drop(self.events.send(Arc::new(event)));
             }
             // Taken out by `split`.
-            Action::Persist { intent: _, generation: _, operations: _ } => {}
+            Action::Persist { intent: _, generation: _, operations: _ } | Action::Used { who: _, at: _ } => {}
         }
     }
 
@@ -337,13 +342,20 @@ fn split(answer: Vec<Action>) -> (Option<Changes>, Vec<Action>) {
     let mut changes: Option<Changes> = None;
     let mut actions = Vec::with_capacity(answer.len());
     for action in answer {
-        if let Action::Persist { intent, generation, operations } = action {
-            let all = changes.get_or_insert_default();
-            all.intent.extend(intent);
-            all.generation = all.generation.max(generation);
-            all.operations.extend(operations);
-        } else {
-            actions.push(action);
+        match action {
+            Action::Persist { intent, generation, operations } => {
+                let all = changes.get_or_insert_default();
+                all.intent.extend(intent);
+                all.generation = all.generation.max(generation);
+                all.operations.extend(operations);
+            }
+            Action::Used { who, at } => drop(changes.get_or_insert_default().uses.insert(who, at)),
+            Action::Send { .. }
+            | Action::Refuse { .. }
+            | Action::Answer { .. }
+            | Action::SpreadDocument
+            | Action::Publish { .. }
+            | Action::Disconnect { .. } => actions.push(action),
         }
     }
     (changes, actions)

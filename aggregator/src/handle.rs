@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use roost_aggregator_core::account::Account;
 use roost_aggregator_core::call::{CallError, CallErrorCode};
 use roost_aggregator_core::event::GridEvent;
 use roost_aggregator_core::{Call, Grid, Reply};
@@ -23,6 +24,7 @@ pub(crate) type Reader = Box<dyn FnOnce(&Grid, Time, Stamp) + Send>;
 pub(crate) enum Request {
     Read(Reader),
     Call { by: String, what: Call, reply: oneshot::Sender<Reply> },
+    Used(Account),
 }
 
 impl std::fmt::Debug for Request {
@@ -30,6 +32,7 @@ impl std::fmt::Debug for Request {
         match self {
             Request::Read(_) => f.write_str("Read"),
             Request::Call { by, what, reply: _ } => f.debug_struct("Call").field("by", by).field("what", what).finish(),
+            Request::Used(who) => f.debug_tuple("Used").field(who).finish(),
         }
     }
 }
@@ -83,6 +86,11 @@ impl Handle {
         let sent = self.requests.send(Request::Call { by: by.to_owned(), what, reply }).await;
         sent.map_err(|_| away())?;
         receive.await.unwrap_or_else(|_| Err(away()))
+    }
+
+    /// Somebody came in. Nobody waits for the disk because of it.
+    pub(crate) async fn used(&self, who: Account) -> Result<(), Away> {
+        self.requests.send(Request::Used(who)).await.map_err(|_| Away)
     }
 
     /// True while what is asked for can't be made durable.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use roost_aggregator_core::account::LastUses;
 use roost_aggregator_core::intent::IntentChange;
 use roost_aggregator_core::operation::Operation;
 use roost_protocol::{Epoch, Generation, OperationId};
@@ -36,6 +37,7 @@ pub(crate) struct Changes {
     pub(crate) intent: Vec<IntentChange>,
     pub(crate) generation: Generation,
     pub(crate) operations: Vec<Operation>,
+    pub(crate) uses: LastUses,
     /// Agents had seen a newer aggregator: later starts are to be above this.
     pub(crate) epoch: Option<Epoch>,
 }
@@ -164,18 +166,20 @@ struct Owed {
     intent: Vec<IntentChange>,
     generation: Generation,
     operations: BTreeMap<OperationId, Operation>,
+    uses: LastUses,
     epoch: Option<Epoch>,
 }
 
 impl Owed {
     fn is_empty(&self) -> bool {
-        self.intent.is_empty() && self.operations.is_empty() && self.epoch.is_none()
+        self.intent.is_empty() && self.operations.is_empty() && self.uses.is_empty() && self.epoch.is_none()
     }
 
     fn add(&mut self, changes: Changes) {
         self.intent.extend(changes.intent);
         self.generation = self.generation.max(changes.generation);
         self.operations.extend(changes.operations.into_iter().map(|operation| (operation.id, operation)));
+        self.uses.extend(changes.uses);
         self.epoch = self.epoch.max(changes.epoch);
     }
 
@@ -184,6 +188,7 @@ impl Owed {
             intent: self.intent.clone(),
             generation: self.generation,
             operations: self.operations.values().cloned().collect(),
+            uses: self.uses.clone(),
             epoch: self.epoch,
         }
     }

@@ -55,7 +55,8 @@ pub(crate) fn assemble(config: &Config, key: Arc<GridKey>) -> Result<Parts, Ledg
         down_after: Millis(config.down_after_ms),
         recovering: kept.recovering,
     };
-    let grid = Grid::new(settings, kept.intent, kept.operations);
+    let mut grid = Grid::new(settings, kept.intent, kept.operations);
+    grid.remember_uses(kept.uses);
     let wrap = |source| LedgerError::File { what: "start the thread for", path: config.ledger_path(), source };
     let (ledger, storage) = Ledger::start(store).map_err(wrap)?;
     let (handle, end) = handle::handle(key);

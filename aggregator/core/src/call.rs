@@ -13,6 +13,8 @@ pub enum Call {
     Guest {
         operation: OperationId,
         guest: GuestId,
+        /// What an imported guest calls itself, for people; nobody reports it before it is there.
+        guest_name: Option<String>,
         host: Option<HostId>,
         verb: Verb,
         timeout: Millis,

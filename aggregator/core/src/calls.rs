@@ -25,6 +25,7 @@ pub(crate) fn error(code: CallErrorCode, text: impl Into<String>) -> CallError {
 struct GuestCall {
     operation: OperationId,
     guest: GuestId,
+    guest_name: Option<String>,
     host: Option<HostId>,
     verb: Verb,
     timeout: Millis,
@@ -34,8 +35,9 @@ struct GuestCall {
 impl Grid {
     pub(crate) fn called(&mut self, now: Now, call: CallId, by: String, what: Call, actions: &mut Vec<Action>) {
         let reply = match what {
-            Call::Guest { operation, guest, host, verb, timeout, key } => {
-                self.guest_call(now, &by, GuestCall { operation, guest, host, verb, timeout, key }, actions)
+            Call::Guest { operation, guest, guest_name, host, verb, timeout, key } => {
+                let wish = GuestCall { operation, guest, guest_name, host, verb, timeout, key };
+                self.guest_call(now, &by, wish, actions)
             }
             Call::Cancel { operation } => self.cancel(operation, actions),
             Call::Enrol { host, record, token } => self.enrol(now, host, record, &token, actions),
@@ -71,6 +73,7 @@ impl Grid {
             verb: wish.verb,
             created_by: by.into(),
             created: now.wall,
+            started: None,
             ended: None,
             expires: Stamp(now.wall.0.saturating_add(wish.timeout.0)),
             state: State::Queued,
@@ -116,7 +119,8 @@ impl Grid {
             return Ok(spec.name.clone());
         }
         let known = self.hosts.get(&host).and_then(|host| host.guests.get(&wish.guest));
-        Ok(known.map_or_else(|| wish.guest.to_string(), |guest| guest.report.name.clone()))
+        let known = known.map(|guest| guest.report.name.clone()).or_else(|| wish.guest_name.clone());
+        Ok(known.unwrap_or_else(|| wish.guest.to_string()))
     }
 
     fn name_free(&self, name: &str) -> Result<(), CallError> {
@@ -250,6 +254,7 @@ impl Grid {
         for change in &changes {
             self.intent.apply(change);
         }
+        self.forget_uses();
         self.intent.generation = self.intent.generation.next();
         self.save_intent(changes, Vec::new(), actions);
     }

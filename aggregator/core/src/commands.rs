@@ -129,10 +129,11 @@ impl Grid {
         }
     }
 
-    pub(crate) fn progress(&mut self, host: HostId, progress: Progress) {
+    pub(crate) fn progress(&mut self, now: Now, host: HostId, progress: Progress) {
         let Some(operation) = self.commands.all.get_mut(&progress.operation) else { return };
         if operation.host == host && !operation.state.ended() {
             operation.state = State::Running;
+            operation.started.get_or_insert(now.wall);
             operation.percent = progress.percent.min(100);
             operation.step = progress.step.chars().take(roost_protocol::message::TEXT).collect();
         }

@@ -1,8 +1,9 @@
 //! What the aggregator's core is told, and what it asks for. The order of actions is meaning: Persist, then the rest.
 
 use roost_protocol::message::{Hello, Refused, ToAgent, ToAggregator};
-use roost_protocol::{Generation, HostId};
+use roost_protocol::{Generation, HostId, Stamp};
 
+use crate::account::Account;
 use crate::call::{Call, Reply};
 use crate::intent::{Intent, IntentChange};
 use crate::operation::Operation;
@@ -47,6 +48,10 @@ pub enum Event {
         by: String,
         what: Call,
     },
+    /// Somebody came in; checked by the edge.
+    Used {
+        who: Account,
+    },
     /// The changes of the answer with this number could not be made durable; nothing of that answer was carried out.
     LedgerFailed {
         why: String,
@@ -62,6 +67,11 @@ pub enum Action {
         intent: Vec<IntentChange>,
         generation: Generation,
         operations: Vec<Operation>,
+    },
+    /// Durable like the rest, though nothing depends on it.
+    Used {
+        who: Account,
+        at: Stamp,
     },
     Send {
         link: LinkId,
@@ -93,7 +103,7 @@ pub enum Action {
 pub struct GridEvent {
     /// Rises across restarts: epoch in the upper bits, count in the lower 20. Below 2^53, so that JSON clients keep it exact.
     pub sequence: u64,
-    pub at: roost_protocol::Stamp,
+    pub at: Stamp,
     /// Stable word such as `host.up`, `guest.state`, `operation.ended`.
     pub kind: String,
     pub severity: Severity,

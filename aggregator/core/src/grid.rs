@@ -6,6 +6,7 @@ use roost_protocol::guest::{GuestReport, GuestSample};
 use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample};
 use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
+use crate::account::LastUses;
 use crate::commands::Commands;
 use crate::event::{Action, Event, GridEvent, LinkId};
 use crate::history::{History, Line};
@@ -87,6 +88,7 @@ pub struct Grid {
     pub(crate) places: BTreeMap<GuestId, HostId>,
     pub(crate) commands: Commands,
     pub(crate) history: History,
+    pub(crate) uses: LastUses,
     /// The last write of the intent failed: the next one writes all of it.
     pub(crate) resave: bool,
     next_tick: Time,
@@ -119,6 +121,7 @@ impl Grid {
             commands: Commands::new(operations),
             config,
             intent,
+            uses: LastUses::new(),
             hosts: BTreeMap::new(),
             links: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -146,6 +149,7 @@ impl Grid {
             Event::DocumentOffered { intent, .. } => self.document_offered(now, *intent, &mut actions),
             Event::Closed { link, why } => self.closed(now, link, &why, &mut actions),
             Event::Called { call, by, what } => self.called(now, call, by, what, &mut actions),
+            Event::Used { who } => self.used(now, who, &mut actions),
             Event::LedgerFailed { why } => self.ledger_failed(now, &why, &mut actions),
         }
         if now.time >= self.next_tick {

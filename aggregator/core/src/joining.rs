@@ -153,11 +153,10 @@ mod test {
 
     fn call(grid: &mut Grid, what: Call) -> Reply {
         let event = Event::Called { call: CallId(1), by: "ada".into(), what };
-        let mut replies = grid.on(Time(0), NOW, event).into_iter().filter_map(|action| match action {
-            Action::Answer { reply, .. } => Some(reply),
-            _ => None,
-        });
-        replies.next().unwrap()
+        let mut actions = grid.on(Time(0), NOW, event);
+        let answer = actions.iter().position(|action| matches!(action, Action::Answer { .. })).unwrap();
+        let Action::Answer { call: _, reply } = actions.swap_remove(answer) else { unreachable!() };
+        reply
     }
 
     fn token(expires: Stamp, host_name: Option<&str>) -> JoinTokenRecord {

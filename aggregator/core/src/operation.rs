@@ -14,6 +14,8 @@ pub struct Operation {
     pub verb: Verb,
     pub created_by: String,
     pub created: Stamp,
+    /// When we heard that the host had begun it; absent where it ended before we heard.
+    pub started: Option<Stamp>,
     pub ended: Option<Stamp>,
     /// Absolute wall time after which it fails as timed out, for restarts of the aggregator; live time-outs run on the monotonic clock.
     pub expires: Stamp,

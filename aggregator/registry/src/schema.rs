@@ -242,7 +242,8 @@ const JOIN_TOKEN: &[Property] = &[
 /// States of a join token.
 pub(crate) const TOKEN_STATES: &[&str] = &["unused", "used", "expired"];
 
-const USER: &[Property] = &[NAME, shown("created", Time, "Added at"), maybe(shown("last_login", Time, "Last log-in"))];
+const USER: &[Property] =
+    &[NAME, shown("created", Time, "Added at"), maybe(shown("last_login", Time, "Last log-in; absent: never"))];
 
 const SESSION: &[Property] = &[
     shown("id", Text, "Id"),
@@ -261,7 +262,7 @@ const API_TOKEN: &[Property] = &[
     maybe(wide("token", Secret, "The token; only in the answer to create")),
     shown("created", Time, "Made at"),
     maybe(shown("expires", Time, "Good until")),
-    maybe(shown("last_used", Time, "Last used")),
+    maybe(shown("last_used", Time, "Last used, to the minute; absent: never")),
 ];
 
 const DISK_SPEC: &[Property] = &[

@@ -88,6 +88,7 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "join_token.create" => token::create_join,
         "join_token.delete" => token::delete_join,
         "api_token.list" => token::list_api,
+        "api_token.get" => token::get_api,
         "api_token.create" => token::create_api,
         "api_token.delete" => token::delete_api,
         "user.list" => user::list,

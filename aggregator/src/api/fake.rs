@@ -15,7 +15,7 @@ use roost_protocol::guest::{GuestReport, PowerState};
 use roost_protocol::host::{HostFacts, HostSample};
 use roost_protocol::identity::GridKey;
 use roost_protocol::message::{Hello, OLDEST, Snapshot, ToAggregator, VERSION};
-use roost_protocol::operation::Outcome;
+use roost_protocol::operation::{Outcome, Progress};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
 use serde_json::Value;
 use tokio::sync::broadcast;
@@ -126,6 +126,7 @@ impl Fake {
             while let Some(request) = end.requests.recv().await {
                 let time = Time(now.load(Ordering::Relaxed));
                 match request {
+                    Request::Used(who) => drop(shared.lock().unwrap().on(time, clock::wall(), Event::Used { who })),
                     Request::Read(read) => read(&shared.lock().unwrap(), time, clock::wall()),
                     Request::Call { by, what, reply } => {
                         let event = Event::Called { call: CallId(1), by, what };
@@ -187,6 +188,12 @@ impl Fake {
     /// A host says that an operation succeeded.
     pub(super) fn succeed(&self, number: u64, operation: OperationId) {
         let message = ToAggregator::Outcome(Outcome { operation, failure: None });
+        self.tell(Event::Received { link: LinkId(number), message });
+    }
+
+    /// A host says that it has begun.
+    pub(super) fn progress(&self, number: u64, operation: OperationId) {
+        let message = ToAggregator::Progress(Progress { operation, percent: 0, step: "import".into() });
         self.tell(Event::Received { link: LinkId(number), message });
     }
 
@@ -255,6 +262,7 @@ fn answer_in(events: &broadcast::Sender<Arc<GridEvent>>, actions: Vec<Action>) -
     let mut answers = publish(events, actions).into_iter().filter_map(|action| match action {
         Action::Answer { reply, .. } => Some(reply),
         Action::Persist { .. }
+        | Action::Used { .. }
         | Action::Send { .. }
         | Action::Refuse { .. }
         | Action::SpreadDocument

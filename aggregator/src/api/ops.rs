@@ -1,5 +1,6 @@
 //! What each operation does, one file a noun.
 
+mod domain;
 pub(super) mod event;
 pub(super) mod find;
 pub(super) mod grid;

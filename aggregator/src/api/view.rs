@@ -251,6 +251,7 @@ impl Listed for OperationView<'_> {
             "children" | "log" => json!([]),
             "created_by" => some_text(&operation.created_by),
             "created" => time(operation.created),
+            "started" => operation.started.map_or(Value::Null, time),
             "ended" => operation.ended.map_or(Value::Null, time),
             "result" if operation.state == State::Succeeded => json!({"guest": operation.guest}),
             "error" => match &operation.state {
@@ -304,6 +305,8 @@ impl Listed for &GridEvent {
 pub(crate) struct Named<'a, T> {
     pub(crate) name: &'a str,
     pub(crate) record: &'a T,
+    /// When somebody last came in with it.
+    pub(crate) last_use: Option<Stamp>,
 }
 
 /// A join token, and when it is looked at.
@@ -361,6 +364,7 @@ impl Listed for Named<'_, UserRecord> {
         match name {
             "name" => json!(self.name),
             "created" => time(self.record.created),
+            "last_login" => self.last_use.map_or(Value::Null, time),
             _ => Value::Null,
         }
     }
@@ -380,6 +384,7 @@ impl Listed for Named<'_, ApiTokenRecord> {
             "user" => json!(self.record.user),
             "created" => time(self.record.created),
             "expires" => time(self.record.expires),
+            "last_used" => self.last_use.map_or(Value::Null, time),
             _ => Value::Null,
         }
     }

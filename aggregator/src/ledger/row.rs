@@ -2,6 +2,7 @@
 //! inside a value.
 
 use ring::digest::{SHA256, digest};
+use roost_aggregator_core::account::Account;
 use roost_aggregator_core::operation::{Operation, State};
 use roost_protocol::operation::Failure;
 use roost_protocol::{GuestId, HostId, OperationId, Stamp, codec};
@@ -54,12 +55,33 @@ pub(super) fn operation_sum(operation: &Operation) -> i64 {
     bytes.extend(codec::encode(&operation.verb));
     bytes.extend(codec::encode(&when));
     bytes.extend(codec::encode(&how));
+    // Rows of older versions have none, and a sum without it.
+    if let Some(started) = operation.started {
+        bytes.extend(codec::encode(&started));
+    }
     sum(&bytes)
+}
+
+/// An account as one text: user names have no slash.
+pub(super) fn account(account: &Account) -> String {
+    match account {
+        Account::User(name) => format!("user/{name}"),
+        Account::ApiToken(id) => format!("api_token/{id}"),
+    }
+}
+
+/// The way back.
+pub(super) fn account_of(text: &str) -> Option<Account> {
+    match text.split_once('/')? {
+        ("user", name) => Some(Account::User(name.to_owned())),
+        ("api_token", id) => Some(Account::ApiToken(id.to_owned())),
+        (_, _) => None,
+    }
 }
 
 /// The columns [`operation`] reads, in this order.
 pub(super) const OPERATION_COLUMNS: &str = "id, host, guest, guest_name, verb, created_by, created, ended, expires, \
-                                            state, failure, percent, step, idempotency_key, sum";
+                                            state, failure, percent, step, idempotency_key, sum, started";
 
 /// The operation in this row, checked.
 pub(super) fn operation(row: &Row<'_>) -> Result<Operation, LedgerError> {
@@ -79,6 +101,7 @@ pub(super) fn operation(row: &Row<'_>) -> Result<Operation, LedgerError> {
         percent: row.get(11)?,
         step: row.get(12)?,
         key: row.get(13)?,
+        started: row.get::<_, Option<i64>>(15)?.map(|at| Stamp(unsigned(at))),
     };
     match operation_sum(&operation) == row.get::<_, i64>(14)? {
         true => Ok(operation),

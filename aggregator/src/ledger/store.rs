@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use roost_aggregator_core::account::{Account, LastUses};
 use roost_aggregator_core::intent::{Intent, IntentChange};
 use roost_aggregator_core::operation::Operation;
 use roost_protocol::{Epoch, Generation, HostId, Stamp, codec};
@@ -21,8 +22,9 @@ const TRIM_STEP: u32 = 1_000;
 /// A database still busy after that long is held by somebody else.
 const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 
-const MIGRATIONS: &[M<'static>] = &[M::up(
-    "CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+const MIGRATIONS: &[M<'static>] = &[
+    M::up(
+        "CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
      CREATE TABLE host(id BLOB PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
      CREATE TABLE join_token(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
      CREATE TABLE user(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -32,13 +34,19 @@ const MIGRATIONS: &[M<'static>] = &[M::up(
          expires INTEGER NOT NULL, state TEXT NOT NULL, failure BLOB, percent INTEGER NOT NULL, step TEXT NOT NULL,
          idempotency_key TEXT, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
      CREATE INDEX operation_ended ON operation(ended) WHERE ended IS NOT NULL;",
-)];
+    ),
+    M::up(
+        "ALTER TABLE operation ADD COLUMN started INTEGER;
+         CREATE TABLE last_use(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
+    ),
+];
 
 /// What was kept from the last run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kept {
     pub(crate) intent: Intent,
     pub(crate) operations: Vec<Operation>,
+    pub(crate) uses: LastUses,
     /// The database was lost while the grid's key was not, and no grid document was adopted since.
     pub(crate) recovering: bool,
     /// Where a damaged database was put.
@@ -81,6 +89,7 @@ impl Store {
         let kept = Kept {
             intent: read_intent(&connection)?,
             operations: read_operations(&connection)?,
+            uses: read_uses(&connection)?,
             recovering: read_meta(&connection, "recovering")? == Some(1),
             set_aside: None,
         };
@@ -238,6 +247,11 @@ fn read_operations(connection: &Connection) -> Result<Vec<Operation>, LedgerErro
     Ok(operations)
 }
 
+fn read_uses(connection: &Connection) -> Result<LastUses, LedgerError> {
+    let all = records::<String, _>(connection, "last_use", codec::decode)?.into_iter();
+    Ok(all.filter_map(|(id, at)| Some((row::account_of(&id)?, at))).collect())
+}
+
 fn read_meta(connection: &Connection, name: &'static str) -> Result<Option<i64>, LedgerError> {
     let query = "SELECT value, sum FROM meta WHERE name = ?1";
     let found = connection.query_row(query, [name], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?))).optional()?;
@@ -271,9 +285,17 @@ fn write(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), LedgerE
             IntentChange::JoinToken { id, record } => {
                 put(transaction, "join_token", id, record.as_ref().map(codec::encode))?;
             }
-            IntentChange::User { name, record } => put(transaction, "user", name, record.as_ref().map(codec::encode))?,
+            IntentChange::User { name, record } => {
+                put(transaction, "user", name, record.as_ref().map(codec::encode))?;
+                if record.is_none() {
+                    put(transaction, "last_use", row::account(&Account::User(name.clone())), None)?;
+                }
+            }
             IntentChange::ApiToken { id, record } => {
                 put(transaction, "api_token", id, record.as_ref().map(codec::encode))?;
+                if record.is_none() {
+                    put(transaction, "last_use", row::account(&Account::ApiToken(id.clone())), None)?;
+                }
             }
             IntentChange::Replace(intent) => replace(transaction, intent)?,
         }
@@ -283,6 +305,9 @@ fn write(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), LedgerE
     }
     if let Some(epoch) = changes.epoch {
         write_meta(transaction, "epoch", row::signed(epoch.0))?;
+    }
+    for (who, at) in &changes.uses {
+        put(transaction, "last_use", row::account(who), Some(codec::encode(at)))?;
     }
     changes.operations.iter().try_for_each(|operation| put_operation(transaction, operation))
 }
@@ -326,7 +351,7 @@ fn replace(transaction: &Transaction<'_>, intent: &Intent) -> Result<(), LedgerE
 
 fn put_operation(transaction: &Transaction<'_>, operation: &Operation) -> Result<(), LedgerError> {
     let text = "INSERT OR REPLACE INTO operation VALUES \
-                (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+                (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
     transaction.prepare_cached(text)?.execute(params![
         operation.id.bytes(),
         operation.host.bytes(),
@@ -343,6 +368,7 @@ fn put_operation(transaction: &Transaction<'_>, operation: &Operation) -> Result
         operation.step,
         operation.key,
         row::operation_sum(operation),
+        operation.started.map(|at| row::signed(at.0)),
     ])?;
     Ok(())
 }

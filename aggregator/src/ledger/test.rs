@@ -1,5 +1,6 @@
 //! Promises of stable storage: kept, checked, grouped, owed, recovered.
 
+use roost_aggregator_core::account::Account;
 use roost_aggregator_core::intent::UserRecord;
 use roost_aggregator_core::operation::State;
 use roost_protocol::operation::{Failure, FailureCode, Verb};
@@ -18,6 +19,7 @@ fn operation(number: u128, state: State, ended: Option<Stamp>) -> Operation {
         verb: Verb::Start,
         created_by: "admin".to_owned(),
         created: NOW,
+        started: ended,
         ended,
         expires: Stamp(NOW.0 + 1),
         state,
@@ -57,6 +59,43 @@ fn what_was_committed_is_read_back_equal() {
     assert!(kept.recovering && kept.set_aside.is_none());
     assert_eq!(epoch, Epoch(NOW.0 / 1_000));
     assert_eq!(store.begin_epoch(Stamp(0)).unwrap(), epoch.next(), "the kept epoch wins over a clock gone back");
+}
+
+#[test]
+fn the_last_uses_outlive_a_restart_and_end_with_whom_they_are_about() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&directory);
+    let account = |name: &str| Account::User(name.to_owned());
+    let uses = LastUses::from([(account("ann"), NOW), (account("bob"), NOW), (Account::ApiToken("x/y".into()), NOW)]);
+    let gone = IntentChange::User { name: "bob".to_owned(), record: None };
+    let all = [
+        Changes { uses: uses.clone(), ..Changes::default() },
+        Changes {
+            intent: vec![gone],
+            uses: LastUses::from([(account("ann"), Stamp(NOW.0 + 1))]),
+            ..Changes::default()
+        },
+    ];
+    store.commit(all.iter()).unwrap();
+    drop(store);
+    let (_, kept) = open(&directory);
+    let expected = LastUses::from([(account("ann"), Stamp(NOW.0 + 1)), (Account::ApiToken("x/y".into()), NOW)]);
+    assert_eq!(kept.uses, expected);
+}
+
+#[test]
+fn a_database_of_the_first_version_is_read_with_its_operations() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&directory);
+    let old = operation(1, State::Queued, None);
+    store.commit(std::iter::once(&Changes { operations: vec![old.clone()], ..Changes::default() })).unwrap();
+    drop(store);
+    let connection = rusqlite::Connection::open(directory.path().join("data/ledger.db")).unwrap();
+    let back = "ALTER TABLE operation DROP COLUMN started; DROP TABLE last_use; PRAGMA user_version = 1;";
+    connection.execute_batch(back).unwrap();
+    drop(connection);
+    let (_, kept) = open(&directory);
+    assert_eq!((kept.operations, kept.set_aside), (vec![old], None));
 }
 
 #[test]

@@ -105,6 +105,12 @@ const API_TOKENS: &[Operation] = &[
         ..read("api_token.list", "List API tokens", "/api-tokens", Output::List("api_token"))
     },
     Operation {
+        inputs: &[ID],
+        errors: &["not_found"],
+        cli: cli("api-token", "get"),
+        ..read("api_token.get", "Show one API token", "/api-tokens/{id}", Output::Object("api_token"))
+    },
+    Operation {
         detail: "The token is shown this once; only its hash is kept.",
         inputs: &[Field::body("name", FieldKind::Text, "What it is for").required(), TTL],
         errors: &["invalid", "already_exists"],

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::find;
+use super::{domain, find};
 use crate::api::Api;
 use crate::api::dispatch::{Done, Output};
 use crate::api::input::Input;
@@ -58,7 +58,7 @@ pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {
     };
     let host = chosen_host(api, &input).await?;
     let verb = Verb::Create { spec, start: input.boolean("start").unwrap_or(false) };
-    ask(api, caller, Wish { guest: new_guest(), host, verb, timeout: TIMEOUT_CREATE, key: input.key }).await
+    ask(api, caller, Wish { guest: new_guest(), name: None, host, verb, timeout: TIMEOUT_CREATE, key: input.key }).await
 }
 
 /// A part of the specification; what the registry can't say about it (which members go with which `from`) is said here.
@@ -78,8 +78,10 @@ fn boot(input: &Input) -> Result<Boot, Problem> {
 
 pub(crate) async fn import(api: &Api, caller: &Caller, input: Input) -> Done {
     let host = chosen_host(api, &input).await?;
-    let verb = Verb::Import { xml: input.required("xml")?.to_owned() };
-    ask(api, caller, Wish { guest: new_guest(), host, verb, timeout: TIMEOUT, key: input.key }).await
+    let xml = input.required("xml")?.to_owned();
+    let name = domain::name(&xml);
+    let wish = Wish { guest: new_guest(), name, host, verb: Verb::Import { xml }, timeout: TIMEOUT, key: input.key };
+    ask(api, caller, wish).await
 }
 
 async fn chosen_host(api: &Api, input: &Input) -> Result<Option<HostId>, Problem> {
@@ -132,11 +134,13 @@ async fn on_guest(api: &Api, caller: &Caller, input: Input, verb: Verb, timeout:
     let wanted = input.required("ref")?.to_owned();
     let guest =
         api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|view| view.guest.report.id)).await??;
-    ask(api, caller, Wish { guest, host: None, verb, timeout, key: input.key }).await
+    ask(api, caller, Wish { guest, name: None, host: None, verb, timeout, key: input.key }).await
 }
 
 struct Wish {
     guest: GuestId,
+    /// What an imported guest calls itself.
+    name: Option<String>,
     host: Option<HostId>,
     verb: Verb,
     timeout: Millis,
@@ -144,11 +148,11 @@ struct Wish {
 }
 
 async fn ask(api: &Api, caller: &Caller, wish: Wish) -> Done {
-    let Wish { guest, host, verb, timeout, key } = wish;
+    let Wish { guest, name: guest_name, host, verb, timeout, key } = wish;
     let operation = OperationId::from(Uuid::new_v4());
     // User names have no slash, so that nobody meets another's keys.
     let key = key.map(|key| format!("{}/{key}", caller.user));
-    let call = Call::Guest { operation, guest, host, verb, timeout, key };
+    let call = Call::Guest { operation, guest, guest_name, host, verb, timeout, key };
     match api.handle.call(&caller.user, call).await? {
         CoreDone::Operation(operation) => {
             let host = operation.host;

@@ -1,5 +1,6 @@
 //! Join tokens for hosts, API tokens for programs. Each is shown once and kept as a hash.
 
+use roost_aggregator_core::account::Account;
 use roost_aggregator_core::intent::{ApiTokenRecord, JoinTokenRecord};
 use roost_aggregator_core::{Call, Grid};
 use roost_protocol::enrol::{JoinToken, NAME as HOST_NAME};
@@ -91,9 +92,22 @@ pub(crate) async fn delete_join(api: &Api, caller: &Caller, input: Input) -> Don
 pub(crate) async fn list_api(api: &Api, _: &Caller, input: Input) -> Done {
     let wanted = Wanted::of::<Named<'_, ApiTokenRecord>>(&input)?;
     let page = api.handle.read(move |grid, _, _| {
-        wanted.page(grid.intent().api_tokens.iter().map(|(name, record)| Named { name, record }))
+        wanted.page(grid.intent().api_tokens.iter().map(|(id, record)| api_token(grid, id, record)))
     });
     Ok(Output::List(page.await?))
+}
+
+fn api_token<'a>(grid: &Grid, id: &'a str, record: &'a ApiTokenRecord) -> Named<'a, ApiTokenRecord> {
+    Named { name: id, record, last_use: grid.uses().get(&Account::ApiToken(id.to_owned())).copied() }
+}
+
+pub(crate) async fn get_api(api: &Api, _: &Caller, input: Input) -> Done {
+    let id = input.required("id")?.to_owned();
+    let token = api.handle.read(move |grid, _, _| {
+        let record = grid.intent().api_tokens.get(&id).ok_or_else(|| Problem::not_found("API token", &id))?;
+        Ok::<_, Problem>(show_all(&api_token(grid, &id, record)))
+    });
+    Ok(Output::Object(token.await??))
 }
 
 pub(crate) async fn create_api(api: &Api, caller: &Caller, input: Input) -> Done {
@@ -110,7 +124,7 @@ pub(crate) async fn create_api(api: &Api, caller: &Caller, input: Input) -> Done
     }
     let record =
         ApiTokenRecord { hash: secret.hash(), user: caller.user.clone(), name, created: now, expires: end(now, ttl) };
-    let mut value = show_all(&Named { name: &secret.id(), record: &record });
+    let mut value = show_all(&Named { name: &secret.id(), record: &record, last_use: None });
     value["token"] = json!(secret.reveal());
     api.handle.call(&caller.user, Call::PutApiToken { id: secret.id(), record }).await?;
     Ok(Output::Object(value))

@@ -1,7 +1,8 @@
 //! Local users.
 
-use roost_aggregator_core::Call;
+use roost_aggregator_core::account::Account;
 use roost_aggregator_core::intent::UserRecord;
+use roost_aggregator_core::{Call, Grid};
 
 use crate::api::Api;
 use crate::api::dispatch::{Done, Output};
@@ -22,15 +23,19 @@ pub(crate) async fn list(api: &Api, _: &Caller, input: Input) -> Done {
     let wanted = Wanted::of::<Named<'_, UserRecord>>(&input)?;
     let page = api
         .handle
-        .read(move |grid, _, _| wanted.page(grid.intent().users.iter().map(|(name, record)| Named { name, record })));
+        .read(move |grid, _, _| wanted.page(grid.intent().users.iter().map(|(name, record)| user(grid, name, record))));
     Ok(Output::List(page.await?))
+}
+
+fn user<'a>(grid: &Grid, name: &'a str, record: &'a UserRecord) -> Named<'a, UserRecord> {
+    Named { name, record, last_use: grid.uses().get(&Account::User(name.to_owned())).copied() }
 }
 
 pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
     let name = input.required("name")?.to_owned();
     let user = api.handle.read(move |grid, _, _| {
         let record = grid.intent().users.get(&name).ok_or_else(|| Problem::not_found("user", &name))?;
-        Ok::<_, Problem>(show_all(&Named { name: &name, record }))
+        Ok::<_, Problem>(show_all(&user(grid, &name, record)))
     });
     Ok(Output::Object(user.await??))
 }
@@ -40,7 +45,7 @@ pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {
     let password = checked_password(input.required("password")?)?;
     let password_hash = api.auth.hash(password).await?;
     let record = UserRecord { password_hash, created: clock::wall(), full_name: String::new() };
-    let value = show_all(&Named { name: &name, record: &record });
+    let value = show_all(&Named { name: &name, record: &record, last_use: None });
     api.handle.call(&caller.user, Call::PutUser { name, record, create: true }).await?;
     Ok(Output::Object(value))
 }

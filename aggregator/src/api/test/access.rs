@@ -139,3 +139,24 @@ async fn join_tokens_tell_whether_when_and_by_whom_they_were_used() {
     let listed = fake.get("/join-tokens?state=used").await.json();
     assert_eq!((listed["items"].as_array().unwrap().len(), &listed["items"][0]["id"]), (1, &json!(ids[0])));
 }
+
+#[tokio::test]
+async fn users_and_api_tokens_tell_when_somebody_last_came_in() {
+    let fake = Fake::with_password(Some("correct horse"));
+    assert!(fake.get("/users/ada").await.json().get("last_login").is_none());
+    let made = fake.ask("POST", "/api-tokens", Some(json!({"name": "ci"}))).await.json();
+    let path = format!("/api-tokens/{}", made["id"].as_str().unwrap());
+    assert!(fake.get(&path).await.json().get("last_used").is_none());
+    for (password, status) in [("wrong", 401), ("correct horse", 200)] {
+        let body = json!({"user": "ada", "password": password}).to_string();
+        let request = Fake::request("POST", "/api/v1/sessions").header("content-type", "application/json");
+        assert_eq!(fake.send(request.body(Body::from(body)).unwrap()).await.status, status);
+        let user = fake.get("/users/ada").await.json();
+        assert_eq!(user["last_login"].is_string(), status == 200, "{user}");
+    }
+    let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+    let request = Fake::request("GET", "/api/v1/grid").header("authorization", bearer).body(Body::empty());
+    assert_eq!(fake.send(request.unwrap()).await.status, StatusCode::OK);
+    assert!(fake.get(&path).await.json()["last_used"].is_string());
+    assert!(fake.get("/api-tokens").await.json()["items"][0]["last_used"].is_string());
+}
