@@ -87,7 +87,7 @@ fn operation(mut command: Command, operation: &'static Operation) -> Command {
 
 /// Inputs that are no flags: pages are followed and forms are made by the command itself.
 fn wanted(field: &Field) -> bool {
-    let hidden = ["cursor", "fields", "total", "format"].contains(&field.name);
+    let hidden = ["cursor", "offset", "fields", "total", "format"].contains(&field.name);
     !(hidden && PAGE.iter().any(|page| page.name == field.name))
 }
 

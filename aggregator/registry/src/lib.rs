@@ -162,10 +162,16 @@ impl Output {
     }
 }
 
-/// Inputs that every list takes.
+/// Inputs that every list takes. XML-RPC answers with an array alone, so it has no `cursor`, `total` and `format`, and
+/// without `limit` it gives all there is.
 pub const PAGE: &[Field] = &[
-    Field::query("limit", FieldKind::Integer, "At most this many items (default 100, at most 1000)"),
-    Field::query("cursor", FieldKind::Text, "Go on where the page before ended: its `next`"),
+    Field::query("limit", FieldKind::Integer, "At most this many items (REST: default 100, at most 1000)"),
+    Field::query(
+        "offset",
+        FieldKind::Integer,
+        "Leave out this many first; items that come or go meanwhile shift the rest",
+    ),
+    Field::query("cursor", FieldKind::Text, "Go on where the page before ended: its `next`; nothing shifts"),
     Field::query("sort", FieldKind::Text, "Properties to sort by, `-` before one turns it round: -cpu_percent,name"),
     Field::query("fields", FieldKind::Text, "Only these properties, separated by commas"),
     Field::query("total", FieldKind::Boolean, "Also count all items"),
@@ -195,6 +201,9 @@ impl Field {
     }
 }
 
+/// Inputs of lists that make sense only where the answer is more than its items.
+const PAGE_REST: &[&str] = &["cursor", "total", "format"];
+
 impl Operation {
     /// Its own inputs, then those of every list if it is one.
     pub fn fields(&self) -> impl Iterator<Item = &'static Field> + use<> {
@@ -203,6 +212,12 @@ impl Operation {
             Output::Object(_) | Output::Operation | Output::Nothing | Output::Text | Output::Stream(_) => &[],
         };
         self.inputs.iter().chain(page)
+    }
+
+    /// The inputs that the XML-RPC method takes.
+    pub fn xmlrpc_fields(&self) -> impl Iterator<Item = &'static Field> + use<> {
+        let list = matches!(self.output, Output::List(_));
+        self.fields().filter(move |field| !(list && PAGE_REST.contains(&field.name)))
     }
 
     /// Parameters of the XML-RPC method after the session: the required ones in this order, then, where there are

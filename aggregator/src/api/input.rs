@@ -30,6 +30,8 @@ pub(crate) struct Input {
     values: Map<String, Value>,
     /// The caller's Idempotency-Key.
     pub(crate) key: Option<String>,
+    /// The face has no pages: a list is given whole.
+    pub(crate) whole: bool,
 }
 
 impl Input {
@@ -50,7 +52,7 @@ impl Input {
                 faults.push(fault(field.name, format!("is missing: {}", field.help)));
             }
         }
-        if faults.is_empty() { Ok(Self { values, key }) } else { Err(Problem::faults(faults)) }
+        if faults.is_empty() { Ok(Self { values, key, whole: false }) } else { Err(Problem::faults(faults)) }
     }
 
     pub(crate) fn text(&self, name: &str) -> Option<&str> {

@@ -16,8 +16,8 @@ use super::suggest::did_you_mean;
 const LIMIT: usize = 100;
 /// Most items on a page.
 const MOST: usize = 1_000;
-/// Most items on a page of CSV: spreadsheets don't follow cursors.
-const MOST_CSV: usize = 100_000;
+/// Most items at once in CSV and XML-RPC: spreadsheets and old programs don't follow cursors.
+const MOST_WHOLE: usize = 100_000;
 /// Properties to sort by at once.
 const SORTS: usize = 5;
 /// Longest cursor looked at.
@@ -71,6 +71,7 @@ impl Order {
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     limit: usize,
+    offset: usize,
     after: Option<Vec<Value>>,
     sort: Vec<Sort>,
     /// Properties to show, in this order.
@@ -99,14 +100,15 @@ impl Wanted {
     pub(crate) fn of<T: Listed>(input: &Input) -> Result<Self, Problem> {
         let schema = roost_registry::schema(T::SCHEMA)
             .ok_or_else(|| Problem::new("internal", format!("The registry has no schema {}.", T::SCHEMA)))?;
-        let csv = input.text("format") == Some("csv");
-        let most = if csv { MOST_CSV } else { MOST };
+        let whole = input.whole || input.text("format") == Some("csv");
+        let most = if whole { MOST_WHOLE } else { MOST };
         let limit = match input.number("limit").map(usize::try_from) {
-            None if csv => most,
+            None if whole => most,
             None => LIMIT,
             Some(Ok(limit)) if (1..=most).contains(&limit) => limit,
             Some(_) => return Err(Problem::fault("/limit", format!("must be 1 to {most}"))),
         };
+        let offset = usize::try_from(input.number("offset").unwrap_or(0)).unwrap_or(usize::MAX);
         let after = input.text("cursor").map(read_cursor).transpose()?;
         let sort = input.text("sort").or(T::SORT).map_or(Ok(Vec::new()), |sort| read_sort(schema, sort))?;
         let fields = match input.text("fields") {
@@ -118,7 +120,10 @@ impl Wanted {
         if after.as_ref().is_some_and(|after| after.len() != sort.len() + 1) {
             return Err(Problem::fault("/cursor", "belongs to a list sorted otherwise"));
         }
-        Ok(Self { limit, after, sort, fields, total: input.boolean("total").unwrap_or(false) })
+        if after.is_some() && offset > 0 {
+            return Err(Problem::fault("/offset", "a cursor says already where to go on; give one of them"));
+        }
+        Ok(Self { limit, offset, after, sort, fields, total: input.boolean("total").unwrap_or(false) })
     }
 
     /// The page of these items.
@@ -131,6 +136,7 @@ impl Wanted {
             all.retain(|(keys, place, _)| self.compare((keys, place), (after, &order)) == Ordering::Greater);
         }
         all.sort_unstable_by(|one, other| self.compare((&one.0, &one.1), (&other.0, &other.1)));
+        all.drain(..self.offset.min(all.len()));
         let more = all.len() > self.limit;
         all.truncate(self.limit);
         let next = all.last().filter(|_| more).map(|(keys, order, _)| write_cursor(keys, order));
@@ -269,6 +275,19 @@ mod test {
         assert_eq!(walk(""), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(walk("-seq"), [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
         assert_eq!(walk("-kind,seq"), [1, 3, 5, 7, 9, 0, 2, 4, 6, 8]);
+    }
+
+    #[test]
+    fn walking_by_offset_sees_every_item_once_in_order() {
+        let mut seen = Vec::new();
+        for offset in ["0", "4", "8", "12"] {
+            let page = wanted(&[("limit", "4"), ("offset", offset), ("total", "true")]).unwrap().page((0..10).map(Pet));
+            assert_eq!(page.total, Some(10));
+            seen.extend(page.items.iter().map(|item| item["seq"].as_u64().unwrap()));
+        }
+        assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        let both = wanted(&[("offset", "1"), ("cursor", "WzFd")]).unwrap_err().sentence();
+        assert!(both.contains("one of them"), "{both}");
     }
 
     #[test]

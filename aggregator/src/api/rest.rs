@@ -301,8 +301,8 @@ fn list(page: &Page, path: &str, query: Option<&str>, csv: bool) -> Response {
     response
 }
 
-/// `{"items": [...], "next": cursor, "total": n}`, in both faces.
-pub(super) fn page_json(page: &Page) -> Value {
+/// `{"items": [...], "next": cursor, "total": n}`.
+fn page_json(page: &Page) -> Value {
     let mut value = json!({"items": page.items});
     if let Some(next) = &page.next {
         value["next"] = json!(next);
@@ -314,8 +314,10 @@ pub(super) fn page_json(page: &Page) -> Value {
 }
 
 fn link_to_next(path: &str, query: &str, next: &str) -> String {
-    let mut kept: Vec<&str> =
-        query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("cursor=")).collect();
+    let mut kept: Vec<&str> = query
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !pair.starts_with("cursor=") && !pair.starts_with("offset="))
+        .collect();
     let cursor = format!("cursor={next}");
     kept.push(&cursor);
     format!("<{}>; rel=\"next\"", Uri::try_from(format!("{path}?{}", kept.join("&"))).unwrap_or_default())

@@ -103,12 +103,13 @@ async fn one(api: &Api, from: &Sender<'_>, method: &str, params: Vec<Value>) -> 
     }
     let operation = introspect::method(method)?;
     let (caller, params) = caller(api, from, operation, params).await?;
-    let input = Input::check(operation, given(operation, params)?, None)?;
+    let mut input = Input::check(operation, given(operation, params)?, None)?;
+    input.whole = true;
     let output = dispatch::run(api, &caller, operation, input).await?;
     Ok(match output {
         Output::Object(value) if operation.name == "session.login" => value["token"].clone(),
         Output::Object(value) | Output::Operation(_, value) => value,
-        Output::List(page) => rest::page_json(&page),
+        Output::List(page) => Value::Array(page.items),
         // XML-RPC has no "nothing".
         Output::Nothing => json!(true),
         Output::Stream(_) => return Err(Fault::new(-32601, "not_found: XML-RPC has no streams.")),
@@ -162,6 +163,10 @@ fn given(operation: &Operation, mut params: Vec<Value>) -> Result<Vec<Given>, Fa
     match named {
         None | Some(Value::Null) => {}
         Some(Value::Object(members)) => {
+            let unknown = |name: &&String| !operation.xmlrpc_fields().any(|field| field.name == name.as_str());
+            if let Some(name) = members.keys().find(unknown) {
+                return Err(introspect::no_such_input(operation, name));
+            }
             given.extend(members.into_iter().map(|(name, value)| Given { name, value, place }));
         }
         Some(_) => return Err(introspect::usage(operation, "the last parameter must be a struct")),

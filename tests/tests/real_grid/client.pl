@@ -30,7 +30,9 @@ $methods{$_} or die "no method $_\n" for qw(session.login host.list guest.list g
 fault(4010, 'guest.list', 'no session');
 fault(-32601, 'no.such.method');
 my $session = value('session.login', $user, $password);
-value('host.list', $session)->{items}[0]{name} eq 'h1' or die "no host h1\n";
+value('host.list', $session)->[0]{name} eq 'h1' or die "no host h1\n";
+my $second = value('guest.list', $session, { limit => '1', offset => '1', fields => 'name' });
+@$second == 1 && $second->[0]{name} eq 'python' or die "the second guest is another\n";
 fault(4040, 'guest.get', $session, 'unknown');
 my $operation = value('guest.start', $session, 'perl');
 # Perl sends "30" as a number and ids as strings; both must be understood.

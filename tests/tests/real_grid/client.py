@@ -27,8 +27,13 @@ fault(lambda: server.guest.list("no session"), 4010)
 fault(lambda: server.no.such.method(), -32601)
 session = server.session.login(user, password)
 
-assert [host["name"] for host in server.host.list(session)["items"]] == ["h1"]
-assert {guest["name"] for guest in server.guest.list(session)["items"]} == {"python", "perl"}
+assert [host["name"] for host in server.host.list(session)] == ["h1"]
+assert {guest["name"] for guest in server.guest.list(session)} == {"python", "perl"}
+pages = [server.guest.list(session, {"limit": 1, "offset": at, "fields": "name"}) for at in range(3)]
+assert pages == [[{"name": "perl"}], [{"name": "python"}], []], pages
+assert server.guest.list(session, {"state": "running"}) == []
+assert server.system.methodSignature("guest.list")[0][0] == "array"
+fault(lambda: server.guest.list(session, {"cursor": "x"}), 4220)
 fault(lambda: server.guest.get(session, "unknown"), 4040)
 operation = server.guest.start(session, "python")
 ended = server.operation.wait(session, operation["id"], 30)

@@ -4,6 +4,8 @@ use roost_registry::{FieldKind, Operation, Output, operations};
 use serde_json::{Value, json};
 
 use super::Fault;
+use crate::api::problem::{Fault as InputFault, Problem};
+use crate::api::suggest::did_you_mean;
 
 /// Methods of the face itself: name, signature, help.
 const OWN: &[(&str, &[&str], &str)] = &[
@@ -19,7 +21,7 @@ pub(super) fn method(name: &str) -> Result<&'static Operation, Fault> {
     let operation = roost_registry::find(name).filter(|operation| operation.faces.no_xmlrpc.is_none());
     operation.ok_or_else(|| {
         let names: Vec<&str> = names().collect();
-        let hint = crate::api::suggest::did_you_mean(name, &names);
+        let hint = did_you_mean(name, &names);
         Fault::new(-32601, format!("not_found: there is no such method{hint}"))
     })
 }
@@ -33,6 +35,14 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// A fault that says how the method is called.
 pub(super) fn usage(operation: &Operation, wrong: &str) -> Fault {
     Fault::new(-32602, format!("invalid: {wrong}; call it as {}.", shape(operation)))
+}
+
+/// A fault that names the input meant.
+pub(super) fn no_such_input(operation: &Operation, name: &str) -> Fault {
+    let names: Vec<&str> = operation.xmlrpc_fields().map(|field| field.name).collect();
+    let detail = format!("{} has no such input in XML-RPC{}", operation.name, did_you_mean(name, &names));
+    let fault = InputFault { pointer: format!("/{name}"), code: "unknown", detail };
+    Problem::faults(vec![fault]).into()
 }
 
 /// Any `system.` method but multicall.
@@ -77,7 +87,7 @@ fn help(name: &str) -> Result<String, Fault> {
         text.push('\n');
         text.push_str(operation.detail);
     }
-    for field in operation.fields() {
+    for field in operation.xmlrpc_fields() {
         let optional = if field.required { "" } else { ", optional" };
         text.push_str(&format!("\n  {} ({}{optional}): {}", field.name, kind(field.kind), field.help));
     }
@@ -95,13 +105,14 @@ fn shape(operation: &Operation) -> String {
 }
 
 fn has_options(operation: &Operation) -> bool {
-    operation.fields().any(|field| !field.required)
+    operation.xmlrpc_fields().any(|field| !field.required)
 }
 
 fn result(operation: &Operation) -> &'static str {
     match operation.output {
         _ if operation.name == "session.login" => "string",
-        Output::Object(_) | Output::List(_) | Output::Operation | Output::Stream(_) => "struct",
+        Output::Object(_) | Output::Operation | Output::Stream(_) => "struct",
+        Output::List(_) => "array",
         Output::Nothing => "boolean",
         Output::Text => "string",
     }
