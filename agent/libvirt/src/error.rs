@@ -85,6 +85,9 @@ impl Error {
             | Code::InvalidArgument
             | Code::AgentUnresponsive
             | Code::Busy
+            | Code::NoCheckpoint
+            | Code::CheckpointInconsistent
+            | Code::NoBackup
             | Code::Other(_) => false,
         }
     }
@@ -120,6 +123,12 @@ pub enum Code {
     AgentUnresponsive,
     /// Something is in use.
     Busy,
+    /// No such checkpoint.
+    NoCheckpoint,
+    /// A checkpoint's bitmap is missing or broken.
+    CheckpointInconsistent,
+    /// No backup job.
+    NoBackup,
     /// libvirt cannot be reached.
     NoConnect,
     /// The connection object is no longer one.
@@ -152,6 +161,9 @@ impl Code {
             sys::VIR_ERR_INVALID_ARG | sys::VIR_ERR_OVERFLOW => Self::InvalidArgument,
             sys::VIR_ERR_AGENT_UNRESPONSIVE | sys::VIR_ERR_AGENT_UNSYNCED => Self::AgentUnresponsive,
             sys::VIR_ERR_RESOURCE_BUSY => Self::Busy,
+            sys::VIR_ERR_NO_DOMAIN_CHECKPOINT => Self::NoCheckpoint,
+            sys::VIR_ERR_CHECKPOINT_INCONSISTENT => Self::CheckpointInconsistent,
+            sys::VIR_ERR_NO_DOMAIN_BACKUP => Self::NoBackup,
             sys::VIR_ERR_NO_CONNECT => Self::NoConnect,
             sys::VIR_ERR_INVALID_CONN => Self::InvalidConnection,
             sys::VIR_ERR_RPC => Self::Rpc,

@@ -101,7 +101,7 @@ pub struct GuestInterface {
 #[derive(Debug)]
 pub struct Hypervisor {
     watch: Mutex<Option<Watch>>,
-    connection: Connection,
+    pub(crate) connection: Connection,
 }
 
 impl Drop for Hypervisor {

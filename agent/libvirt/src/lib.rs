@@ -7,15 +7,20 @@
 //! What libvirt does not tell: a balloon request to a guest without the driver succeeds silently (wait for
 //! [`EventKind::Balloon`]), and a guest whose QEMU died is only seen as [`StoppedWhy::Failed`].
 
+mod backup;
+mod block;
 mod domain;
 mod error;
 mod event;
 mod ffi;
+pub mod freeze;
 mod hypervisor;
 pub mod kvm;
 mod process;
 mod stats;
 
+pub use backup::CheckpointInfo;
+pub use block::{BlockJob, BlockJobKind, EndJob, Picture};
 pub use domain::{DomainInfo, Reason, State};
 pub use error::{Code, Error};
 pub use event::{

@@ -1,9 +1,11 @@
 //! The only calls into libvirt's C library. Everything that leaves here is safe, owned and bounded.
 #![expect(unsafe_code, reason = "libvirt is a C library; each call is wrapped here and nowhere else")]
 
+mod backup;
 mod event;
 mod memory;
 
+pub(crate) use backup::DiskAct;
 pub(crate) use event::{Watch, register_event_loop, turn_event_loop};
 
 use crate::{Code, Error, Uuid, hypervisor::GuestInterface, stats::Value, uuid_text};
