@@ -302,7 +302,6 @@ fn word(task: &roost_agent_core::Task) -> &'static str {
         Task::CleanUp { .. } => "clean up",
         Task::Backup { .. } => "back up",
         Task::Ship { .. } => "ship",
-        Task::Replicate { .. } => "replicate",
         Task::Restore { .. } => "restore",
         Task::Pull { .. } => "pull",
         Task::Verify { .. } => "verify",

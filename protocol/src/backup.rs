@@ -13,8 +13,8 @@ pub use policy::{BackupPolicy, Freeze, ProofPolicy, ReplicaPolicy, Retention, Sc
 pub use query::{Peer, PointQuery, PointsPage};
 pub use restore::{RestoreAs, RestoreOrder};
 pub use status::{
-    BackupBeat, BackupRun, BackupSummary, Consistency, Damage, LastFailure, Proof, ReplicaState, ReplicaStatus,
-    SetSummary, StoreStatus, Why,
+    BackupBeat, BackupRun, BackupSummary, Consistency, Damage, LastFailure, Leftover, Proof, ReplicaState,
+    ReplicaStatus, SetSummary, StoreStatus, Why,
 };
 
 use minicbor::{Decode, Encode};

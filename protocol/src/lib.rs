@@ -2,6 +2,7 @@
 //! outside; field numbers are the version rule: a new field gets a new number, unknown numbers are skipped.
 
 pub mod backup;
+pub mod calendar;
 pub mod codec;
 pub mod document;
 pub mod enrol;

@@ -207,7 +207,6 @@ impl Agent {
                 | Task::Restore { .. } => self.pending.set(operation, Phase::Seeing(what)),
                 Task::Backup { .. }
                 | Task::Ship { .. }
-                | Task::Replicate { .. }
                 | Task::Pull { .. }
                 | Task::Verify { .. }
                 | Task::Prune { .. }

@@ -5,7 +5,7 @@ use roost_protocol::guest::{Disk, GuestSample, GuestSpec, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
 use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::Failure;
-use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp};
+use roost_protocol::{GuestId, MiB, Millis, OperationId, PointId, Stamp};
 
 use crate::ledger::Change;
 
@@ -139,8 +139,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(pub u64);
 
-/// One thing done by a worker, in the background, on one guest. Of those that change the guest at most one per guest runs
-/// at a time, and of those that only read it or work on its points ([`Task::beside`]) at most one beside it.
+/// One thing done by a worker, in the background, on one guest. At most one task per guest and [`Lane`] runs at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Build disks and define the domain; undone completely if any step fails.
@@ -187,19 +186,13 @@ pub enum Task {
         guest: GuestId,
         order: BackupOrder,
     },
-    /// Bring a point of the host's store to another place; [`Made::Shipped`].
+    /// Bring a point of the host's store to another place, only chunks that it lacks; [`Made::Shipped`] when it is whole
+    /// and checked there. Done again it goes on where it was.
     Ship {
         guest: GuestId,
         point: PointId,
         to: Target,
         /// Bytes per second; absent: as fast as it goes.
-        bandwidth: Option<u64>,
-    },
-    /// Make a point with [`Why::Replica`] and bring it to that host; [`Made::Replica`]. Older replica points that nobody
-    /// needs any more go on both sides.
-    Replicate {
-        guest: GuestId,
-        to: HostId,
         bandwidth: Option<u64>,
     },
     /// Make the guest (or make it again) from a point: read back, compared with the digests, then defined, not started.
@@ -219,9 +212,11 @@ pub enum Task {
         guest: GuestId,
         point: Option<PointId>,
     },
-    /// Remove these points and give their room back; without points only the room. [`Made::Pruned`].
+    /// Remove these points of the guest's set at that place and give their room back; points that are not there are
+    /// none to worry about. Without points only the room. [`Made::Pruned`].
     Prune {
         guest: GuestId,
+        at: Target,
         remove: Vec<PointId>,
     },
     Pin {
@@ -266,7 +261,6 @@ impl Task {
             | Task::CleanUp { guest }
             | Task::Backup { guest, .. }
             | Task::Ship { guest, .. }
-            | Task::Replicate { guest, .. }
             | Task::Restore { guest, .. }
             | Task::Pull { guest, .. }
             | Task::Verify { guest, .. }
@@ -276,8 +270,8 @@ impl Task {
         }
     }
 
-    /// True for what reads the guest or works on its points only, and so runs beside what changes the guest.
-    pub fn beside(&self) -> bool {
+    /// What it runs alone in, for one guest.
+    pub fn lane(&self) -> Lane {
         match self {
             Task::Create { .. }
             | Task::Import { .. }
@@ -289,17 +283,27 @@ impl Task {
             | Task::Reset { .. }
             | Task::Delete { .. }
             | Task::CleanUp { .. }
-            | Task::Restore { .. } => false,
-            Task::Backup { .. }
-            | Task::Ship { .. }
-            | Task::Replicate { .. }
-            | Task::Pull { .. }
-            | Task::Verify { .. }
-            | Task::Prune { .. }
-            | Task::Pin { .. }
-            | Task::Prove { .. } => true,
+            | Task::Restore { .. } => Lane::Change,
+            Task::Backup { .. } | Task::Pull { .. } => Lane::Read,
+            Task::Verify { .. } | Task::Pin { .. } | Task::Prove { .. } => Lane::Points,
+            Task::Prune { at, .. } if *at == Target::Local => Lane::Points,
+            Task::Ship { to: at, .. } | Task::Prune { at, .. } => Lane::Place(at.clone()),
         }
     }
+}
+
+/// What tasks of one guest run one after the other in. Lanes don't wait for each other, so that a target that hangs holds
+/// up no backup, and a backup no start or stop; what must not overlap all the same stands in `backup`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Changes the guest.
+    Change,
+    /// Reads the guest's disks.
+    Read,
+    /// Works on its points in the host's store.
+    Points,
+    /// Works on copies of its points elsewhere.
+    Place(Target),
 }
 
 /// How a task ended.
@@ -316,11 +320,6 @@ pub enum Made {
     Shipped {
         point: PointId,
         to: Target,
-    },
-    /// The backup host has this point whole; `removed` are replica points that are gone from this host's store.
-    Replica {
-        point: Box<BackupSummary>,
-        removed: Vec<PointId>,
     },
     /// `pulling`: it can be started at once, and [`Task::Pull`] has to bring in the data.
     Restored {

@@ -10,5 +10,5 @@ pub mod ledger;
 mod reconcile;
 
 pub use agent::{Agent, Config};
-pub use event::{Action, BackupOrder, Event, Made, Task, TaskId, TaskResult};
+pub use event::{Action, BackupOrder, Event, Lane, Made, Task, TaskId, TaskResult};
 pub use ledger::{Change, Kept, Record, Stage};

@@ -65,7 +65,6 @@ impl Workers {
             | Task::CleanUp { .. }
             | Task::Backup { .. }
             | Task::Ship { .. }
-            | Task::Replicate { .. }
             | Task::Restore { .. }
             | Task::Pull { .. }
             | Task::Verify { .. }
@@ -152,7 +151,6 @@ impl Tools {
             Task::CleanUp { guest } => return maker.clean_up(*guest).map(|()| Made::Nothing),
             Task::Backup { .. }
             | Task::Ship { .. }
-            | Task::Replicate { .. }
             | Task::Restore { .. }
             | Task::Pull { .. }
             | Task::Verify { .. }
@@ -191,7 +189,6 @@ fn reached(hypervisor: &Hypervisor, what: &Task) -> bool {
         | Task::CleanUp { .. }
         | Task::Backup { .. }
         | Task::Ship { .. }
-        | Task::Replicate { .. }
         | Task::Restore { .. }
         | Task::Pull { .. }
         | Task::Verify { .. }

@@ -4,6 +4,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::SENTENCE;
+use crate::calendar::Calendar;
 use crate::guest::NAME;
 use crate::{Generation, HostId, Millis, Stamp};
 
@@ -40,7 +41,7 @@ pub struct BackupPolicy {
     /// Where copies of each point go beside the host's own store.
     #[n(4)]
     pub targets: Vec<Target>,
-    /// The newest whole point may be so old before people are told; absent: twice the schedule's longest gap.
+    /// The newest whole point may be so old before people are told; absent: two moments of the schedule have passed.
     #[n(5)]
     pub max_age: Option<Millis>,
     #[n(6)]
@@ -55,7 +56,7 @@ pub struct BackupPolicy {
     pub proof: Option<ProofPolicy>,
 }
 
-/// When: a calendar expression (`hourly`, `daily`, `mon..fri 20:30`, `*-*-* 02:00`, `*:0/15`).
+/// When: a calendar expression (`hourly`, `daily`, `mon..fri 20:30`, `*-*-* 02:00`, `*:0/15`), see [`crate::calendar`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
@@ -189,7 +190,7 @@ impl Retention {
 }
 
 impl BackupPolicy {
-    /// Whether a host may be given this. Whether the calendar expression can be read is another question.
+    /// Whether a host may be given this.
     ///
     /// # Errors
     /// What is wrong, and what is allowed.
@@ -224,6 +225,7 @@ impl Schedule {
         if self.jitter > DAY {
             return Err("jitter is at most one day".into());
         }
+        Calendar::parse(&self.expression)?;
         match &self.zone {
             Some(zone) => zone.check(),
             None => Ok(()),

@@ -198,7 +198,7 @@ pub struct LastFailure {
 /// What a host keeps in its ledger of one guest's backups: what its points alone don't tell after a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct BackupRun {
-    /// The last moment of the schedule that was answered, by success or by trying.
+    /// The schedule's moments up to this one were answered by a point.
     #[n(0)]
     pub slot: Option<Stamp>,
     /// Absent since a backup succeeded.
@@ -219,6 +219,21 @@ pub struct BackupRun {
     /// A restore whose data is still brought in behind the running guest.
     #[n(6)]
     pub pull: Option<super::RestoreOrder>,
+    /// When the policy was taken on: a guest without a point is late from then.
+    #[n(7)]
+    pub since: Option<Stamp>,
+    /// Points that retention removed here and that are still to be removed where they were shipped to.
+    #[n(8)]
+    pub leftover: Vec<Leftover>,
+}
+
+/// A copy that has outlived its point.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct Leftover {
+    #[n(0)]
+    pub at: super::Target,
+    #[n(1)]
+    pub point: PointId,
 }
 
 /// One guest's replica, as its own host knows it.

@@ -189,7 +189,6 @@ impl Host {
             | Task::CleanUp { .. }
             | Task::Backup { .. }
             | Task::Ship { .. }
-            | Task::Replicate { .. }
             | Task::Restore { .. }
             | Task::Pull { .. }
             | Task::Verify { .. }
@@ -211,7 +210,6 @@ impl Host {
             | Task::CleanUp { .. }
             | Task::Backup { .. }
             | Task::Ship { .. }
-            | Task::Replicate { .. }
             | Task::Restore { .. }
             | Task::Pull { .. }
             | Task::Verify { .. }
