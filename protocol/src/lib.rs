@@ -10,6 +10,7 @@ pub mod guest;
 pub mod host;
 pub mod id;
 pub mod identity;
+pub mod memory;
 pub mod message;
 pub mod operation;
 pub mod transport;

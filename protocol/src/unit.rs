@@ -1,6 +1,7 @@
 //! Numbers with their units.
 
 use std::fmt;
+use std::iter::Sum;
 use std::ops::{Add, Sub};
 
 use minicbor::{Decode, Encode};
@@ -61,6 +62,38 @@ impl MiB {
     /// The same in bytes.
     pub const fn bytes(self) -> u64 {
         self.0.saturating_mul(1 << 20)
+    }
+
+    /// Whole mebibytes in so many bytes.
+    pub const fn of_bytes(bytes: u64) -> Self {
+        Self(bytes >> 20)
+    }
+
+    /// So many thousandths of it, rounded down.
+    #[must_use]
+    pub fn permille(self, permille: u32) -> Self {
+        Self(self.0.saturating_mul(u64::from(permille)) / 1_000)
+    }
+}
+
+impl Add for MiB {
+    type Output = MiB;
+    fn add(self, other: MiB) -> MiB {
+        MiB(self.0.saturating_add(other.0))
+    }
+}
+
+/// Never below zero.
+impl Sub for MiB {
+    type Output = MiB;
+    fn sub(self, other: MiB) -> MiB {
+        MiB(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Sum for MiB {
+    fn sum<I: Iterator<Item = MiB>>(all: I) -> MiB {
+        all.fold(MiB(0), |sum, one| sum + one)
     }
 }
 

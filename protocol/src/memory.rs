@@ -1,0 +1,258 @@
+//! Memory of a host: how dense it may be packed (policy), what each guest is owed (wish), and what an agent tells of it.
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::{GuestId, MiB, Stamp};
+
+/// Longest chain of causes that is told of one act.
+pub const CAUSES: usize = 12;
+/// Acts that a host remembers and tells; older ones are dropped.
+pub const ACTS: usize = 64;
+
+/// When equal pages of guests are merged (KSM).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// Before memory gets short, and for as long as it pays.
+    #[default]
+    #[n(0)]
+    Auto,
+    /// Also where memory is plenty; it still stops when it no longer pays.
+    #[n(1)]
+    Always,
+    /// The agent leaves page sharing alone.
+    #[n(2)]
+    Never,
+}
+
+/// How dense one host may be packed. Permille are of the host's memory unless said otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryPolicy {
+    #[n(0)]
+    pub sharing: Sharing,
+    /// Take memory back from guests that don't use it.
+    #[n(1)]
+    pub balloons: bool,
+    /// What guests never get, and the least of it.
+    #[n(2)]
+    pub reserve_permille: u32,
+    #[n(3)]
+    pub reserve_least_mib: MiB,
+    /// Guests are squeezed when less than this is available. MOM and ksmtuned: 200.
+    #[n(4)]
+    pub squeeze_below_permille: u32,
+    /// Pages are merged when less than this is available.
+    #[n(5)]
+    pub share_below_permille: u32,
+    /// Memory of all running guests may add up to this; 1000 is no overcommit.
+    #[n(6)]
+    pub overcommit_permille: u32,
+    /// A guest is never squeezed below this much of its own memory.
+    #[n(7)]
+    pub floor_permille: u32,
+    /// Part of its memory that a new guest is expected to use.
+    #[n(8)]
+    pub start_permille: u32,
+    /// Most CPU that merging may use, permille of one CPU; the kernel's advisor: 700.
+    #[n(9)]
+    pub ksm_cpu_permille: u32,
+    /// Merging must gain this much for each second of CPU, or it stops.
+    #[n(10)]
+    pub ksm_pay_mib: MiB,
+}
+
+impl Default for MemoryPolicy {
+    fn default() -> Self {
+        Self {
+            sharing: Sharing::Auto,
+            balloons: true,
+            reserve_permille: 50,
+            reserve_least_mib: MiB(512),
+            squeeze_below_permille: 200,
+            share_below_permille: 500,
+            overcommit_permille: 2_000,
+            floor_permille: 400,
+            start_permille: 600,
+            ksm_cpu_permille: 700,
+            ksm_pay_mib: MiB(8),
+        }
+    }
+}
+
+impl MemoryPolicy {
+    /// What is wrong with it, for people.
+    pub fn problem(&self) -> Option<&'static str> {
+        if self.reserve_permille > 500 {
+            return Some("reserve_permille is at most 500");
+        }
+        if self.squeeze_below_permille > 800 || self.squeeze_below_permille < self.reserve_permille {
+            return Some("squeeze_below_permille is between reserve_permille and 800");
+        }
+        if self.share_below_permille > 1_000 {
+            return Some("share_below_permille is at most 1000");
+        }
+        if !(500..=5_000).contains(&self.overcommit_permille) {
+            return Some("overcommit_permille is 500 to 5000");
+        }
+        if !(100..=1_000).contains(&self.floor_permille) || !(100..=1_000).contains(&self.start_permille) {
+            return Some("floor_permille and start_permille are 100 to 1000");
+        }
+        (!(10..=1_000).contains(&self.ksm_cpu_permille)).then_some("ksm_cpu_permille is 10 to 1000")
+    }
+}
+
+/// What one guest is owed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryWish {
+    /// Of two guests alike, one with twice the weight gives half as much.
+    #[n(0)]
+    pub weight: u32,
+    /// Never squeezed below this; absent: the policy's part of its memory.
+    #[n(1)]
+    pub floor_mib: Option<MiB>,
+    /// May give memory back at all.
+    #[n(2)]
+    pub squeeze: bool,
+    /// Its pages may be merged with those of others. False keeps others from finding out by timing what it holds.
+    #[n(3)]
+    pub share: bool,
+}
+
+impl Default for MemoryWish {
+    fn default() -> Self {
+        Self { weight: 100, floor_mib: None, squeeze: true, share: true }
+    }
+}
+
+/// How short memory is, and what is done about it; each rung includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// Enough free pages.
+    #[default]
+    #[n(0)]
+    Free,
+    /// Equal pages are merged.
+    #[n(1)]
+    Share,
+    /// Idle guests give memory back.
+    #[n(2)]
+    Squeeze,
+    /// No guest is started.
+    #[n(3)]
+    Refuse,
+    /// Nothing is left to do here: guests have to go elsewhere.
+    #[n(4)]
+    Alarm,
+}
+
+/// Something the agent did about memory, and why: the causes from the first to the last, with their numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct MemoryAct {
+    #[n(0)]
+    pub at: Stamp,
+    /// The guest it was done to; absent: the host.
+    #[n(1)]
+    pub guest: Option<GuestId>,
+    #[n(2)]
+    pub what: String,
+    #[n(3)]
+    pub why: Vec<String>,
+}
+
+/// A host's memory as its agent sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct MemoryReport {
+    #[n(0)]
+    pub rung: Rung,
+    #[n(1)]
+    pub total_mib: MiB,
+    #[n(2)]
+    pub available_mib: MiB,
+    #[n(3)]
+    pub reserve_mib: MiB,
+    /// Memory of all running guests, unsqueezed.
+    #[n(4)]
+    pub committed_mib: MiB,
+    /// Committed to total, permille.
+    #[n(5)]
+    pub overcommit_permille: u32,
+    /// What would be needed more without merged pages.
+    #[n(6)]
+    pub saved_by_sharing_mib: MiB,
+    #[n(7)]
+    pub saved_by_balloons_mib: MiB,
+    /// CPU that merging uses, permille of one CPU; absent where it can't be seen.
+    #[n(8)]
+    pub ksm_cpu_permille: Option<u32>,
+    /// The largest guest that could be started now.
+    #[n(9)]
+    pub fits_mib: MiB,
+    #[n(10)]
+    pub guests: Vec<GuestMemoryReport>,
+    #[n(11)]
+    pub acts: Vec<MemoryAct>,
+}
+
+/// One guest's part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct GuestMemoryReport {
+    #[n(0)]
+    pub id: GuestId,
+    #[n(1)]
+    pub full_mib: MiB,
+    /// What its balloon leaves it; absent where it has none.
+    #[n(2)]
+    pub current_mib: Option<MiB>,
+    #[n(3)]
+    pub resident_mib: MiB,
+    /// Available to its programs, as its driver tells; absent where it doesn't.
+    #[n(4)]
+    pub usable_mib: Option<MiB>,
+    /// Merged with equal pages of others.
+    #[n(5)]
+    pub shared_mib: Option<MiB>,
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn a_policy_that_can_not_hold_is_refused() {
+        assert_eq!(MemoryPolicy::default().problem(), None);
+        let refused = |change: fn(&mut MemoryPolicy)| {
+            let mut policy = MemoryPolicy::default();
+            change(&mut policy);
+            assert!(policy.problem().is_some(), "{policy:?}");
+        };
+        refused(|policy| policy.reserve_permille = 501);
+        refused(|policy| policy.squeeze_below_permille = 10);
+        refused(|policy| policy.share_below_permille = 1_001);
+        refused(|policy| policy.overcommit_permille = 0);
+        refused(|policy| policy.floor_permille = 0);
+        refused(|policy| policy.ksm_cpu_permille = 0);
+    }
+
+    #[test]
+    fn a_report_survives_the_wire() {
+        let guest = GuestMemoryReport {
+            id: GuestId::from_u128(1),
+            full_mib: MiB(512),
+            current_mib: Some(MiB(256)),
+            resident_mib: MiB(300),
+            usable_mib: None,
+            shared_mib: Some(MiB(5)),
+        };
+        let act = MemoryAct { guest: Some(guest.id), what: "w".into(), why: vec!["y".into()], ..MemoryAct::default() };
+        let report =
+            MemoryReport { rung: Rung::Squeeze, guests: vec![guest], acts: vec![act], ..MemoryReport::default() };
+        assert_eq!(codec::decode::<MemoryReport>(&codec::encode(&report)).unwrap(), report);
+        let wish: MemoryWish = serde_json::from_str("{\"share\":false}").unwrap();
+        assert_eq!((wish.weight, wish.share, wish.squeeze), (100, false, true));
+    }
+}
