@@ -1,0 +1,184 @@
+//! The candidate: whether this home should stand, asking before it does, and being elected.
+
+use roost_protocol::{Epoch, Time};
+
+use crate::council::{Policy, Version};
+use crate::event::{Action, Refusal, Replica, Report};
+use crate::id::MemberId;
+use crate::message::{Candidacy, Message};
+use crate::owner::{Owner, Poll};
+use crate::rules::Rule;
+use crate::ward::{Seat, Ward};
+
+impl Ward {
+    /// When this home will try to stand, if nothing changes.
+    pub(crate) fn try_at(&self) -> Option<Time> {
+        let Seat::Off { next_try: Some(next_try) } = self.seat else { return None };
+        let homes = &self.councils().newest.homes;
+        if self.voter.mute || !homes.contains(&self.me) {
+            return None;
+        }
+        let recorded = self.voter.ballot.voted;
+        if recorded == Some(self.me) {
+            return Some(next_try);
+        }
+        let rank = homes.iter().filter(|home| Some(**home) != recorded).take_while(|home| **home != self.me).count();
+        let stagger = self.councils().timers().stagger.0.saturating_mul(u64::try_from(rank).unwrap_or(0));
+        let free = if self.rules.keep(Rule::WaitForPromise) { self.voter.promise } else { next_try };
+        Some(next_try.max(Time(free.0.saturating_add(stagger))))
+    }
+
+    pub(crate) fn try_soon(&mut self, now: Time) {
+        if let Seat::Off { next_try } = &mut self.seat {
+            *next_try = Some(now);
+        }
+    }
+
+    pub(crate) fn nominated(&mut self, now: Time, force: bool) {
+        self.forced |= force;
+        self.try_soon(now);
+    }
+
+    /// Whether this home was the last that owned the ward, as far as it knows: then its own disks are the newest copy.
+    /// Who ran the ward was granted leases under its own version of the council by a majority, and whoever is elected
+    /// has heard of it from one of them.
+    pub(crate) fn was_last_owner(&self) -> bool {
+        let ballot = &self.voter.ballot;
+        let last = ballot.councils.newest.version.epoch;
+        if last == Epoch(0) { ballot.councils.newest.homes.first() == Some(&self.me) } else { ballot.won == last }
+    }
+
+    /// What speaks against standing; advice, but for the copy's age.
+    fn bar(&self, now: Time) -> Option<Refusal> {
+        let mine = self.was_last_owner();
+        let bars = &self.bars;
+        let cold_until = self.booted + self.councils().timers().cold;
+        match () {
+            () if self.voter.mute => Some(Refusal::Mute),
+            () if self.forced => None,
+            () if bars.maintenance => Some(Refusal::Maintenance),
+            () if mine => None,
+            () if self.councils().policy() == Policy::Stay => Some(Refusal::Stays),
+            () if bars.disarmed => Some(Refusal::Disarmed),
+            () if bars.alone => Some(Refusal::Alone),
+            () if bars.guests_answer => Some(Refusal::GuestsAnswer),
+            () if self.heard.is_none() && now < cold_until => Some(Refusal::ColdStart),
+            () => self.copy_is_bad(now),
+        }
+    }
+
+    fn copy_is_bad(&self, now: Time) -> Option<Refusal> {
+        match self.replica {
+            Replica::None if self.rules.keep(Rule::FreshReplica) => Some(Refusal::NoReplica),
+            Replica::Until { point, max_rpo } if now.since(point) > max_rpo && self.rules.keep(Rule::FreshReplica) => {
+                Some(Refusal::ReplicaTooOld)
+            }
+            Replica::None | Replica::Stateless | Replica::Until { .. } => None,
+        }
+    }
+
+    /// Asks the council, unless something speaks against it.
+    pub(crate) fn try_to_stand(&mut self, now: Time, out: &mut Vec<Action>) {
+        let refusal = self.bar(now);
+        if self.told != refusal {
+            self.told = refusal;
+            out.extend(refusal.map(|refusal| Action::Tell(Report::StandsNot(refusal))));
+        }
+        if let Some(refusal) = refusal {
+            let cold_until = self.booted + self.councils().timers().cold;
+            let next_try = (refusal == Refusal::ColdStart).then_some(cold_until);
+            self.seat = Seat::Off { next_try };
+            return;
+        }
+        let epoch = self.known.max(self.voter.ballot.epoch).next();
+        let candidacy = Candidacy { epoch, newest: self.councils().newest.version };
+        if self.voter.would(now, self.me, candidacy, true).is_err() {
+            return self.off(Some(now), out);
+        }
+        if !self.rules.keep(Rule::AskFirst) {
+            return self.stand(now, epoch, out);
+        }
+        self.seat = Seat::Asking(self.poll(now, epoch));
+        out.push(Action::Tell(Report::Asks { epoch }));
+        self.send_all(&Message::Ask(candidacy), out);
+        self.count_asked(now, out);
+    }
+
+    fn poll(&mut self, now: Time, epoch: Epoch) -> Poll {
+        let patience = self.councils().timers().retry_max;
+        Poll { epoch, yes: vec![self.me], until: now + patience }
+    }
+
+    pub(crate) fn would(&mut self, now: Time, from: MemberId, epoch: Epoch, in_force: Version, out: &mut Vec<Action>) {
+        match &mut self.seat {
+            Seat::Asking(poll) if poll.epoch == epoch => poll.add(from),
+            Seat::Off { .. } | Seat::Asking(_) | Seat::Candidate(_) | Seat::Owner(_) => return,
+        }
+        self.confirm(in_force);
+        self.count_asked(now, out);
+    }
+
+    fn count_asked(&mut self, now: Time, out: &mut Vec<Action>) {
+        if let Seat::Asking(poll) = &self.seat
+            && poll.won(self.councils(), self.rules)
+        {
+            self.stand(now, poll.epoch, out);
+        }
+    }
+
+    /// Votes for itself, durably, then asks the others.
+    fn stand(&mut self, now: Time, epoch: Epoch, out: &mut Vec<Action>) {
+        let candidacy = Candidacy { epoch, newest: self.councils().newest.version };
+        if self.voter.would(now, self.me, candidacy, true).is_err() {
+            return self.off(Some(now), out);
+        }
+        self.voter.vote(now, self.me, epoch);
+        self.persist(out);
+        self.seat = Seat::Candidate(self.poll(now, epoch));
+        self.send_all(&Message::Stand(candidacy), out);
+        self.count_votes(now, out);
+    }
+
+    pub(crate) fn voted(&mut self, now: Time, from: MemberId, epoch: Epoch, in_force: Version, out: &mut Vec<Action>) {
+        let poll = match &mut self.seat {
+            Seat::Candidate(poll) => Some(poll),
+            Seat::Owner(owner) => owner.raise.as_mut(),
+            Seat::Off { .. } | Seat::Asking(_) => None,
+        };
+        let Some(poll) = poll.filter(|poll| poll.epoch == epoch) else { return };
+        poll.add(from);
+        self.confirm(in_force);
+        self.count_votes(now, out);
+    }
+
+    fn count_votes(&mut self, now: Time, out: &mut Vec<Action>) {
+        let won = |poll: &Poll| poll.won(self.councils(), self.rules);
+        match &self.seat {
+            Seat::Candidate(poll) if won(poll) => self.elected(now, out),
+            Seat::Owner(owner) if owner.raise.as_ref().is_some_and(won) => self.raised(now, out),
+            Seat::Off { .. } | Seat::Asking(_) | Seat::Candidate(_) | Seat::Owner(_) => {}
+        }
+    }
+
+    fn elected(&mut self, now: Time, out: &mut Vec<Action>) {
+        let seat = std::mem::replace(&mut self.seat, Seat::Off { next_try: None });
+        let Seat::Candidate(poll) = seat else { return };
+        self.forced = false;
+        self.lay_down_councils(poll.epoch);
+        self.persist(out);
+        out.push(Action::Tell(Report::Elected { epoch: poll.epoch, votes: poll.yes }));
+        self.seat = Seat::Owner(Box::new(Owner::elected(now, poll.epoch)));
+    }
+
+    /// An owner's first act: the newest council becomes its own. A change that its predecessor left open stays open
+    /// until both councils grant under this version, so that no half-done change of an older owner can win later.
+    pub(crate) fn lay_down_councils(&mut self, epoch: Epoch) {
+        let ballot = &mut self.voter.ballot;
+        ballot.won = epoch;
+        if self.rules.keep(Rule::RestampCouncil) {
+            ballot.councils.newest.version = Version { epoch, number: 0 };
+        } else {
+            ballot.councils.in_force = ballot.councils.newest.clone();
+        }
+    }
+}
