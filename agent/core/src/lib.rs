@@ -7,6 +7,7 @@ mod command;
 pub mod event;
 mod guests;
 pub mod ledger;
+pub mod memory;
 mod reconcile;
 
 pub use agent::{Agent, Config};

@@ -1,0 +1,181 @@
+//! Whether one more guest fits, asked before it is started; and if not, why not, and what would fit.
+
+use std::fmt;
+
+use roost_protocol::memory::{MemoryPolicy, Rung};
+use roost_protocol::{MiB, Millis};
+
+use super::guest::{floor, floor_of};
+use super::ladder::{Levels, committed};
+use super::sample::{GuestMemory, Sample};
+use super::state::State;
+
+/// What QEMU itself needs beside its guest's memory: measured 43 MiB.
+pub const QEMU: MiB = MiB(48);
+/// A guest younger than this has not yet taken what it is going to.
+const YOUNG: Millis = Millis::seconds(120);
+/// Of what guests could give this part is counted on; the rest may be needed before it is given.
+const COUNTED_PERMILLE: u32 = 500;
+/// Largest number of further guests that is worth counting; a host reports at most 512.
+const COUNT: u32 = 512;
+
+/// What would be too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The host is on a rung where nothing is started.
+    Rung(Rung),
+    /// More was promised than the policy allows.
+    Overcommit { committed: MiB, most: MiB },
+    /// What the guest will take is not there.
+    Available { needed: MiB, free: MiB, from_guests: MiB },
+    /// Even squeezed to their floors the guests would not fit.
+    Floors { floors: MiB, most: MiB },
+}
+
+/// Why a guest is not started, and the largest that would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub asked: MiB,
+    pub fits: MiB,
+    pub limit: Limit,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a guest of {} does not fit: ", self.asked)?;
+        match self.limit {
+            Limit::Rung(_) => f.write_str("the host's reserve of memory is touched"),
+            Limit::Overcommit { committed, most } => {
+                write!(f, "guests were promised {committed}, at most {most} may be")
+            }
+            Limit::Available { needed, free, from_guests } => {
+                write!(
+                    f,
+                    "it needs {needed} at first, {free} are free above the reserve and guests can give {from_guests}"
+                )
+            }
+            Limit::Floors { floors, most } => {
+                write!(f, "squeezed to their floors all guests would need {floors}, there are {most}")
+            }
+        }?;
+        match self.fits {
+            MiB(0) => f.write_str("; none fits now"),
+            fits => write!(f, "; one of {fits} would fit"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Room for new guests, from one look.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    rung: Rung,
+    committed: MiB,
+    committed_most: MiB,
+    free: MiB,
+    from_guests: MiB,
+    floors: MiB,
+    floors_most: MiB,
+}
+
+/// Whether a guest of `full` memory may be started. `starting` are those whose start was begun and that are not in the
+/// sample yet.
+///
+/// # Errors
+/// The first limit that it would break, and the largest guest that would break none.
+pub fn admit(
+    sample: &Sample,
+    policy: &MemoryPolicy,
+    state: &State,
+    starting: &[MiB],
+    full: MiB,
+) -> Result<(), Refusal> {
+    let room = Room::of(sample, policy, state, starting);
+    let Err(limit) = room.holds(full, policy) else { return Ok(()) };
+    Err(Refusal { asked: full, fits: room.largest(policy), limit })
+}
+
+/// The largest guest that could be started.
+pub fn fits(sample: &Sample, policy: &MemoryPolicy, state: &State, starting: &[MiB]) -> MiB {
+    Room::of(sample, policy, state, starting).largest(policy)
+}
+
+/// How many more guests of `full` memory like those of that size that run could be started one after the other, each
+/// settled before the next: what a settled one takes is measured where there are some, else expected by the policy.
+pub fn how_many_more(sample: &Sample, policy: &MemoryPolicy, state: &State, full: MiB) -> u32 {
+    let like = |guest: &&GuestMemory| guest.full == full && guest.age >= YOUNG;
+    let (count, sum) = sample.guests.values().filter(like).fold((0u64, MiB(0)), |(count, sum), guest| {
+        let shared = guest.shared.unwrap_or_default();
+        (count + 1, sum + guest.proportional.unwrap_or(guest.resident - shared))
+    });
+    let settled = sum.0.checked_div(count).map_or(full.permille(policy.start_permille) + QEMU, MiB);
+    let mut room = Room::of(sample, policy, state, &[]);
+    let mut more = 0;
+    while more < COUNT && room.holds(full, policy).is_ok() {
+        more += 1;
+        room.committed = room.committed + full;
+        room.free = room.free - settled;
+        room.floors = room.floors + floor_of(full, None, policy) + QEMU;
+    }
+    more
+}
+
+impl Room {
+    fn of(sample: &Sample, policy: &MemoryPolicy, state: &State, starting: &[MiB]) -> Self {
+        let levels = Levels::of(sample, policy);
+        let usable = sample.host.total - sample.host.huge - levels.reserve;
+        let begun: MiB = starting.iter().map(|full| first(*full, policy)).sum();
+        let young = |guest: &&GuestMemory| guest.age < YOUNG;
+        let growing: MiB =
+            sample.guests.values().filter(young).map(|guest| first(guest.full, policy) - guest.resident).sum();
+        let floors = |guest: &GuestMemory| floor(guest, policy) + QEMU;
+        let starting_floors: MiB = starting.iter().map(|full| floor_of(*full, None, policy) + QEMU).sum();
+        Self {
+            rung: state.rung(),
+            committed: committed(sample) + starting.iter().copied().sum(),
+            committed_most: usable.permille(policy.overcommit_permille),
+            free: sample.host.available - levels.reserve - begun - growing,
+            from_guests: state.can_give(sample, policy).permille(COUNTED_PERMILLE),
+            floors: sample.guests.values().map(floors).sum::<MiB>() + starting_floors,
+            floors_most: usable,
+        }
+    }
+
+    fn holds(&self, full: MiB, policy: &MemoryPolicy) -> Result<(), Limit> {
+        if self.rung >= Rung::Refuse {
+            return Err(Limit::Rung(self.rung));
+        }
+        let committed = self.committed + full;
+        if committed > self.committed_most {
+            return Err(Limit::Overcommit { committed: self.committed, most: self.committed_most });
+        }
+        let floors = self.floors + floor_of(full, None, policy) + QEMU;
+        if floors > self.floors_most {
+            return Err(Limit::Floors { floors, most: self.floors_most });
+        }
+        let needed = first(full, policy);
+        if needed > self.free + self.from_guests {
+            return Err(Limit::Available { needed, free: self.free, from_guests: self.from_guests });
+        }
+        Ok(())
+    }
+
+    /// By halving: what holds for a guest holds for every smaller one.
+    fn largest(&self, policy: &MemoryPolicy) -> MiB {
+        let (mut holds, mut breaks) = (0, self.committed_most.0.saturating_add(1));
+        while breaks - holds > 1 {
+            let middle = holds + (breaks - holds) / 2;
+            match self.holds(MiB(middle), policy) {
+                Ok(()) => holds = middle,
+                Err(_) => breaks = middle,
+            }
+        }
+        MiB(holds)
+    }
+}
+
+/// What a guest is expected to take at first.
+fn first(full: MiB, policy: &MemoryPolicy) -> MiB {
+    full.permille(policy.start_permille) + QEMU
+}

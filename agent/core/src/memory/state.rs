@@ -1,0 +1,93 @@
+//! What is remembered between two looks, and what is shown of it.
+
+use std::collections::VecDeque;
+
+use roost_protocol::memory::{ACTS, CAUSES, GuestMemoryReport, MemoryAct, MemoryPolicy, MemoryReport, Rung};
+use roost_protocol::{GuestId, MiB, Stamp, Time};
+
+use super::admit::fits;
+use super::balloon;
+use super::ladder::{Ladder, Levels, committed};
+use super::reason::Cause;
+use super::sample::{Knobs, Sample};
+use super::sharing;
+
+/// Memory of decisions. A new agent begins with an empty one: it finds squeezed guests as squeezed and gives back.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub(super) ladder: Ladder,
+    pub(super) sharing: sharing::State,
+    pub(super) balloons: balloon::State,
+    pub(super) alarmed: bool,
+    acts: VecDeque<MemoryAct>,
+    now: Time,
+}
+
+impl State {
+    /// Where the host stands.
+    pub fn rung(&self) -> Rung {
+        self.ladder.rung
+    }
+
+    /// The knobs of page sharing as they were before an earlier run of this agent changed them.
+    pub fn knobs_before(&mut self, found: Knobs) {
+        self.sharing.adopt(found);
+    }
+
+    /// The knobs as they were before us, when the host is handed back; none when nothing was changed.
+    pub fn hand_back(&mut self) -> Option<Knobs> {
+        self.sharing.hand_back()
+    }
+
+    /// What guests could give in many steps, as far as they may be squeezed now.
+    pub(super) fn can_give(&self, sample: &Sample, policy: &MemoryPolicy) -> MiB {
+        if !policy.balloons {
+            return MiB(0);
+        }
+        let known = &self.balloons.guests;
+        let one = |(id, guest): (&GuestId, _)| Some(known.get(id)?.can_give_in_all(self.now, guest, policy));
+        sample.guests.iter().filter_map(one).sum()
+    }
+
+    pub(super) fn looked(&mut self, now: Time) {
+        self.now = now;
+    }
+
+    /// Keeps an act with its causes in words, for people.
+    pub(super) fn remember(&mut self, at: Stamp, guest: Option<GuestId>, what: String, why: &[Cause]) -> MemoryAct {
+        let act = MemoryAct { at, guest, what, why: why.iter().take(CAUSES).map(ToString::to_string).collect() };
+        if self.acts.len() == ACTS {
+            self.acts.pop_front();
+        }
+        self.acts.push_back(act.clone());
+        act
+    }
+
+    /// All that is shown of this host's memory.
+    pub fn report(&self, sample: &Sample, policy: &MemoryPolicy) -> MemoryReport {
+        let committed = committed(sample);
+        let overcommit = committed.0.saturating_mul(1_000).checked_div(sample.host.total.0).unwrap_or(0);
+        let guest = |(id, guest): (&GuestId, &super::sample::GuestMemory)| GuestMemoryReport {
+            id: *id,
+            full_mib: guest.full,
+            current_mib: guest.balloon.map(|balloon| balloon.current),
+            resident_mib: guest.resident,
+            usable_mib: guest.balloon.and_then(|balloon| balloon.told).map(|told| told.usable),
+            shared_mib: guest.shared,
+        };
+        MemoryReport {
+            rung: self.ladder.rung,
+            total_mib: sample.host.total,
+            available_mib: sample.host.available,
+            reserve_mib: Levels::of(sample, policy).reserve,
+            committed_mib: committed,
+            overcommit_permille: u32::try_from(overcommit).unwrap_or(u32::MAX),
+            saved_by_sharing_mib: sample.ksm.as_ref().map_or(MiB(0), |ksm| ksm.saved()),
+            saved_by_balloons_mib: self.balloons.saved(sample),
+            ksm_cpu_permille: self.sharing.cpu_permille,
+            fits_mib: fits(sample, policy, self, &[]),
+            guests: sample.guests.iter().map(guest).collect(),
+            acts: self.acts.iter().cloned().collect(),
+        }
+    }
+}

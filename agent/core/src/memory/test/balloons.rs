@@ -1,0 +1,187 @@
+//! Who is squeezed, who is not, and who gets back.
+
+use super::*;
+
+fn once(available: u64, guests: Vec<GuestMemory>) -> BTreeMap<GuestId, (MiB, MiB)> {
+    let (policy, sample) = (MemoryPolicy::default(), sample(available, guests));
+    let mut state = watched(&sample, &policy);
+    sizes(&plan(NOW, &sample, &policy, &mut state))
+}
+
+#[test]
+fn only_guests_that_may_and_that_told_lately_are_squeezed() {
+    let told = |change: fn(&mut GuestMemory)| {
+        let mut one = guest(1_024, 300);
+        change(&mut one);
+        once(2_000, vec![one]).len()
+    };
+    assert_eq!(told(|_| {}), 1);
+    assert_eq!(told(|one| one.ours = false), 0);
+    assert_eq!(told(|one| one.wish.squeeze = false), 0);
+    assert_eq!(told(|one| one.age = Millis::seconds(60)), 0, "it boots");
+    assert_eq!(told(|one| one.balloon = None), 0);
+    assert_eq!(told(|one| one.balloon.as_mut().unwrap().told = None), 0);
+    assert_eq!(told(|one| one.balloon.as_mut().unwrap().told.as_mut().unwrap().age = Millis::seconds(26)), 0);
+    assert_eq!(told(|one| one.wish.floor_mib = Some(MiB(1_024))), 0);
+}
+
+#[test]
+fn a_guest_keeps_what_it_uses_and_what_it_peaked_at() {
+    let policy = MemoryPolicy::default();
+    let busy = sample(16_000, vec![guest(1_024, 800)]);
+    let mut state = watched(&busy, &policy);
+    let idle = sample(2_000, vec![guest(1_024, 100)]);
+    let taken = sizes(&plan(NOW, &idle, &policy, &mut state));
+    assert!(taken[&id(1)].1 >= MiB(800), "{taken:?}");
+}
+
+#[test]
+fn idle_guests_give_before_busy_ones_and_weight_protects() {
+    let mut guests = vec![guest(1_024, 300); 12];
+    guests[1].cpu_permille = 900;
+    guests[2].wish.weight = 200;
+    let taken = once(3_200, guests);
+    let took = |number| taken[&id(number)].0 - taken[&id(number)].1;
+    assert!(took(1) > took(2) && took(1) > took(3), "{taken:?}");
+    assert!(took(1).0.abs_diff(2 * took(3).0) <= 2, "{taken:?}");
+}
+
+#[test]
+fn a_second_step_waits_for_numbers_newer_than_the_first() {
+    let policy = MemoryPolicy::default();
+    let first = sample(2_000, vec![guest(1_024, 200)]);
+    let mut state = watched(&first, &policy);
+    let to = sizes(&plan(NOW, &first, &policy, &mut state))[&id(1)].1;
+    let mut second = sample(2_000, vec![guest(to.0, 200)]);
+    let age = |sample: &mut Sample, age| {
+        sample.guests.get_mut(&id(1)).unwrap().balloon.as_mut().unwrap().told.as_mut().unwrap().age = age;
+    };
+    age(&mut second, Millis(3_000));
+    assert!(sizes(&plan(NOW + Millis(2_000), &second, &policy, &mut state)).is_empty());
+    age(&mut second, Millis(500));
+    assert_eq!(sizes(&plan(NOW + Millis(4_000), &second, &policy, &mut state)).len(), 1);
+}
+
+#[test]
+fn half_of_an_idle_guest_is_taken_in_five_seconds() {
+    let policy = MemoryPolicy::default();
+    let mut now = NOW;
+    let mut state = watched(&sample(16_000, vec![guest(1_024, 100)]), &policy);
+    let mut current = 1_024;
+    for _ in 0..3 {
+        let sample = sample(
+            2_000,
+            vec![{
+                let mut one = guest(current, 100);
+                one.balloon.as_mut().unwrap().told.as_mut().unwrap().unused = MiB(current - 150);
+                one
+            }],
+        );
+        if let Some((_, to)) = sizes(&plan(now, &sample, &policy, &mut state)).get(&id(1)) {
+            current = to.0;
+        }
+        now = now + Millis(2_000);
+    }
+    assert!(current <= 512, "{current}");
+}
+
+/// Squeezed to 600 MiB at `NOW`, seen there two seconds later.
+fn squeezed(policy: &MemoryPolicy) -> State {
+    let first = sample(3_000, vec![guest(700, 200)]);
+    let mut state = State::default();
+    for second in [0, 10, 20, 30] {
+        plan(Time(second * 1_000), &sample(3_300, vec![guest(700, 200)]), policy, &mut state);
+    }
+    assert_eq!(sizes(&plan(NOW, &first, policy, &mut state)).len(), 1);
+    state
+}
+
+#[test]
+fn a_guest_that_suffers_gets_back_at_once_even_when_the_host_is_short() {
+    let policy = MemoryPolicy::default();
+    let suffering: [fn(&mut GuestMemory); 3] = [
+        |one| one.balloon.as_mut().unwrap().told.as_mut().unwrap().usable = MiB(20),
+        |one| one.balloon.as_mut().unwrap().told.as_mut().unwrap().swapped_in = MiB(50),
+        |one| one.balloon.as_mut().unwrap().current = MiB(690),
+    ];
+    for (case, suffer) in suffering.into_iter().enumerate() {
+        let mut state = squeezed(&policy);
+        let there = sample(3_000, vec![guest(600, 200)]);
+        let mut low = guest(600, 200);
+        low.balloon.as_mut().unwrap().told.as_mut().unwrap().usable = MiB(200);
+        let mut at = there.clone();
+        at.guests.insert(id(1), low.clone());
+        let to = sizes(&plan(NOW + Millis(2_000), &at, &policy, &mut state));
+        // Whatever it did there, stand at what was asked last.
+        let stands = to.get(&id(1)).map_or(MiB(600), |(_, to)| *to);
+        low.balloon.as_mut().unwrap().current = stands;
+        plan(NOW + Millis(4_000), &sample(3_000, vec![low.clone()]), &policy, &mut state);
+        suffer(&mut low);
+        let got = sizes(&plan(NOW + Millis(6_000), &sample(3_000, vec![low]), &policy, &mut state));
+        assert!(got.get(&id(1)).is_some_and(|(from, to)| to > from), "case {case}: {got:?}");
+    }
+}
+
+#[test]
+fn a_balloon_without_a_driver_is_left_alone() {
+    let policy = MemoryPolicy::default();
+    let mut state = squeezed(&policy);
+    let mut last = None;
+    for second in 1..400 {
+        let now = NOW + Millis::seconds(second);
+        let deeds = sizes(&plan(now, &sample(3_000, vec![guest(700, 200)]), &policy, &mut state));
+        if let Some(size) = deeds.get(&id(1)) {
+            last = Some((second, *size));
+        }
+    }
+    assert_eq!(last, Some((30, (MiB(700), MiB(1_024)))), "asked once for all it has, then never again");
+}
+
+#[test]
+fn a_new_agent_gives_back_what_it_finds_squeezed() {
+    let (policy, mut state) = (MemoryPolicy::default(), State::default());
+    let mut current = 500;
+    for second in 0..30 {
+        let look = sample(12_000, vec![guest(current, 200)]);
+        if let Some((_, to)) = sizes(&plan(Time(second * 1_000), &look, &policy, &mut state)).get(&id(1)) {
+            current = to.0;
+        }
+    }
+    assert_eq!(current, 1_024);
+}
+
+#[test]
+fn a_foreign_guest_keeps_the_size_it_was_given() {
+    let (policy, mut state) = (MemoryPolicy::default(), State::default());
+    let mut foreign = guest(500, 490);
+    foreign.ours = false;
+    for second in 0..60 {
+        let look = sample(12_000, vec![foreign.clone()]);
+        assert_eq!(plan(Time(second * 1_000), &look, &policy, &mut state).deeds, []);
+    }
+}
+
+#[test]
+fn the_dead_mans_rule_gives_all_back_and_never_out_of_the_reserve() {
+    let policy = MemoryPolicy::default();
+    let full = MiB(1_024);
+    let mut owed: BTreeMap<GuestId, deadman::Owed> =
+        (1..=4).map(|number| (id(number), deadman::Owed { current: MiB(440), full })).collect();
+    let mut steps = 0;
+    while owed.values().any(|owed| owed.current < owed.full) {
+        steps += 1;
+        for (guest, size) in deadman::give_back(&host(4_000), &policy, &owed) {
+            owed.get_mut(&guest).unwrap().current = size;
+        }
+    }
+    assert!(steps <= 4, "{steps} steps of 2 s");
+    let poor = BTreeMap::from([
+        (id(1), deadman::Owed { current: MiB(500), full }),
+        (id(2), deadman::Owed { current: MiB(400), full }),
+    ]);
+    let only_neediest = deadman::give_back(&host(700), &policy, &poor);
+    assert_eq!(only_neediest.keys().collect::<Vec<_>>(), [&id(2)]);
+    assert!(deadman::give_back(&host(300), &policy, &poor).is_empty());
+    assert!(deadman::dead(NOW, NOW, false) && deadman::dead(NOW + deadman::SILENCE, NOW, true));
+    assert!(!deadman::dead(NOW + Millis(29_999), NOW, true));
+}

@@ -1,0 +1,83 @@
+//! Who may start, and what would fit instead.
+
+use super::*;
+
+fn asked(available: u64, guests: usize, full: u64) -> Result<(), Refusal> {
+    let (policy, sample) = (MemoryPolicy::default(), sample(available, vec![guest(1_024, 300); guests]));
+    admit(&sample, &policy, &watched(&sample, &policy), &[], MiB(full))
+}
+
+#[test]
+fn a_guest_that_fits_is_started_and_one_that_does_not_is_told_what_would() {
+    assert_eq!(asked(8_000, 4, 2_048), Ok(()));
+    let refusal = asked(1_500, 2, 4_096).unwrap_err();
+    assert!(matches!(refusal.limit, Limit::Available { .. }), "{refusal:?}");
+    assert!(asked(1_500, 2, refusal.fits.0).is_ok(), "{refusal:?}");
+    assert!(asked(1_500, 2, refusal.fits.0 + 1).is_err(), "{refusal:?}");
+    assert_eq!(
+        refusal.to_string(),
+        "a guest of 4096 MiB does not fit: it needs 2505 MiB at first, 681 MiB are free above the reserve and guests can \
+         give 571 MiB; one of 2008 MiB would fit"
+    );
+}
+
+#[test]
+fn promises_and_floors_have_their_limits() {
+    let refusal = asked(14_000, 29, 2_048).unwrap_err();
+    assert!(matches!(refusal.limit, Limit::Overcommit { .. } | Limit::Floors { .. }), "{refusal:?}");
+    let policy = MemoryPolicy { overcommit_permille: 5_000, ..MemoryPolicy::default() };
+    let sample = sample(14_000, vec![guest(1_024, 300); 33]);
+    let refusal = admit(&sample, &policy, &State::default(), &[], MiB(2_048)).unwrap_err();
+    assert!(matches!(refusal.limit, Limit::Floors { .. }), "{refusal:?}");
+}
+
+#[test]
+fn guests_whose_start_was_begun_count() {
+    let (policy, sample) = (MemoryPolicy::default(), sample(8_000, vec![]));
+    let state = State::default();
+    let mut starting = Vec::new();
+    while admit(&sample, &policy, &state, &starting, MiB(1_024)).is_ok() {
+        starting.push(MiB(1_024));
+    }
+    assert_eq!(starting.len(), 10, "7,181 MiB above the reserve, 662 MiB each");
+}
+
+#[test]
+fn nothing_starts_while_the_reserve_is_touched() {
+    let (policy, sample) = (MemoryPolicy::default(), sample(700, vec![guest(1_024, 300)]));
+    let mut state = State::default();
+    plan(Time(0), &sample, &policy, &mut state);
+    let refusal = admit(&sample, &policy, &state, &[], MiB(64)).unwrap_err();
+    assert_eq!((refusal.fits, refusal.limit), (MiB(0), Limit::Rung(Rung::Refuse)));
+}
+
+#[test]
+fn how_many_more_is_counted_with_what_like_guests_take() {
+    let policy = MemoryPolicy::default();
+    let mut small = guest(1_024, 300);
+    small.proportional = Some(MiB(200));
+    let dense = sample(8_000, vec![small; 2]);
+    let plain = sample(8_000, vec![guest(1_024, 300); 2]);
+    let more = |sample: &Sample| how_many_more(sample, &policy, &watched(sample, &policy), MiB(1_024));
+    assert_eq!((more(&plain), more(&dense)), (7, 28));
+}
+
+#[test]
+fn a_host_of_one_tebibyte_and_eight_nodes_is_planned() {
+    let policy = MemoryPolicy::default();
+    let mut big = sample(0, vec![]);
+    big.host = HostMemory { total: MiB(1 << 20), available: MiB(1 << 19), ..HostMemory::default() };
+    big.host.nodes = (0..8).map(|number| Node { number, total: MiB(1 << 17), free: MiB(1 << 16) }).collect();
+    big.guests = (0..50)
+        .map(|number| {
+            let mut one = guest(1_024, 300);
+            one.full = MiB(65_536);
+            (id(number), one)
+        })
+        .collect();
+    big.ksm = Some(ksm());
+    let levels = Levels::of(&big, &policy);
+    assert!(levels.reserve < levels.squeeze && levels.squeeze < levels.comfort && levels.comfort <= levels.share);
+    assert!(levels.squeeze <= MiB(1 << 19));
+    assert_eq!(plan(Time(0), &big, &policy, &mut State::default()).rung, Rung::Share);
+}
