@@ -24,10 +24,12 @@ mod metrics;
 mod ops;
 mod page;
 mod problem;
+mod replay;
 mod rest;
 mod server;
 mod stream;
 mod suggest;
+mod version;
 mod view;
 mod xmlrpc;
 
@@ -48,6 +50,7 @@ pub(crate) struct Api {
     now: Box<dyn Fn() -> Time + Send + Sync>,
     started: Stamp,
     streams: Arc<Semaphore>,
+    replays: replay::Replays,
     events: AtomicU64,
     requests: AtomicU64,
     /// Before the number in request ids, so that ids of different starts differ.
@@ -79,6 +82,7 @@ impl Api {
             handle,
             now: Box::new(now),
             started: clock::wall(),
+            replays: replay::Replays::default(),
             streams: Arc::new(Semaphore::new(stream::STREAMS)),
             events: AtomicU64::new(0),
             requests: AtomicU64::new(0),

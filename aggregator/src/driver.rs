@@ -163,14 +163,17 @@ impl Driver {
                 self.handle.set_storage_failing(self.ledger.failing());
                 read(&self.grid, self.clock.now(), wall());
             }
-            Request::Call { by: _, what: _, reply } if self.ledger.failing() => {
+            Request::Call { by: _, what: _, only_if: _, reply } if self.ledger.failing() => {
                 // The caller may have gone.
                 drop(reply.send(Err(storage_failed())));
             }
             // Not worth a retry while the disk is full.
             Request::Used(_) if self.ledger.failing() => {}
             Request::Used(who) => self.tell(Event::Used { who }),
-            Request::Call { by, what, reply } => {
+            Request::Call { by, what, only_if, reply } => {
+                if let Some(Err(no)) = only_if.map(|holds| holds(&self.grid, self.clock.now(), wall())) {
+                    return drop(reply.send(Err(no)));
+                }
                 self.last_call += 1;
                 let call = CallId(self.last_call);
                 self.calls.insert(call, reply);

@@ -19,11 +19,14 @@ const LAG: usize = 4_096;
 /// What the driver runs for a reader: the closure must be short and clone what it needs.
 pub(crate) type Reader = Box<dyn FnOnce(&Grid, Time, Stamp) + Send>;
 
+/// Looked at by the driver at the moment of the change, so that nothing comes in between.
+pub(crate) type Condition = Box<dyn FnOnce(&Grid, Time, Stamp) -> Result<(), CallError> + Send>;
+
 /// One thing asked of the driver.
 #[expect(clippy::large_enum_variant, reason = "a full queue of calls takes 300 KB; boxing each costs more")]
 pub(crate) enum Request {
     Read(Reader),
-    Call { by: String, what: Call, reply: oneshot::Sender<Reply> },
+    Call { by: String, what: Call, only_if: Option<Condition>, reply: oneshot::Sender<Reply> },
     Used(Account),
 }
 
@@ -31,7 +34,9 @@ impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Request::Read(_) => f.write_str("Read"),
-            Request::Call { by, what, reply: _ } => f.debug_struct("Call").field("by", by).field("what", what).finish(),
+            Request::Call { by, what, only_if: _, reply: _ } => {
+                f.debug_struct("Call").field("by", by).field("what", what).finish()
+            }
             Request::Used(who) => f.debug_tuple("Used").field(who).finish(),
         }
     }
@@ -82,8 +87,13 @@ impl Handle {
 
     /// Ask for a change; answered when it is durable, or refused.
     pub(crate) async fn call(&self, by: &str, what: Call) -> Reply {
+        self.call_if(by, what, None).await
+    }
+
+    /// The same, refused unless the condition holds.
+    pub(crate) async fn call_if(&self, by: &str, what: Call, only_if: Option<Condition>) -> Reply {
         let (reply, receive) = oneshot::channel();
-        let sent = self.requests.send(Request::Call { by: by.to_owned(), what, reply }).await;
+        let sent = self.requests.send(Request::Call { by: by.to_owned(), what, only_if, reply }).await;
         sent.map_err(|_| away())?;
         receive.await.unwrap_or_else(|_| Err(away()))
     }

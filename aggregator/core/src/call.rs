@@ -82,6 +82,8 @@ pub enum CallErrorCode {
     NotFound,
     AlreadyExists,
     WrongState,
+    /// It is not what the caller made his wish for.
+    Changed,
     Invalid,
     /// No host can take the guest.
     Unplaceable,
@@ -99,6 +101,7 @@ impl std::fmt::Display for CallErrorCode {
             CallErrorCode::NotFound => "not_found",
             CallErrorCode::AlreadyExists => "already_exists",
             CallErrorCode::WrongState => "wrong_state",
+            CallErrorCode::Changed => "changed",
             CallErrorCode::Invalid => "invalid",
             CallErrorCode::Unplaceable => "unplaceable",
             CallErrorCode::HostUnreachable => "host_unreachable",

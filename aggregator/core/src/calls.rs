@@ -270,7 +270,8 @@ pub(crate) fn within(count: usize, most: usize, what: &str) -> Result<(), CallEr
 
 fn same_request(earlier: &Operation, wish: &GuestCall) -> Reply {
     let new_guest = matches!(wish.verb, Verb::Create { .. } | Verb::Import { .. });
-    if earlier.verb == wish.verb && (new_guest || earlier.guest == wish.guest) {
+    let same_host = wish.host.is_none_or(|host| host == earlier.host);
+    if earlier.verb == wish.verb && same_host && (new_guest || earlier.guest == wish.guest) {
         return Ok(Done::Operation(Box::new(earlier.clone())));
     }
     Err(error(CallErrorCode::KeyReused, "this idempotency key was used with another request: use a new one"))

@@ -180,6 +180,11 @@ impl Grid {
         self.commands.all()
     }
 
+    /// Reading: the operation that was asked for with this key (`user/key`).
+    pub fn operation_of_key(&self, key: &str) -> Option<&Operation> {
+        self.commands.by_key(key)
+    }
+
     /// Reading: the intent.
     pub fn intent(&self) -> &Intent {
         &self.intent

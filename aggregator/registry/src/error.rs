@@ -31,12 +31,14 @@ static CODES: &[ErrorCode] = &[
     code("unplaceable", 409, 4090, "No host can take the guest"),
     code("cancelled", 409, 4090, "Cancelled before it was begun"),
     code("stale_epoch", 409, 4090, "The command came from an older aggregator"),
+    code("in_progress", 409, 4090, "The same request is being carried out"),
     code("trimmed", 410, 4040, "Events that old are no longer kept"),
     code("changed", 412, 4120, "It was changed meanwhile"),
     code("too_large", 413, 4220, "The body is too large"),
     code("unsupported_media_type", 415, -32600, "The body must be JSON"),
     code("invalid", 422, 4220, "The input is not acceptable"),
     code("hypervisor", 422, 4220, "The hypervisor refused"),
+    code("key_reused", 422, 4220, "The idempotency key stands for another request"),
     code("slow_down", 429, 4290, "Too many requests"),
     code("internal", 500, -32603, "A fault of our own"),
     code("interrupted", 500, -32603, "It broke off in the middle and was not repeated"),
@@ -79,8 +81,11 @@ pub(crate) fn of(operation: &Operation) -> Vec<&'static ErrorCode> {
         Kind::Slow => SLOW,
         Kind::Read | Kind::Write => &[],
     };
+    let keyed: &[&str] = if operation.keyed() { &["key_reused", "in_progress"] } else { &[] };
+    let conditional: &[&str] = if operation.conditional() { &["changed"] } else { &[] };
     let login: &[&str] = if operation.public { &[] } else { &["login_required"] };
-    let wanted =
-        |known: &&ErrorCode| [ALWAYS, slow, login, operation.errors].iter().any(|set| set.contains(&known.code));
+    let wanted = |known: &&ErrorCode| {
+        [ALWAYS, slow, keyed, conditional, login, operation.errors].iter().any(|set| set.contains(&known.code))
+    };
     CODES.iter().filter(wanted).collect()
 }

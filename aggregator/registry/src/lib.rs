@@ -226,6 +226,22 @@ impl Operation {
         self.fields().filter(|field| field.required)
     }
 
+    /// True: a repeat with the same Idempotency-Key is answered, not carried out again. Whoever logs in again gets another
+    /// session: a kept answer would open one without the password being looked at.
+    pub fn keyed(&self) -> bool {
+        self.method == Http::Post && !self.public
+    }
+
+    /// True: its answer has an ETag, and If-None-Match counts.
+    pub fn versioned(&self) -> bool {
+        self.method == Http::Get && matches!(self.output, Output::Object(_))
+    }
+
+    /// True: it changes one thing that can be read, and If-Match counts.
+    pub fn conditional(&self) -> bool {
+        self.kind != Kind::Read && self.inputs.iter().any(|field| field.place == Place::Path)
+    }
+
     /// Everything it may answer with, its own codes and those of every operation.
     pub fn error_codes(&self) -> Vec<&'static ErrorCode> {
         error::of(self)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::{BASE, Field, FieldKind, Http, Kind, Operation, Output, Place, Schema, operations, schemas};
+use crate::{BASE, Field, FieldKind, Kind, Operation, Output, Place, Schema, operations, schemas};
 
 /// The document for this version of the program. Same table, same document, byte for byte.
 pub fn openapi(version: &str) -> Value {
@@ -76,8 +76,17 @@ fn one(operation: &Operation) -> Value {
 
 fn parameters(operation: &Operation) -> Vec<Value> {
     let mut parameters: Vec<Value> = operation.fields().filter_map(parameter).collect();
-    if operation.method == Http::Post {
-        parameters.push(header("Idempotency-Key", "The same key within 24 h is answered with the first answer"));
+    if operation.keyed() {
+        let help = "1 to 200 letters of the caller's choice. The same request with the same key within 24 h is answered \
+                    with the first answer and not carried out again; another request with it is refused";
+        parameters.push(header("Idempotency-Key", help));
+    }
+    if operation.versioned() {
+        parameters.push(header("If-None-Match", "ETags the caller has: 304 while one of them is true"));
+    }
+    if operation.conditional() {
+        let help = "An ETag of the thing: 412 unless it is still the same. Samples, such as CPU in use, don't count";
+        parameters.push(header("If-Match", help));
     }
     if operation.kind == Kind::Slow {
         parameters.push(header("Prefer", "wait=30: answer when it has ended, or after 30 s"));
@@ -118,7 +127,11 @@ fn body(operation: &Operation) -> Option<Value> {
 
 fn responses(operation: &Operation) -> Value {
     let mut responses = Map::new();
-    let (status, good) = success(operation.output);
+    let (status, mut good) = success(operation.output);
+    if operation.versioned() {
+        good["headers"] = json!({"ETag": {"description": "Its version", "schema": {"type": "string"}}});
+        responses.insert("304".to_owned(), json!({"description": "It is as the caller has it"}));
+    }
     responses.insert(status.to_owned(), good);
     let mut bad: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for code in operation.error_codes() {

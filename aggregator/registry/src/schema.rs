@@ -21,6 +21,8 @@ pub struct Property {
     /// False: may be absent or null.
     pub always: bool,
     pub show: Show,
+    /// True: changes all the time by itself. If-Match looks past it.
+    pub restless: bool,
     pub help: &'static str,
 }
 
@@ -56,15 +58,19 @@ pub fn schema(name: &str) -> Option<&'static Schema> {
 }
 
 const fn shown(name: &'static str, kind: FieldKind, help: &'static str) -> Property {
-    Property { name, kind, always: true, show: Show::Table, help }
+    Property { name, kind, always: true, show: Show::Table, restless: false, help }
 }
 
 const fn wide(name: &'static str, kind: FieldKind, help: &'static str) -> Property {
-    Property { name, kind, always: true, show: Show::Wide, help }
+    Property { name, kind, always: true, show: Show::Wide, restless: false, help }
 }
 
 const fn hidden(name: &'static str, kind: FieldKind, help: &'static str) -> Property {
-    Property { name, kind, always: true, show: Show::No, help }
+    Property { name, kind, always: true, show: Show::No, restless: false, help }
+}
+
+const fn restless(property: Property) -> Property {
+    Property { restless: true, ..property }
 }
 
 const fn maybe(property: Property) -> Property {
@@ -105,7 +111,7 @@ const HOST: &[Property] = &[
     NAME,
     shown("state", Choice(&["up", "suspect", "down", "never"]), "Whether it is heard of"),
     maybe(shown("since", Time, "In this state since")),
-    maybe(wide("last_seen", Time, "Last heard of")),
+    restless(maybe(wide("last_seen", Time, "Last heard of"))),
     maybe(wide("agent_version", Text, "Version of its agent")),
     maybe(shown(
         "virtualization",
@@ -117,15 +123,15 @@ const HOST: &[Property] = &[
     maybe(wide("kernel", Text, "Kernel release")),
     maybe(shown("cpus", Integer, "Logical CPUs")),
     maybe(shown("memory_mib", Integer, "Memory, MiB")),
-    maybe(shown("memory_available_mib", Integer, "Memory to be had, MiB")),
-    maybe(shown("cpu_percent", Number, "CPU in use, percent of all CPUs")),
+    restless(maybe(shown("memory_available_mib", Integer, "Memory to be had, MiB"))),
+    restless(maybe(shown("cpu_percent", Number, "CPU in use, percent of all CPUs"))),
     maybe(wide("addresses", TextList, "IP addresses")),
     shown("guests", Integer, "Guests"),
     shown("guests_running", Integer, "Running guests"),
     wide("stale", Boolean, "What is shown may be old: host or hypervisor service not heard"),
     hidden("alarms", List("alarm"), "Raised conditions"),
-    maybe(wide("clock_offset_s", Number, "Its clock minus ours, seconds")),
-    maybe(hidden("pressure", Object("pressure"), "Pressure stall information")),
+    restless(maybe(wide("clock_offset_s", Number, "Its clock minus ours, seconds"))),
+    restless(maybe(hidden("pressure", Object("pressure"), "Pressure stall information"))),
 ];
 
 const GUEST: &[Property] = &[
@@ -145,8 +151,8 @@ const GUEST: &[Property] = &[
     shown("memory_mib", Integer, "Memory, MiB"),
     maybe(shown("since", Time, "In this state since")),
     wide("restarts", Integer, "Restarts after crashes since it was last asked to start"),
-    maybe(shown("cpu_percent", Number, "CPU in use, percent of one CPU")),
-    maybe(wide("resident_mib", Integer, "Memory its process holds, MiB")),
+    restless(maybe(shown("cpu_percent", Number, "CPU in use, percent of one CPU"))),
+    restless(maybe(wide("resident_mib", Integer, "Memory its process holds, MiB"))),
     wide("stale", Boolean, "What is shown may be old"),
     hidden("disks", List("disk"), "Its disks"),
 ];
@@ -174,7 +180,7 @@ const OPERATION: &[Property] = &[
     shown("id", Text, "UUID"),
     shown("kind", Text, "Name of what was asked, such as guest.start"),
     shown("state", Choice(&["queued", "running", "succeeded", "failed", "cancelled"]), "How it stands"),
-    maybe(hidden("progress", Object("progress"), "How far it is")),
+    restless(maybe(hidden("progress", Object("progress"), "How far it is"))),
     hidden("resources", List("resource"), "What it is about"),
     maybe(hidden("parent", Text, "Operation it is a part of")),
     hidden("children", TextList, "Operations that are parts of it"),
@@ -242,8 +248,11 @@ const JOIN_TOKEN: &[Property] = &[
 /// States of a join token.
 pub(crate) const TOKEN_STATES: &[&str] = &["unused", "used", "expired"];
 
-const USER: &[Property] =
-    &[NAME, shown("created", Time, "Added at"), maybe(shown("last_login", Time, "Last log-in; absent: never"))];
+const USER: &[Property] = &[
+    NAME,
+    shown("created", Time, "Added at"),
+    restless(maybe(shown("last_login", Time, "Last log-in; absent: never"))),
+];
 
 const SESSION: &[Property] = &[
     shown("id", Text, "Id"),
@@ -251,8 +260,8 @@ const SESSION: &[Property] = &[
     maybe(wide("token", Secret, "The token; only in the answer to the log-in")),
     maybe(shown("address", Text, "Where from")),
     shown("created", Time, "Logged in at"),
-    shown("expires", Time, "Good until"),
-    maybe(wide("last_used", Time, "Last used")),
+    restless(shown("expires", Time, "Good until")),
+    restless(maybe(wide("last_used", Time, "Last used"))),
 ];
 
 const API_TOKEN: &[Property] = &[
@@ -262,7 +271,7 @@ const API_TOKEN: &[Property] = &[
     maybe(wide("token", Secret, "The token; only in the answer to create")),
     shown("created", Time, "Made at"),
     maybe(shown("expires", Time, "Good until")),
-    maybe(shown("last_used", Time, "Last used, to the minute; absent: never")),
+    restless(maybe(shown("last_used", Time, "Last used, to the minute; absent: never"))),
 ];
 
 const DISK_SPEC: &[Property] = &[

@@ -3,7 +3,7 @@
 
 use futures_util::future::BoxFuture;
 use roost_protocol::OperationId;
-use roost_registry::Operation;
+use roost_registry::{Kind, Operation};
 use serde_json::Value;
 
 use super::Api;
@@ -11,13 +11,17 @@ use super::input::Input;
 use super::ops::{event, grid, guest, host, operation, session, token, user};
 use super::page::Page;
 use super::problem::Problem;
+use super::replay::{self, Turn};
 use super::stream::Follow;
+use super::version::Version;
 use crate::auth::{Caller, Via, authorize};
 
 /// What an operation came to.
 #[derive(Debug)]
 pub(crate) enum Output {
     Object(Value),
+    /// One thing that was read.
+    Thing(Value, Version),
     List(Page),
     /// Slow work that goes on: its id and how it stands.
     Operation(OperationId, Value),
@@ -40,10 +44,46 @@ pub(crate) async fn run(api: &Api, caller: &Caller, operation: &Operation, input
             return Err(Problem::new("forbidden", detail));
         }
     }
-    match handler(operation.name) {
-        Some(handler) => handler(api, caller, input).await,
-        None => Err(Problem::new("internal", format!("{} has no handler.", operation.name))),
+    let none = || Problem::new("internal", format!("{} has no handler.", operation.name));
+    let handler = handler(operation.name).ok_or_else(none)?;
+    match input.key.clone().filter(|_| operation.keyed()).map(|key| (caller.user.clone(), key)) {
+        Some(key) => once(api, caller, operation, input, key, handler).await,
+        None => handler(api, caller, input).await,
     }
+}
+
+/// With a key: carried out once, and answered as then from then on.
+async fn once(
+    api: &Api,
+    caller: &Caller,
+    operation: &Operation,
+    input: Input,
+    key: replay::Key,
+    handler: Handler,
+) -> Done {
+    if operation.kind == Kind::Slow {
+        // The grid keeps these keys with its operations; here only others are known.
+        return if api.replays.know(&key) { Err(replay::reused()) } else { handler(api, caller, input).await };
+    }
+    let of_operation = grid_key(&key.0, &key.1);
+    if api.handle.read(move |grid, _, _| grid.operation_of_key(&of_operation).is_some()).await? {
+        return Err(replay::reused());
+    }
+    match api.replays.begin(key, input.print(operation), (api.now)())? {
+        Turn::Again(answer) => Ok(Output::Object(answer)),
+        Turn::First(ticket) => {
+            let done = handler(api, caller, input).await?;
+            if let Output::Object(answer) = &done {
+                ticket.keep(answer.clone());
+            }
+            Ok(done)
+        }
+    }
+}
+
+/// How the grid knows a key. User names have no slash, so that nobody meets another's keys.
+pub(crate) fn grid_key(user: &str, key: &str) -> String {
+    format!("{user}/{key}")
 }
 
 /// The handler of an operation; a test sees to it that each has one.
@@ -97,6 +137,7 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "user.set_password" => user::set_password,
         "user.delete" => user::delete,
         "session.login" => session::login,
+        "session.get" => session::get,
         "session.list" => session::list,
         "session.logout" => session::logout,
     }

@@ -14,7 +14,7 @@ use roost_aggregator_core::{Call, Config, Grid};
 use roost_protocol::guest::{GuestReport, PowerState};
 use roost_protocol::host::{HostFacts, HostSample};
 use roost_protocol::identity::GridKey;
-use roost_protocol::message::{Hello, OLDEST, Snapshot, ToAggregator, VERSION};
+use roost_protocol::message::{Beat, Hello, OLDEST, Snapshot, ToAggregator, VERSION};
 use roost_protocol::operation::{Outcome, Progress};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
 use serde_json::Value;
@@ -33,6 +33,7 @@ pub(super) struct Fake {
     grid: Arc<Mutex<Grid>>,
     events: broadcast::Sender<Arc<GridEvent>>,
     time: Arc<AtomicU64>,
+    samples: AtomicU64,
 }
 
 /// What came back.
@@ -128,7 +129,12 @@ impl Fake {
                 match request {
                     Request::Used(who) => drop(shared.lock().unwrap().on(time, clock::wall(), Event::Used { who })),
                     Request::Read(read) => read(&shared.lock().unwrap(), time, clock::wall()),
-                    Request::Call { by, what, reply } => {
+                    Request::Call { by, what, only_if, reply } => {
+                        let refused = only_if.map(|holds| holds(&shared.lock().unwrap(), time, clock::wall()));
+                        if let Some(Err(no)) = refused {
+                            drop(reply.send(Err(no)));
+                            continue;
+                        }
                         let event = Event::Called { call: CallId(1), by, what };
                         let actions = shared.lock().unwrap().on(time, clock::wall(), event);
                         drop(reply.send(answer_in(&end.events, actions)));
@@ -138,7 +144,8 @@ impl Fake {
         });
         let clock = Arc::clone(&time);
         let api = Api::new(handle, move || Time(clock.load(Ordering::Relaxed)));
-        let fake = Self { router: router(api), token: secret.reveal(), grid, events, time };
+        let fake =
+            Self { router: router(api), token: secret.reveal(), grid, events, time, samples: AtomicU64::new(100) };
         fake.connect(1, &[report(11, "web", PowerState::Running), report(12, "db", PowerState::Off)]);
         fake.connect(2, &[report(21, "web", PowerState::Running), report(22, "=cmd|x", PowerState::Paused)]);
         fake
@@ -195,6 +202,22 @@ impl Fake {
     pub(super) fn progress(&self, number: u64, operation: OperationId) {
         let message = ToAggregator::Progress(Progress { operation, percent: 0, step: "import".into() });
         self.tell(Event::Received { link: LinkId(number), message });
+    }
+
+    /// A host beats with a new sample.
+    pub(super) fn sample(&self, number: u64) {
+        let at = Stamp(self.samples.fetch_add(1, Ordering::Relaxed));
+        let sample = HostSample { at, memory_available_mib: MiB(at.0), ..HostSample::default() };
+        self.beat(number, Beat { sample: Some(sample), ..Beat::default() });
+    }
+
+    /// Somebody starts a guest beside us.
+    pub(super) fn start_beside(&self, number: u64, guest: u128) {
+        self.beat(number, Beat { guests: vec![report(guest, "db", PowerState::Running)], ..Beat::default() });
+    }
+
+    fn beat(&self, number: u64, beat: Beat) {
+        self.tell(Event::Received { link: LinkId(number), message: ToAggregator::Beat(beat) });
     }
 
     pub(super) fn later(&self, seconds: u64) {

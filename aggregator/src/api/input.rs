@@ -1,10 +1,18 @@
 //! Inputs of an operation: gathered by a face, checked against the registry, then read by name.
 
+use std::collections::BTreeMap;
+
+use ring::digest::{SHA256, digest};
+use roost_aggregator_core::Grid;
+use roost_protocol::{Stamp, Time};
 use roost_registry::{Field, FieldKind, Operation, Place};
 use serde_json::{Map, Number, Value};
 
 use super::problem::{Fault, Problem};
+use super::replay::Print;
 use super::suggest::did_you_mean;
+use super::version::{Tags, Version};
+use crate::handle::Condition;
 
 /// Longest text other than a document.
 const TEXT: usize = 4_096;
@@ -30,6 +38,8 @@ pub(crate) struct Input {
     values: Map<String, Value>,
     /// The caller's Idempotency-Key.
     pub(crate) key: Option<String>,
+    /// The caller's If-Match.
+    pub(crate) if_match: Option<Tags>,
     /// The face has no pages: a list is given whole.
     pub(crate) whole: bool,
 }
@@ -52,7 +62,24 @@ impl Input {
                 faults.push(fault(field.name, format!("is missing: {}", field.help)));
             }
         }
-        if faults.is_empty() { Ok(Self { values, key, whole: false }) } else { Err(Problem::faults(faults)) }
+        if faults.is_empty() { Ok(Self { values, key, ..Self::default() }) } else { Err(Problem::faults(faults)) }
+    }
+
+    /// What stands for this request: equal for repeats of it, and only for them.
+    pub(crate) fn print(&self, operation: &Operation) -> Print {
+        // In order of the names, however they were given.
+        let values: BTreeMap<&String, &Value> = self.values.iter().collect();
+        let mut print = [0; 32];
+        print.copy_from_slice(digest(&SHA256, format!("{}{values:?}", operation.name).as_bytes()).as_ref());
+        print
+    }
+
+    /// The caller's condition, to be looked at at the moment of the change.
+    pub(crate) fn only_if(
+        &mut self,
+        version: impl FnOnce(&Grid, Time, Stamp) -> Option<Version> + Send + 'static,
+    ) -> Option<Condition> {
+        Some(self.if_match.take()?.condition(version))
     }
 
     pub(crate) fn text(&self, name: &str) -> Option<&str> {

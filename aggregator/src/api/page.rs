@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::input::Input;
 use super::problem::Problem;
 use super::suggest::did_you_mean;
+use super::version::Version;
 
 /// Items on a page, unless asked for more or fewer.
 const LIMIT: usize = 100;
@@ -31,6 +32,10 @@ pub(crate) trait Listed {
     const SORT: Option<&'static str> = None;
     /// Unique within the list; lists are in this order unless sorted.
     fn order(&self) -> Order;
+    /// What makes it another version without being shown.
+    fn unseen(&self) -> &str {
+        ""
+    }
     /// `Null`: absent.
     fn property(&self, name: &str) -> Value;
 }
@@ -172,6 +177,18 @@ pub(crate) fn show_all<T: Listed>(item: &T) -> Value {
     let properties = roost_registry::schema(T::SCHEMA).map_or(&[][..], |schema| schema.properties);
     let fields: Vec<&str> = properties.iter().map(|property| property.name).collect();
     show(item, &fields)
+}
+
+/// The version of an item.
+pub(crate) fn version<T: Listed>(item: &T) -> Version {
+    Version::of(T::SCHEMA, &show_all(item), item.unseen())
+}
+
+/// The item with all its properties, and its version.
+pub(crate) fn thing<T: Listed>(item: &T) -> (Value, Version) {
+    let value = show_all(item);
+    let version = Version::of(T::SCHEMA, &value, item.unseen());
+    (value, version)
 }
 
 /// Absent ones first, then false, true, numbers, texts.

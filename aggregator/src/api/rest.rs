@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use roost_registry::{BASE, Http, Matched, Operation, Output as Shape, Place};
+use roost_registry::{BASE, Http, Kind, Matched, Operation, Output as Shape, Place};
 use serde_json::{Map, Value, json};
 
 use super::dispatch::{self, Output};
@@ -19,6 +19,7 @@ use super::input::{Given, Input};
 use super::ops::operation::{WAIT_MOST_S, until_ended};
 use super::page::Page;
 use super::problem::Problem;
+use super::version::{Tags, Version};
 use super::{Api, BODY, Peer, csv};
 use crate::auth::{Caller, Via};
 
@@ -36,10 +37,14 @@ const PARAMETERS: usize = 100;
 
 /// Everything that has no route of its own.
 pub(super) async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
-    match answered(&api, request).await {
-        Ok(response) => response,
-        Err(problem) => problem.into_response(),
-    }
+    let answer = if request.headers().contains_key(IDEMPOTENCY_KEY) {
+        // On a task of its own: a caller whose connection breaks asks again by the same key for what came of it.
+        let carried_out = tokio::spawn(async move { answered(&api, request).await }).await;
+        carried_out.unwrap_or_else(|_| Err(Problem::new("internal", "The request broke off.")))
+    } else {
+        answered(&api, request).await
+    };
+    answer.unwrap_or_else(IntoResponse::into_response)
 }
 
 pub(super) async fn method_not_allowed() -> Problem {
@@ -63,15 +68,18 @@ async fn answered(api: &Api, request: Request) -> Result<Response, Problem> {
         last_event_id(&parts.headers, &mut given)?;
     }
     self::body(&parts.headers, body, &mut given).await?;
-    let input = Input::check(operation, given, idempotency_key(&parts.headers)?)?;
+    let mut input = Input::check(operation, given, idempotency_key(&parts.headers)?)?;
+    input.if_match = if_match(&parts.headers, operation)?;
+    let known = if operation.versioned() { Tags::if_none_match(&parts.headers)? } else { None };
     let csv = input.text("format") == Some("csv");
     let output = dispatch::run(api, &caller, operation, input).await?;
     let wait = wait_wished(&parts.headers);
     let response = match output {
-        Output::Operation(id, _) if wait > 0 => slow(&until_ended(api, id, wait).await?),
+        Output::Operation(id, _) if wait > 0 => slow(&until_ended(api, id, wait).await?.0),
         Output::Operation(_, value) => slow(&value),
         Output::Object(value) if operation.name == "session.login" => logged_in(&value)?,
         Output::Object(value) => json_response(&value),
+        Output::Thing(value, version) => one(&value, &version, known.as_ref())?,
         Output::List(page) => list(&page, path, parts.uri.query(), csv),
         Output::Stream(follow) => follow.response(),
         Output::Nothing => StatusCode::NO_CONTENT.into_response(),
@@ -233,6 +241,17 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Probl
     }
 }
 
+fn if_match(headers: &HeaderMap, operation: &Operation) -> Result<Option<Tags>, Problem> {
+    let tags = Tags::if_match(headers)?;
+    if tags.is_some() && operation.kind != Kind::Read && !operation.conditional() {
+        return Err(Problem::new(
+            "bad_request",
+            format!("{} changes no one thing that If-Match could be about.", operation.name),
+        ));
+    }
+    Ok(tags.filter(|_| operation.conditional()))
+}
+
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     match key.to_str() {
@@ -268,6 +287,18 @@ fn decoded(text: &str) -> Result<String, Problem> {
 
 fn json_response(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+/// With its ETag; nothing but that when the caller has it already.
+fn one(value: &Value, version: &Version, known: Option<&Tags>) -> Result<Response, Problem> {
+    let mut response = match known {
+        Some(known) if known.have(version) => StatusCode::NOT_MODIFIED.into_response(),
+        Some(_) | None => json_response(value),
+    };
+    let etag = HeaderValue::from_str(&version.etag());
+    let etag = etag.map_err(|_| Problem::new("internal", "The ETag can't be written."))?;
+    response.headers_mut().insert(header::ETAG, etag);
+    Ok(response)
 }
 
 /// 202 while it goes on, 200 when it ended while the caller waited.

@@ -11,6 +11,7 @@ use super::dispatch::handler;
 use super::fake::{Answer, Fake, guest};
 
 mod access;
+mod repeat;
 
 fn code(answer: &Answer) -> String {
     assert_eq!(answer.header("content-type"), "application/problem+json", "{}", answer.text);
@@ -218,20 +219,6 @@ async fn prefer_wait_answers_202_when_it_takes_longer() {
     let request = request.header("authorization", format!("Bearer {}", fake.token)).body(Body::empty()).unwrap();
     let answer = fake.send(request).await;
     assert_eq!((answer.status, answer.json()["state"].as_str()), (StatusCode::ACCEPTED, Some("queued")));
-}
-
-#[tokio::test]
-async fn the_same_idempotency_key_is_answered_with_the_same_operation() {
-    let fake = Fake::new();
-    let send = |path: &str| {
-        let request = Fake::request("POST", path).header("idempotency-key", "k1");
-        let request = request.header("authorization", format!("Bearer {}", fake.token));
-        fake.send(request.body(Body::empty()).unwrap())
-    };
-    let first = send("/api/v1/guests/db/actions/start").await.json();
-    let again = send("/api/v1/guests/db/actions/start").await.json();
-    assert_eq!(first["id"], again["id"]);
-    assert_eq!(code(&send("/api/v1/guests/db/actions/stop").await), "invalid");
 }
 
 /// The ids and data of the first `count` events of a stream.

@@ -75,7 +75,9 @@ impl HostView<'_> {
         match self.host.presence {
             Presence::Never => Value::Null,
             Presence::Up { heard, .. } | Presence::Suspect { heard, .. } | Presence::Down { heard, .. } => {
-                time(Stamp(self.wall.0.saturating_sub(self.now.since(heard).0)))
+                // To the second: the two clocks are read one after the other, and the same beat must stay the same time.
+                let heard = self.wall.0.saturating_sub(self.now.since(heard).0);
+                time(Stamp(heard / 1_000 * 1_000))
             }
         }
     }
@@ -358,6 +360,10 @@ impl Listed for Named<'_, UserRecord> {
 
     fn order(&self) -> Order {
         Order::Text(self.name.to_owned())
+    }
+
+    fn unseen(&self) -> &str {
+        &self.record.password_hash
     }
 
     fn property(&self, name: &str) -> Value {

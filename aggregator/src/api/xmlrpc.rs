@@ -108,7 +108,7 @@ async fn one(api: &Api, from: &Sender<'_>, method: &str, params: Vec<Value>) -> 
     let output = dispatch::run(api, &caller, operation, input).await?;
     Ok(match output {
         Output::Object(value) if operation.name == "session.login" => value["token"].clone(),
-        Output::Object(value) | Output::Operation(_, value) => value,
+        Output::Object(value) | Output::Thing(value, _) | Output::Operation(_, value) => value,
         Output::List(page) => Value::Array(page.items),
         // XML-RPC has no "nothing".
         Output::Nothing => json!(true),

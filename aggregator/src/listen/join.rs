@@ -128,6 +128,7 @@ fn refused(error: CallError) -> No {
         CallErrorCode::AlreadyExists
         | CallErrorCode::Unplaceable
         | CallErrorCode::HostUnreachable
+        | CallErrorCode::Changed
         | CallErrorCode::KeyReused => EnrolRefusal::BadRequest,
     };
     No(reason, error.text)

@@ -94,6 +94,13 @@ const SESSIONS: &[Operation] = &[
         detail: "The id `current` is the session of the caller.",
         inputs: &[ID],
         errors: &["not_found"],
+        cli: cli("session", "get"),
+        ..read("session.get", "Show one log-in", "/sessions/{id}", Output::Object("session"))
+    },
+    Operation {
+        detail: "The id `current` is the session of the caller.",
+        inputs: &[ID],
+        errors: &["not_found"],
         cli: cli("session", "delete"),
         ..write("session.logout", "Log out", Http::Delete, "/sessions/{id}", Output::Nothing)
     },

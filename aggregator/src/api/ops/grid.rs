@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::api::Api;
 use crate::api::dispatch::{Done, Output};
 use crate::api::input::Input;
+use crate::api::version::Version;
 use crate::api::view::{presence, running, time};
 use crate::auth::Caller;
 
@@ -28,5 +29,7 @@ pub(crate) async fn get(api: &Api, _: &Caller, _: Input) -> Done {
             "since": since,
         })
     });
-    Ok(Output::Object(grid.await?))
+    let grid = grid.await?;
+    let version = Version::of("grid", &grid, "");
+    Ok(Output::Thing(grid, version))
 }

@@ -11,12 +11,13 @@ use uuid::Uuid;
 
 use super::{domain, find};
 use crate::api::Api;
-use crate::api::dispatch::{Done, Output};
+use crate::api::dispatch::{Done, Output, grid_key};
 use crate::api::input::Input;
-use crate::api::page::{Wanted, show_all};
+use crate::api::page::{Wanted, show_all, thing, version};
 use crate::api::problem::Problem;
 use crate::api::view::{GuestView, OperationView, word};
 use crate::auth::Caller;
+use crate::handle::Condition;
 
 /// A verb that has not ended after this long has failed.
 const TIMEOUT: Millis = Millis::seconds(300);
@@ -42,8 +43,9 @@ fn fits(guest: &GuestView<'_>, host: Option<HostId>, input: &Input) -> bool {
 
 pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
     let wanted = input.required("ref")?.to_owned();
-    let guest = api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|guest| show_all(&guest)));
-    Ok(Output::Object(guest.await??))
+    let guest = api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|guest| thing(&guest)));
+    let (value, version) = guest.await??;
+    Ok(Output::Thing(value, version))
 }
 
 pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {
@@ -58,7 +60,12 @@ pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {
     };
     let host = chosen_host(api, &input).await?;
     let verb = Verb::Create { spec, start: input.boolean("start").unwrap_or(false) };
-    ask(api, caller, Wish { guest: new_guest(), name: None, host, verb, timeout: TIMEOUT_CREATE, key: input.key }).await
+    ask(
+        api,
+        caller,
+        Wish { guest: new_guest(), name: None, host, verb, timeout: TIMEOUT_CREATE, key: input.key, only_if: None },
+    )
+    .await
 }
 
 /// A part of the specification; what the registry can't say about it (which members go with which `from`) is said here.
@@ -80,7 +87,15 @@ pub(crate) async fn import(api: &Api, caller: &Caller, input: Input) -> Done {
     let host = chosen_host(api, &input).await?;
     let xml = input.required("xml")?.to_owned();
     let name = domain::name(&xml);
-    let wish = Wish { guest: new_guest(), name, host, verb: Verb::Import { xml }, timeout: TIMEOUT, key: input.key };
+    let wish = Wish {
+        guest: new_guest(),
+        name,
+        host,
+        verb: Verb::Import { xml },
+        timeout: TIMEOUT,
+        key: input.key,
+        only_if: None,
+    };
     ask(api, caller, wish).await
 }
 
@@ -130,11 +145,19 @@ pub(crate) async fn manage(api: &Api, caller: &Caller, input: Input) -> Done {
     on_guest(api, caller, input, Verb::Manage { power }, TIMEOUT).await
 }
 
-async fn on_guest(api: &Api, caller: &Caller, input: Input, verb: Verb, timeout: Millis) -> Done {
+async fn on_guest(api: &Api, caller: &Caller, mut input: Input, verb: Verb, timeout: Millis) -> Done {
     let wanted = input.required("ref")?.to_owned();
+    let only_if = input.only_if({
+        let (wanted, key) = (wanted.clone(), input.key.as_deref().map(|key| grid_key(&caller.user, key)));
+        move |grid, _, _| match key.and_then(|key| grid.operation_of_key(&key)) {
+            // A repeat is answered, whatever the first one changed.
+            Some(_) => None,
+            None => find::guest(grid, &wanted).ok().map(|view| version(&view)),
+        }
+    });
     let guest =
         api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|view| view.guest.report.id)).await??;
-    ask(api, caller, Wish { guest, name: None, host: None, verb, timeout, key: input.key }).await
+    ask(api, caller, Wish { guest, name: None, host: None, verb, timeout, key: input.key, only_if }).await
 }
 
 struct Wish {
@@ -145,15 +168,15 @@ struct Wish {
     verb: Verb,
     timeout: Millis,
     key: Option<String>,
+    only_if: Option<Condition>,
 }
 
 async fn ask(api: &Api, caller: &Caller, wish: Wish) -> Done {
-    let Wish { guest, name: guest_name, host, verb, timeout, key } = wish;
+    let Wish { guest, name: guest_name, host, verb, timeout, key, only_if } = wish;
     let operation = OperationId::from(Uuid::new_v4());
-    // User names have no slash, so that nobody meets another's keys.
-    let key = key.map(|key| format!("{}/{key}", caller.user));
+    let key = key.map(|key| grid_key(&caller.user, &key));
     let call = Call::Guest { operation, guest, guest_name, host, verb, timeout, key };
-    match api.handle.call(&caller.user, call).await? {
+    match api.handle.call_if(&caller.user, call, only_if).await? {
         CoreDone::Operation(operation) => {
             let host = operation.host;
             let name = api.handle.read(move |grid, _, _| grid.hosts().get(&host).map(|host| host.name.clone())).await?;

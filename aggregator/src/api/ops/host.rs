@@ -6,7 +6,7 @@ use super::find;
 use crate::api::Api;
 use crate::api::dispatch::{Done, Output};
 use crate::api::input::Input;
-use crate::api::page::{Wanted, show_all};
+use crate::api::page::{Wanted, thing, version};
 use crate::api::view::{HostView, presence};
 use crate::auth::Caller;
 
@@ -28,13 +28,18 @@ pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
     let wanted = input.required("ref")?.to_owned();
     let host = api
         .handle
-        .read(move |grid, now, wall| find::host(grid, &wanted).map(|host| show_all(&HostView { host, now, wall })));
-    Ok(Output::Object(host.await??))
+        .read(move |grid, now, wall| find::host(grid, &wanted).map(|host| thing(&HostView { host, now, wall })));
+    let (value, version) = host.await??;
+    Ok(Output::Thing(value, version))
 }
 
-pub(crate) async fn remove(api: &Api, caller: &Caller, input: Input) -> Done {
+pub(crate) async fn remove(api: &Api, caller: &Caller, mut input: Input) -> Done {
     let wanted = input.required("ref")?.to_owned();
     let host = api.handle.read(move |grid, _, _| find::host(grid, &wanted).map(|host| host.id)).await??;
-    api.handle.call(&caller.user, Call::RemoveHost { host }).await?;
+    let only_if = input.only_if(move |grid, now, wall| {
+        let host = grid.hosts().get(&host)?;
+        Some(version(&HostView { host, now, wall }))
+    });
+    api.handle.call_if(&caller.user, Call::RemoveHost { host }, only_if).await?;
     Ok(Output::Nothing)
 }

@@ -10,8 +10,9 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::api::Api;
 use crate::api::dispatch::{Done, Output};
 use crate::api::input::Input;
-use crate::api::page::{Wanted, show_all};
+use crate::api::page::{Wanted, thing, version};
 use crate::api::problem::Problem;
+use crate::api::version::Version;
 use crate::api::view::{OperationView, operation_state};
 use crate::auth::Caller;
 
@@ -40,18 +41,21 @@ fn view<'a>(grid: &'a Grid, operation: &'a roost_aggregator_core::operation::Ope
 
 pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
     let id = id(&input)?;
-    until_ended(api, id, input.number("wait").unwrap_or(0)).await.map(Output::Object)
+    let (value, version) = until_ended(api, id, input.number("wait").unwrap_or(0)).await?;
+    Ok(Output::Thing(value, version))
 }
 
 pub(crate) async fn wait(api: &Api, _: &Caller, input: Input) -> Done {
     let id = id(&input)?;
-    until_ended(api, id, input.number("seconds").unwrap_or(0)).await.map(Output::Object)
+    let (value, version) = until_ended(api, id, input.number("seconds").unwrap_or(0)).await?;
+    Ok(Output::Thing(value, version))
 }
 
-pub(crate) async fn cancel(api: &Api, caller: &Caller, input: Input) -> Done {
+pub(crate) async fn cancel(api: &Api, caller: &Caller, mut input: Input) -> Done {
     let operation = id(&input)?;
-    api.handle.call(&caller.user, Call::Cancel { operation }).await?;
-    Ok(Output::Object(now(api, operation).await?.1))
+    let only_if = input.only_if(move |grid, _, _| Some(version(&view(grid, grid.operations().get(&operation)?))));
+    api.handle.call_if(&caller.user, Call::Cancel { operation }, only_if).await?;
+    Ok(Output::Object(now(api, operation).await?.1.0))
 }
 
 fn id(input: &Input) -> Result<OperationId, Problem> {
@@ -60,7 +64,7 @@ fn id(input: &Input) -> Result<OperationId, Problem> {
 }
 
 /// How the operation stands when it has ended, or after that long.
-pub(crate) async fn until_ended(api: &Api, id: OperationId, seconds: u64) -> Result<Value, Problem> {
+pub(crate) async fn until_ended(api: &Api, id: OperationId, seconds: u64) -> Result<(Value, Version), Problem> {
     // Listening begins before looking, so that an end in between is not missed.
     let mut events = api.handle.subscribe();
     let (ended, value) = now(api, id).await?;
@@ -86,10 +90,10 @@ pub(crate) async fn until_ended(api: &Api, id: OperationId, seconds: u64) -> Res
     }
 }
 
-async fn now(api: &Api, id: OperationId) -> Result<(bool, Value), Problem> {
+async fn now(api: &Api, id: OperationId) -> Result<(bool, (Value, Version)), Problem> {
     let found = api.handle.read(move |grid, _, _| {
         let operation = grid.operations().get(&id)?;
-        Some((operation.state.ended(), show_all(&view(grid, operation))))
+        Some((operation.state.ended(), thing(&view(grid, operation))))
     });
     found.await?.ok_or_else(|| Problem::not_found("operation", &id.to_string()))
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::api::Api;
 use crate::api::dispatch::{Done, Output};
 use crate::api::input::Input;
-use crate::api::page::{Wanted, show_all};
+use crate::api::page::{Wanted, show_all, thing, version};
 use crate::api::problem::Problem;
 use crate::api::view::{JoinTokenView, Named, join_token_state};
 use crate::auth::{API_TOKEN, Caller, Secret, end, random};
@@ -47,9 +47,10 @@ pub(crate) async fn get_join(api: &Api, _: &Caller, input: Input) -> Done {
     let id = input.required("id")?.to_owned();
     let token = api.handle.read(move |grid, _, wall| {
         let record = grid.intent().join_tokens.get(&id).ok_or_else(|| Problem::not_found("join token", &id))?;
-        Ok::<_, Problem>(show_all(&join_token(grid, &id, record, wall)))
+        Ok::<_, Problem>(thing(&join_token(grid, &id, record, wall)))
     });
-    Ok(Output::Object(token.await??))
+    let (value, version) = token.await??;
+    Ok(Output::Thing(value, version))
 }
 
 pub(crate) async fn create_join(api: &Api, caller: &Caller, input: Input) -> Done {
@@ -83,9 +84,14 @@ fn host_name(input: &Input) -> Result<Option<String>, Problem> {
     Err(Problem::fault("/name", format!("{rule}; what it is for goes into `note`")))
 }
 
-pub(crate) async fn delete_join(api: &Api, caller: &Caller, input: Input) -> Done {
+pub(crate) async fn delete_join(api: &Api, caller: &Caller, mut input: Input) -> Done {
     let id = input.required("id")?.to_owned();
-    api.handle.call(&caller.user, Call::DeleteJoinToken { id }).await?;
+    let wanted = id.clone();
+    let only_if = input.only_if(move |grid, _, wall| {
+        let record = grid.intent().join_tokens.get(&wanted)?;
+        Some(version(&join_token(grid, &wanted, record, wall)))
+    });
+    api.handle.call_if(&caller.user, Call::DeleteJoinToken { id }, only_if).await?;
     Ok(Output::Nothing)
 }
 
@@ -105,9 +111,10 @@ pub(crate) async fn get_api(api: &Api, _: &Caller, input: Input) -> Done {
     let id = input.required("id")?.to_owned();
     let token = api.handle.read(move |grid, _, _| {
         let record = grid.intent().api_tokens.get(&id).ok_or_else(|| Problem::not_found("API token", &id))?;
-        Ok::<_, Problem>(show_all(&api_token(grid, &id, record)))
+        Ok::<_, Problem>(thing(&api_token(grid, &id, record)))
     });
-    Ok(Output::Object(token.await??))
+    let (value, version) = token.await??;
+    Ok(Output::Thing(value, version))
 }
 
 pub(crate) async fn create_api(api: &Api, caller: &Caller, input: Input) -> Done {
@@ -130,9 +137,12 @@ pub(crate) async fn create_api(api: &Api, caller: &Caller, input: Input) -> Done
     Ok(Output::Object(value))
 }
 
-pub(crate) async fn delete_api(api: &Api, caller: &Caller, input: Input) -> Done {
+pub(crate) async fn delete_api(api: &Api, caller: &Caller, mut input: Input) -> Done {
     let id = input.required("id")?.to_owned();
-    api.handle.call(&caller.user, Call::DeleteApiToken { id }).await?;
+    let wanted = id.clone();
+    let only_if = input
+        .only_if(move |grid, _, _| Some(version(&api_token(grid, &wanted, grid.intent().api_tokens.get(&wanted)?))));
+    api.handle.call_if(&caller.user, Call::DeleteApiToken { id }, only_if).await?;
     Ok(Output::Nothing)
 }
 

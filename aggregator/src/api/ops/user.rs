@@ -7,11 +7,12 @@ use roost_aggregator_core::{Call, Grid};
 use crate::api::Api;
 use crate::api::dispatch::{Done, Output};
 use crate::api::input::Input;
-use crate::api::page::{Wanted, show_all};
+use crate::api::page::{Wanted, show_all, thing, version};
 use crate::api::problem::Problem;
 use crate::api::view::Named;
 use crate::auth::Caller;
 use crate::clock;
+use crate::handle::Condition;
 
 /// Letters of a user's name.
 const NAME: usize = 64;
@@ -35,9 +36,10 @@ pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
     let name = input.required("name")?.to_owned();
     let user = api.handle.read(move |grid, _, _| {
         let record = grid.intent().users.get(&name).ok_or_else(|| Problem::not_found("user", &name))?;
-        Ok::<_, Problem>(show_all(&user(grid, &name, record)))
+        Ok::<_, Problem>(thing(&user(grid, &name, record)))
     });
-    Ok(Output::Object(user.await??))
+    let (value, version) = user.await??;
+    Ok(Output::Thing(value, version))
 }
 
 pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {
@@ -50,23 +52,30 @@ pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {
     Ok(Output::Object(value))
 }
 
-pub(crate) async fn set_password(api: &Api, caller: &Caller, input: Input) -> Done {
+pub(crate) async fn set_password(api: &Api, caller: &Caller, mut input: Input) -> Done {
     let name = input.required("name")?.to_owned();
     let password = checked_password(input.required("password")?)?;
     let wanted = name.clone();
     let record = api.handle.read(move |grid, _, _| grid.intent().users.get(&wanted).cloned()).await?;
     let record = record.ok_or_else(|| Problem::not_found("user", &name))?;
     let record = UserRecord { password_hash: api.auth.hash(password).await?, ..record };
-    api.handle.call(&caller.user, Call::PutUser { name: name.clone(), record, create: false }).await?;
+    let only_if = unchanged(&mut input, &name);
+    api.handle.call_if(&caller.user, Call::PutUser { name: name.clone(), record, create: false }, only_if).await?;
     api.auth.logout_user(&name);
     Ok(Output::Nothing)
 }
 
-pub(crate) async fn delete(api: &Api, caller: &Caller, input: Input) -> Done {
+pub(crate) async fn delete(api: &Api, caller: &Caller, mut input: Input) -> Done {
     let name = input.required("name")?.to_owned();
-    api.handle.call(&caller.user, Call::DeleteUser { name: name.clone() }).await?;
+    let only_if = unchanged(&mut input, &name);
+    api.handle.call_if(&caller.user, Call::DeleteUser { name: name.clone() }, only_if).await?;
     api.auth.logout_user(&name);
     Ok(Output::Nothing)
+}
+
+fn unchanged(input: &mut Input, name: &str) -> Option<Condition> {
+    let name = name.to_owned();
+    input.only_if(move |grid, _, _| Some(version(&user(grid, &name, grid.intent().users.get(&name)?))))
 }
 
 fn checked_name(name: &str) -> Result<&str, Problem> {
