@@ -6,14 +6,14 @@
 #   kill-host N         cut the power of host N
 #   revive-host N       power host N on again; its agent and guests come back by themselves
 # As root or with sudo. Environment: ROOST_BIN (folder of the programs; default target/release, else target/debug),
-# ROOST_DEMO_HTTPS_PORT (8443), ROOST_DEMO_QUIC_PORT (4433), ROOST_DEMO_NET (10.97.0), ROOST_DEMO_DIR (.demo of the checkout).
+# ROOST_DEMO_HTTPS_PORT (8443), ROOST_DEMO_QUIC_PORT (4433), ROOST_DEMO_NET (the first free one from 10.97.0 on), ROOST_DEMO_DIR (.demo of the checkout).
 set -euo pipefail
 
 self=$(realpath "$0")
 lab=$(dirname "$self")
 root=$(realpath "$lab/../..")
 demo=$(realpath -m "${ROOST_DEMO_DIR:-$root/.demo}")
-net=${ROOST_DEMO_NET:-10.97.0}
+net=${ROOST_DEMO_NET:-$(cat "$demo/net" 2>/dev/null || true)} # of the running demo
 https=${ROOST_DEMO_HTTPS_PORT:-8443}
 quic=${ROOST_DEMO_QUIC_PORT:-4433}
 url=https://localhost:$https
@@ -52,6 +52,15 @@ await() {
     sleep "$pause"
   done
   fail "$what" "not within $n tries of $pause s" "see $demo/log, then $self down"
+}
+
+# The first /24 that this machine has no address in.
+free_net() {
+  local n
+  for n in $(seq 0 15); do
+    if ! ip -4 -o addr show | grep -qF " 10.97.$n."; then echo "10.97.$n"; return; fi
+  done
+  fail "find a free network" "10.97.0.0/24 to 10.97.15.0/24 are all in use" "ROOST_DEMO_NET=10.98.0 make run"
 }
 
 ports_are_free() {
@@ -178,9 +187,11 @@ T
 up() {
   aggregator=$(program roost-aggregator) agent=$(program roost-agent) cli=$(program roost)
   clean
+  net=${ROOST_DEMO_NET:-$(free_net)}
   ports_are_free
   mkdir -p "$demo/log"
   chmod 711 "$demo"
+  echo "$net" > "$demo/net"
   trap 'code=$?; [ $code = 0 ] || echo "demo.sh: not started; logs are in $demo/log; $self down removes all" >&2' EXIT
   step "test guest (built at the first use)"
   "$lab/guest.sh" "$guest_dir" > "$demo/log/guest.sh"
@@ -203,7 +214,7 @@ up() {
 # Only what it made, by name: ROOST_DEMO_DIR may be any folder.
 clean() {
   hosts down
-  rm -rf "$demo"/{log,config,aggregator,hosts} "$demo"/{password,ca.pem,aggregator.toml,access.json,access.json.new} "$demo"/agent-[0-9]*.toml
+  rm -rf "$demo"/{log,config,aggregator,hosts} "$demo"/{net,password,ca.pem,aggregator.toml,access.json,access.json.new} "$demo"/agent-[0-9]*.toml
   [ ! -d "$demo" ] || rmdir --ignore-fail-on-non-empty "$demo"
 }
 
@@ -218,7 +229,7 @@ revive() {
 case ${1:-} in up | down | status | kill-host | revive-host) ;; *) sed -n '2,9s/^# \{0,1\}//p' "$self" >&2; exit 2 ;; esac
 if [ "$(id -u)" != 0 ]; then
   command -v sudo > /dev/null || fail "run the demo" "it needs root for namespaces, and there is no sudo" "run as root"
-  exec sudo env ROOST_BIN="${ROOST_BIN:-}" ROOST_DEMO_HTTPS_PORT="$https" ROOST_DEMO_QUIC_PORT="$quic" ROOST_DEMO_NET="$net" \
+  exec sudo env ROOST_BIN="${ROOST_BIN:-}" ROOST_DEMO_HTTPS_PORT="$https" ROOST_DEMO_QUIC_PORT="$quic" ROOST_DEMO_NET="${ROOST_DEMO_NET:-}" \
     ROOST_DEMO_DIR="$demo" "$self" "$@"
 fi
 case ${1:-}:${2:-} in
