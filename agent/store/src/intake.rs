@@ -1,0 +1,284 @@
+//! Takes a point from another store. Nothing that a peer says is believed: chunks are checked against their ids, nodes
+//! against their bounds, digests against the contents they speak of.
+//!
+//! The sender's side is `Store::hold` and `Store::raw`. The receiver asks `missing` what to fetch, adopts it, and asks
+//! again, until nothing is missing: one round for each level of the map and one for the blocks. An intake that broke off is
+//! begun anew and finds what came before.
+
+use std::collections::BTreeSet;
+
+use roost_protocol::PointId;
+
+use crate::chunks::Head;
+use crate::error::{Refusal, Result, StoreError};
+use crate::frame::{FRAME, Packed};
+use crate::id::{BlockHash, ChunkId, Kind};
+use crate::manifest::{Disk, File, Manifest};
+use crate::node::{Entry, FANOUT, Leaf, disk_digest, leaf_digest};
+use crate::store::{Hold, Store};
+use crate::tree::{Finder, load_inner, load_leaf};
+
+/// Chunks named at a time: 2 MiB of ids.
+const MOST: usize = 65_536;
+
+/// Takes a point from another store.
+#[derive(Debug)]
+pub struct Intake {
+    store: Store,
+    session: u64,
+    poison: u64,
+    /// Nodes of which everything is here and checked.
+    whole: BTreeSet<ChunkId>,
+    adopted_bytes: u64,
+}
+
+/// What came of adopting a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// It is durable.
+    Point(PointId),
+    /// Fetch these and ask again.
+    Missing(Vec<ChunkId>),
+}
+
+/// One look at what is missing of a point.
+struct Look<'a> {
+    intake: &'a mut Intake,
+    missing: Vec<ChunkId>,
+}
+
+impl Store {
+    /// A chunk as it travels, checked: compressed, not sealed.
+    pub fn raw(&self, id: ChunkId) -> Result<Vec<u8>> {
+        self.chunks().load(&id)?.0.to_wire()
+    }
+
+    /// Begins to take points from another store. What is adopted, or was found here, stays as long as this lives.
+    pub fn intake(&self) -> Result<Intake> {
+        self.writable()?;
+        let mut state = self.chunks().state();
+        let (session, poison) = (state.begin_session(), state.poison);
+        drop(state);
+        Ok(Intake { store: self.clone(), session, poison, whole: BTreeSet::new(), adopted_bytes: 0 })
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.store.chunks().state().sessions.remove(&self.session);
+    }
+}
+
+impl Intake {
+    /// Which of these are not here.
+    pub fn wants(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>> {
+        let absent = |id: &&ChunkId| self.here(id).map(|head| head.is_none());
+        let wanted = ids.iter().filter_map(|id| match absent(&id) {
+            Ok(true) => Some(Ok(*id)),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        });
+        wanted.collect()
+    }
+
+    /// The chunk, if it is here; then it stays.
+    fn here(&self, id: &ChunkId) -> Result<Option<Head>> {
+        let chunks = self.store.chunks();
+        let head = chunks.head(id)?;
+        Ok(head.filter(|head| chunks.touch(id.prefix(), head.place)))
+    }
+
+    /// Takes a chunk that a peer sent.
+    ///
+    /// # Errors
+    /// `Lie` when the bytes are not that chunk.
+    pub fn adopt(&mut self, id: ChunkId, bytes: &[u8]) -> Result<()> {
+        let lie = |why: String| StoreError::Lie(format!("chunk {id}: {why}"));
+        if bytes.len() > FRAME {
+            return Err(lie(format!("{} bytes are more than a chunk can have", bytes.len())));
+        }
+        let packed = Packed::from_wire(bytes).ok_or_else(|| lie("it is no frame".into()))?;
+        if packed.id != id {
+            return Err(lie(format!("chunk {} came instead", packed.id)));
+        }
+        let plain = packed.verify(&self.store.chunks().namer).map_err(lie)?;
+        let node = match packed.kind {
+            Kind::Leaf => Leaf::from_bytes(&plain).is_some(),
+            Kind::Inner => crate::node::Inner::from_bytes(&plain).is_some(),
+            Kind::Data | Kind::Blob => true,
+        };
+        if !node {
+            return Err(lie("it is no node of a map".into()));
+        }
+        self.adopted_bytes += self.store.chunks().add(&packed)?;
+        Ok(())
+    }
+
+    /// What must be fetched next for this point; at most 65,536 chunks. Empty: all is here and checked.
+    ///
+    /// # Errors
+    /// `Lie` when the manifest or a node does not speak the truth about what is under it.
+    pub fn missing(&mut self, manifest: &Manifest) -> Result<Vec<ChunkId>> {
+        let genuine = check(manifest)?;
+        if genuine.point.names != self.store.chunks().namer.label() {
+            return Err(Refusal::OtherDomain.into());
+        }
+        let base = self.base(manifest)?;
+        let mut look = Look { intake: self, missing: Vec::new() };
+        for disk in &manifest.point.disks {
+            let base = base.as_ref().and_then(|hold| hold.manifest().disk(&disk.name));
+            look.disk(disk, base)?;
+        }
+        for file in &manifest.point.files {
+            look.file(file)?;
+        }
+        Ok(look.missing)
+    }
+
+    /// Makes the manifest a point of this store if all is here. When it is, it survives a power cut.
+    pub fn adopt_point(&mut self, manifest: &Manifest) -> Result<Adopted> {
+        let missing = self.missing(manifest)?;
+        if !missing.is_empty() {
+            return Ok(Adopted::Missing(missing));
+        }
+        let chunks = self.store.chunks();
+        chunks.sync()?;
+        if chunks.state().poison != self.poison {
+            return Err(StoreError::Poisoned);
+        }
+        self.store.keep(check(manifest)?)?;
+        Ok(Adopted::Point(manifest.id))
+    }
+
+    /// Bytes by which the store grew.
+    pub fn adopted_bytes(&self) -> u64 {
+        self.adopted_bytes
+    }
+
+    /// A point of the same guest that is here whole: what both maps share need not be looked at.
+    fn base(&self, manifest: &Manifest) -> Result<Option<Hold>> {
+        let points = self.store.points();
+        let of_guest = || points.iter().rev().filter(|point| point.guest == manifest.point.guest);
+        let parent = of_guest().find(|point| Some(point.point) == manifest.point.parent);
+        match parent.or_else(|| of_guest().next()) {
+            Some(point) => self.store.hold(point.point).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The manifest as reading it anew would give it.
+fn check(manifest: &Manifest) -> Result<Manifest> {
+    Manifest::from_bytes(&manifest.to_bytes()?).map_err(|why| StoreError::Lie(format!("the manifest: {why}")))
+}
+
+impl Look<'_> {
+    fn full(&self) -> bool {
+        self.missing.len() >= MOST
+    }
+
+    fn want(&mut self, id: ChunkId) {
+        if !self.full() {
+            self.missing.push(id);
+        }
+    }
+
+    fn disk(&mut self, disk: &Disk, base: Option<&Disk>) -> Result<()> {
+        let root = disk.root();
+        if disk_digest(&self.intake.store.chunks().namer, root.size, root.top.as_ref()) != disk.digest {
+            return Err(StoreError::Lie(format!("the digest of disk {} is not that of its map", disk.name)));
+        }
+        let mut base = base.map(|base| Finder::new(base.root()));
+        match root.top {
+            Some(top) => self.node(root.levels(), 0, &top, base.as_mut()).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// True where all below is here and checked.
+    fn node(&mut self, level: u32, number: u64, entry: &Entry, mut base: Option<&mut Finder>) -> Result<bool> {
+        if self.full() {
+            return Ok(false);
+        }
+        if self.intake.whole.contains(&entry.id) {
+            return Ok(true);
+        }
+        let chunks = self.intake.store.chunks().clone();
+        if let Some(base) = base.as_deref_mut()
+            && base.entry(&chunks, level, number)?.is_some_and(|known| known == *entry)
+        {
+            return Ok(true);
+        }
+        if self.intake.here(&entry.id)?.is_none() {
+            self.want(entry.id);
+            return Ok(false);
+        }
+        let whole = if level == 0 { self.leaf(entry)? } else { self.inner(level, number, entry, base)? };
+        if whole {
+            self.intake.whole.insert(entry.id);
+        }
+        Ok(whole)
+    }
+
+    fn inner(&mut self, level: u32, number: u64, entry: &Entry, mut base: Option<&mut Finder>) -> Result<bool> {
+        let chunks = self.intake.store.chunks().clone();
+        let inner = load_inner(&chunks, &entry.id)?;
+        if inner.digest(&chunks.namer) != entry.digest {
+            return Err(StoreError::Lie(format!("node {} has another digest than its parent says", entry.id)));
+        }
+        let mut whole = true;
+        for (at, child) in (number * FANOUT as u64..).zip(&inner.children) {
+            if let Some(child) = child {
+                whole &= self.node(level - 1, at, child, base.as_deref_mut())?;
+            }
+        }
+        Ok(whole)
+    }
+
+    fn leaf(&mut self, entry: &Entry) -> Result<bool> {
+        let chunks = self.intake.store.chunks().clone();
+        let leaf = load_leaf(&chunks, &entry.id)?;
+        let mut lists = Vec::with_capacity(leaf.chunks.len());
+        let before = self.missing.len();
+        for id in &leaf.chunks {
+            match self.intake.here(id)? {
+                Some(head) => lists.push(head.hashes),
+                None => self.want(*id),
+            }
+        }
+        if lists.len() < leaf.chunks.len() || self.missing.len() > before {
+            return Ok(false);
+        }
+        let lie = |what: &str| StoreError::Lie(format!("node {} {what}", entry.id));
+        let hash = |slot: &crate::node::Slot| match slot.get() {
+            None => Ok(BlockHash::ZERO),
+            Some((chunk, block)) => {
+                lists[chunk].get(block).copied().ok_or_else(|| lie("refers to blocks that a chunk does not have"))
+            }
+        };
+        let hashes: Vec<BlockHash> = leaf.slots.iter().map(hash).collect::<Result<_>>()?;
+        if leaf_digest(&chunks.namer, &hashes) != entry.digest {
+            return Err(lie("has another digest than its parent says"));
+        }
+        Ok(true)
+    }
+
+    fn file(&mut self, file: &File) -> Result<()> {
+        let before = self.missing.len();
+        for id in &file.chunks {
+            if self.intake.here(id)?.is_none() {
+                self.want(*id);
+            }
+        }
+        if self.missing.len() > before || self.full() {
+            return Ok(());
+        }
+        let chunks = self.intake.store.chunks();
+        let mut content = Vec::new();
+        for id in &file.chunks {
+            content.extend(chunks.content(id, Kind::Blob)?);
+        }
+        let same = content.len() as u64 == file.size_bytes && chunks.namer.digest(&content) == file.digest;
+        if same { Ok(()) } else { Err(StoreError::Lie(format!("file {} has another digest", file.name))) }
+    }
+}

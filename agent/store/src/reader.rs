@@ -1,0 +1,170 @@
+//! Reads a disk of a point. Every byte that comes out was checked against its name.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use crate::chunks::{Chunks, lock};
+use crate::error::{Refusal, Result, StoreError};
+use crate::frame::CHUNK;
+use crate::id::{BLOCK, BLOCK_BYTES, ChunkId, Kind};
+use crate::node::{LEAF_BYTES, Leaf, Run};
+use crate::store::Hold;
+use crate::tree::{Finder, Root, load_leaf};
+
+/// Leaves kept decoded: 64 MiB of disk in 40 KiB.
+const LEAVES: usize = 16;
+
+/// A disk of a point. Clones nothing; several readers may read one disk.
+#[derive(Debug)]
+pub struct DiskReader {
+    chunks: Arc<Chunks>,
+    /// Keeps the chunks.
+    hold: Hold,
+    root: Root,
+    caches: Mutex<Caches>,
+}
+
+#[derive(Debug)]
+struct Caches {
+    finder: Finder,
+    leaves: Recent<u64, Option<Arc<Leaf>>>,
+    chunks: Recent<ChunkId, Arc<Vec<u8>>>,
+}
+
+/// The last few, newest last.
+#[derive(Debug)]
+struct Recent<K, V> {
+    most: usize,
+    all: VecDeque<(K, V)>,
+}
+
+impl<K: PartialEq, V: Clone> Recent<K, V> {
+    fn new(most: usize) -> Self {
+        Self { most: most.max(1), all: VecDeque::new() }
+    }
+
+    fn get(&mut self, key: &K) -> Option<V> {
+        let at = self.all.iter().rposition(|(known, _)| known == key)?;
+        let found = self.all.remove(at)?;
+        let value = found.1.clone();
+        self.all.push_back(found);
+        Some(value)
+    }
+
+    fn put(&mut self, key: K, value: V) {
+        if self.all.len() >= self.most {
+            self.all.pop_front();
+        }
+        self.all.push_back((key, value));
+    }
+}
+
+impl DiskReader {
+    pub(crate) fn new(chunks: Arc<Chunks>, hold: Hold, root: Root, cache_bytes: usize) -> Self {
+        let caches =
+            Caches { finder: Finder::new(root), leaves: Recent::new(LEAVES), chunks: Recent::new(cache_bytes / CHUNK) };
+        Self { chunks, hold, root, caches: Mutex::new(caches) }
+    }
+
+    /// The disk's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.root.size
+    }
+
+    /// The point it belongs to.
+    pub fn point(&self) -> roost_protocol::PointId {
+        self.hold.manifest().id
+    }
+
+    /// Reads any range inside the disk.
+    ///
+    /// # Errors
+    /// `Damaged` or `Missing` where a chunk of the range can't be read; the rest of the disk can.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let end = offset.saturating_add(buffer.len() as u64);
+        if end > self.root.size {
+            return Err(Refusal::Range { offset, end, size: self.root.size }.into());
+        }
+        let mut at = offset;
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let inside = usize::try_from(at % LEAF_BYTES).unwrap_or_default();
+            let length = rest.len().min(usize::try_from(LEAF_BYTES).unwrap_or_default() - inside);
+            let (now, later) = rest.split_at_mut(length);
+            match self.leaf(at / LEAF_BYTES)? {
+                None => now.fill(0),
+                Some(leaf) => self.read_leaf(&leaf, inside, now)?,
+            }
+            at += length as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Ranges that are not all zeros, in order, as long as possible; whole blocks, but for the disk's end.
+    pub fn data_ranges(&self) -> Result<Vec<Range<u64>>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for number in 0..self.root.size.div_ceil(LEAF_BYTES) {
+            let Some(leaf) = self.leaf(number)? else { continue };
+            for run in leaf.runs().iter().filter(|run| run.from.is_some()) {
+                let start = number * LEAF_BYTES + run.first as u64 * BLOCK_BYTES;
+                let end = (start + run.blocks as u64 * BLOCK_BYTES).min(self.root.size);
+                match ranges.last_mut() {
+                    Some(last) if last.end == start => last.end = end,
+                    Some(_) | None => ranges.push(start..end),
+                }
+            }
+        }
+        Ok(ranges)
+    }
+
+    fn leaf(&self, number: u64) -> Result<Option<Arc<Leaf>>> {
+        let entry = {
+            let mut caches = lock(&self.caches);
+            if let Some(leaf) = caches.leaves.get(&number) {
+                return Ok(leaf);
+            }
+            caches.finder.leaf(&self.chunks, number)?
+        };
+        let leaf = entry.map(|entry| load_leaf(&self.chunks, &entry.id).map(Arc::new)).transpose()?;
+        lock(&self.caches).leaves.put(number, leaf.clone());
+        Ok(leaf)
+    }
+
+    /// Reads inside one leaf.
+    fn read_leaf(&self, leaf: &Leaf, offset: usize, buffer: &mut [u8]) -> Result<()> {
+        let end = offset + buffer.len();
+        for run in leaf.runs() {
+            let (first, after) = (run.first * BLOCK, (run.first + run.blocks) * BLOCK);
+            let (from, to) = (first.max(offset), after.min(end));
+            if from < to {
+                self.read_run(leaf, &run, from, &mut buffer[from - offset..to - offset])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_run(&self, leaf: &Leaf, run: &Run, from: usize, buffer: &mut [u8]) -> Result<()> {
+        let Some((chunk, block)) = run.from else {
+            buffer.fill(0);
+            return Ok(());
+        };
+        let id = &leaf.chunks[chunk];
+        let content = self.chunk(id)?;
+        let inside = block * BLOCK + from - run.first * BLOCK;
+        let there = content.get(inside..inside + buffer.len());
+        let short = || StoreError::damaged(format!("chunk {id}"), "it has fewer blocks than the map says");
+        buffer.copy_from_slice(there.ok_or_else(short)?);
+        Ok(())
+    }
+
+    fn chunk(&self, id: &ChunkId) -> Result<Arc<Vec<u8>>> {
+        if let Some(content) = lock(&self.caches).chunks.get(id) {
+            return Ok(content);
+        }
+        let content = Arc::new(self.chunks.content(id, Kind::Data)?);
+        lock(&self.caches).chunks.put(*id, content.clone());
+        Ok(content)
+    }
+}
