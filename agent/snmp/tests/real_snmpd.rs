@@ -1,0 +1,140 @@
+//! The subagent under the distribution's snmpd, asked by net-snmp's programs. Needs the Debian packages snmpd, snmp,
+//! snmptrapd and smitools; no root.
+#![allow(clippy::unwrap_used, reason = "helpers of tests end the test like the tests themselves")]
+
+#[path = "real_snmpd/lab.rs"]
+mod lab;
+
+use std::time::{Duration, Instant};
+
+use lab::{Lab, V2C, V3};
+
+const VM: &str = ".1.3.6.1.2.1.236";
+const ROOST: &str = ".1.3.6.1.4.1.32473.236";
+const SYSTEM: &str = ".1.3.6.1.2.1.1.1.0";
+
+/// Not a test: the subagent's process, when a lab starts this program anew.
+#[test]
+fn real_subagent_process() {
+    lab::subagent_process();
+}
+
+#[test]
+fn real_mib_is_clean() {
+    let said = lab::smilint();
+    assert!(said.is_empty(), "{said}");
+}
+
+#[test]
+fn real_tables_are_read_by_name_with_v2c_and_v3() {
+    let lab = Lab::start(60);
+    lab.wait_for(&V3, &format!("{VM}.1.2.0"), "60");
+    for access in [&V2C[..], &V3] {
+        let rows = lab.run("snmpbulkwalk", access, &["-On", VM]);
+        assert_eq!(rows.lines().count(), 8 + 60 * (16 + 2 + 16 + 4), "{rows}");
+        assert_eq!(lab.run("snmpwalk", access, &["-On", VM]), rows, "get-next and get-bulk tell the same");
+    }
+    let table = lab.run("snmptable", &V3, &["VM-MIB::vmTable"]);
+    let row = table.lines().find(|line| line.contains("desk-0007")).unwrap_or_default();
+    assert!(row.contains("running") && row.contains("persistent"), "{table}");
+    let storage = lab.run("snmptable", &V3, &["VM-MIB::vmStorageTable"]);
+    assert_eq!(storage.matches("/var/lib/roost/guests/").count(), 60, "{storage}");
+    let uuid = lab.run("snmpget", &V3, &["-Ovq", "VM-MIB::vmUUID.7"]);
+    assert_eq!(uuid.trim(), "\"00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 07 \"");
+    let guests = lab.run("snmptable", &V3, &["ROOST-MIB::roostGuestTable"]);
+    assert!(guests.contains("mary"), "{guests}");
+    let alarms = lab.run("snmptable", &V2C, &["ROOST-MIB::roostAlarmTable"]);
+    assert!(alarms.contains("state-disk"), "{alarms}");
+}
+
+#[test]
+fn real_v2c_does_not_see_who_uses_a_desktop() {
+    let lab = Lab::start(2);
+    lab.wait_for(&V3, &format!("{VM}.1.2.0"), "2");
+    let owner = format!("{ROOST}.1.3.1.1.1");
+    assert!(lab.run("snmpget", &V3, &["-Ovq", &owner]).contains("mary"));
+    assert!(lab.run("snmpget", &V2C, &["-Ovq", &owner]).contains("No Such"));
+    let all = lab.run("snmpbulkwalk", &V2C, &["-On", ROOST]);
+    assert!(!all.contains("mary") && all.contains(".1.3.1.2.1"), "{all}");
+    let processes = lab.run("snmpbulkwalk", &V2C, &["-On", ".1.3.6.1.2.1.25.4"]);
+    assert!(processes.lines().count() == 1 && processes.contains("No "), "{processes}");
+}
+
+#[test]
+fn real_nothing_can_be_set() {
+    let lab = Lab::start(1);
+    lab.wait_for(&V3, &format!("{VM}.1.2.0"), "1");
+    let set = lab.fails("snmpset", &["-v2c", "-c", "writer"], &[&format!("{VM}.1.9.0"), "i", "2"]);
+    assert!(set.contains("notWritable"), "{set}");
+    assert!(lab.run("snmpget", &V3, &["-Ovq", &format!("{VM}.1.9.0")]).trim() == "true");
+}
+
+#[test]
+fn real_three_hundred_guests_are_walked_with_v3() {
+    let lab = Lab::start(300);
+    lab.wait_for(&V3, &format!("{VM}.1.2.0"), "300");
+    let mut fastest = Duration::MAX;
+    for _ in 0..5 {
+        let began = Instant::now();
+        let rows = lab.run("snmpbulkwalk", &V3, &["-On", "-Cr25", &format!("{VM}.1.4")]);
+        fastest = fastest.min(began.elapsed());
+        assert_eq!(rows.lines().count(), 300 * 16);
+    }
+    // Printed, not demanded: the machine may be busy. A walk that takes ten seconds is broken anywhere.
+    eprintln!("vmTable of 300 guests, {} objects by v3: {fastest:?}", 300 * 16);
+    assert!(fastest < Duration::from_secs(10));
+}
+
+#[test]
+fn real_a_killed_agent_a_restarted_snmpd_and_a_frozen_agent_come_back() {
+    let mut lab = Lab::start(3);
+    let number = format!("{VM}.1.2.0");
+    lab.wait_for(&V3, &number, "3");
+
+    lab.kill_agent();
+    lab.wait_for(&V3, &number, "No Such Object");
+    lab.start_agent(4);
+    lab.wait_for(&V3, &number, "4");
+
+    lab.restart_snmpd();
+    lab.wait_for(&V3, &number, "4");
+
+    lab.freeze_agent();
+    // The first question waits for the frozen agent; what others answer does not.
+    let asked = lab.spawn("snmpget", &V3, &["-r", "0", "-t", "30", &number]);
+    let mut slowest = Duration::ZERO;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        let asked = Instant::now();
+        let answer = lab.run("snmpget", &V2C, &["-r", "0", "-t", "5", "-Ovq", SYSTEM]);
+        slowest = slowest.max(asked.elapsed());
+        assert!(!answer.trim().is_empty());
+    }
+    eprintln!("slowest other answer beside a frozen agent, with the program's own start: {slowest:?}");
+    assert!(slowest < Duration::from_secs(2));
+    drop(asked);
+    lab.thaw_agent();
+    lab.wait_for(&V3, &number, "4");
+}
+
+#[test]
+fn real_traps_and_informs_arrive() {
+    let mut lab = Lab::start(20);
+    lab.wait_for(&V3, &format!("{VM}.1.2.0"), "20");
+    lab.tell_agent("crash 7");
+    let crashed = lab.wait_for_traps("vmCrashed", 2);
+    assert!(crashed.iter().all(|line| line.contains("desk-0007") && line.contains("crashed")), "{crashed:#?}");
+    assert!(crashed.iter().any(|line| line.contains("TRAP2")) && crashed.iter().any(|line| line.contains("INFORM")));
+    lab.tell_agent("storm 20");
+    let bulk = lab.wait_for_traps("vmBulkRunning", 2);
+    assert!(bulk[0].contains("vmAffectedVMs"), "{bulk:#?}");
+    lab.tell_agent("alarm state-disk");
+    let alarm = lab.wait_for_traps("roostAlarmRaised", 2);
+    assert!(alarm[0].contains("state-disk") && alarm[0].contains("critical"), "{alarm:#?}");
+    // What happens while snmpd is away is told once it is back.
+    lab.stop_snmpd();
+    lab.tell_agent("crash 15");
+    lab.start_snmpd();
+    let late = lab.wait_for_traps("desk-0015", 2);
+    assert!(late[0].contains("vmCrashed"), "{late:#?}");
+}
