@@ -18,9 +18,11 @@ use crate::handle::Handle;
 mod around;
 mod csv;
 mod dispatch;
+mod heads;
 mod health;
 mod input;
 mod metrics;
+mod names;
 mod ops;
 mod page;
 mod problem;
@@ -38,16 +40,21 @@ mod fake;
 #[cfg(test)]
 mod test;
 
+pub(crate) use names::Names;
 pub(crate) use server::{Serving, serve};
 
 /// Largest body of a request.
 const BODY: usize = 1 << 20;
 
+/// The monotonic clock.
+type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
+
 /// What every request needs.
 pub(crate) struct Api {
     handle: Handle,
     auth: Auth,
-    now: Box<dyn Fn() -> Time + Send + Sync>,
+    now: Clock,
+    names: Names,
     started: Stamp,
     streams: Arc<Semaphore>,
     replays: replay::Replays,
@@ -74,13 +81,14 @@ impl Peer {
 }
 
 impl Api {
-    /// `now` is the monotonic clock that log-in limits and sessions go by.
-    pub(crate) fn new(handle: Handle, now: impl Fn() -> Time + Send + Sync + 'static) -> Arc<Self> {
+    /// `names`: what callers may call this machine by. `now` is the monotonic clock that log-in limits and sessions go by.
+    pub(crate) fn new(handle: Handle, names: Names, now: impl Fn() -> Time + Send + Sync + 'static) -> Arc<Self> {
         let run = crate::auth::random::<4>().map_or(0, u32::from_be_bytes);
         let api = Arc::new(Self {
             auth: Auth::new(handle.clone()),
             handle,
-            now: Box::new(now),
+            now: Arc::new(now),
+            names,
             started: clock::wall(),
             replays: replay::Replays::default(),
             streams: Arc::new(Semaphore::new(stream::STREAMS)),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roost_aggregator_core::account::Account;
+use roost_aggregator_core::intent::{ApiTokenRecord, UserRecord};
 use roost_protocol::{Millis, Stamp, Time};
 
 use crate::clock;
@@ -176,6 +177,12 @@ impl Auth {
         Ok(Some(Caller { user, via: Via::ApiToken(id), address }))
     }
 
+    /// For work that goes on: whether its caller may still be here.
+    pub(crate) fn pass(&self, caller: &Caller) -> Pass {
+        let Caller { user, via, address: _ } = caller.clone();
+        Pass { handle: self.handle.clone(), sessions: Arc::clone(&self.sessions), user, via }
+    }
+
     /// Sessions that have not ended.
     pub(crate) fn sessions(&self, at: Time) -> Vec<Session> {
         lock(&self.sessions).list(at)
@@ -189,6 +196,38 @@ impl Auth {
     /// End all sessions of a user.
     pub(crate) fn logout_user(&self, user: &str) {
         lock(&self.sessions).remove_user(user);
+    }
+}
+
+/// The right of one caller, looked at again and again.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    handle: Handle,
+    sessions: Arc<Mutex<Sessions>>,
+    user: String,
+    via: Via,
+}
+
+impl Pass {
+    /// False once the session or token has ended, was taken back, or its user is gone or has another password.
+    pub(crate) async fn holds(&self, at: Time) -> bool {
+        let user = self.user.clone();
+        let held = match self.via.clone() {
+            Via::Nobody => return false,
+            Via::Session(id) => {
+                let Some(sign) = lock(&self.sessions).sign_of(&id, at) else { return false };
+                let same = move |user: &UserRecord| session::sign(&user.password_hash) == sign;
+                self.handle.read(move |grid, _, _| grid.intent().users.get(&user).is_some_and(same)).await
+            }
+            Via::ApiToken(id) => {
+                let good = move |token: &ApiTokenRecord, wall| token.user == user && wall < token.expires;
+                let read = self.handle.read(move |grid, _, wall| {
+                    grid.intent().api_tokens.get(&id).is_some_and(|token| good(token, wall))
+                });
+                read.await
+            }
+        };
+        held.unwrap_or(false)
     }
 }
 

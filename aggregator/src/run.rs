@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use roost_aggregator_core::Grid;
 use roost_protocol::Millis;
-use roost_protocol::identity::GridKey;
+use roost_protocol::identity::{GridKey, SERVER_NAME};
 use roost_protocol::transport::{Listener, TransportError};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -21,7 +21,7 @@ use crate::handle::{self, Handle};
 use crate::https::Certificate;
 use crate::ledger::{Ledger, LedgerError, Store};
 use crate::listen::{self, Shared};
-use crate::{api, init, service};
+use crate::{address, api, init, service};
 
 /// Own certificates last 397 days; new ones are made this often, so that addresses and a corrected clock come in soon.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
@@ -81,7 +81,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let serving = api::Serving {
         listener: bind_https(config.https_listen).await?,
         tls: certificate.server_config()?,
-        router: api::router(api::Api::new(parts.handle.clone(), move || clock.now())),
+        router: api::router(api::Api::new(parts.handle.clone(), names(&config), move || clock.now())),
     };
     let stop = CancellationToken::new();
     let mut driver = tokio::spawn(parts.driver.run(stop.clone()));
@@ -109,6 +109,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let storage = parts.storage;
     tokio::task::spawn_blocking(move || storage.join()).await.context("stop the storage thread")?.ok();
     outcome
+}
+
+/// What callers may name in Host: all that the certificate is for.
+fn names(config: &Config) -> api::Names {
+    api::Names::new(address::names(&config.public).into_iter().chain([SERVER_NAME.to_owned()]))
 }
 
 async fn bind_https(address: SocketAddr) -> anyhow::Result<TcpListener> {

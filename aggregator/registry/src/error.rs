@@ -36,6 +36,7 @@ static CODES: &[ErrorCode] = &[
     code("changed", 412, 4120, "It was changed meanwhile"),
     code("too_large", 413, 4220, "The body is too large"),
     code("unsupported_media_type", 415, -32600, "The body must be JSON"),
+    code("misdirected", 421, -32600, "The aggregator has no such name"),
     code("invalid", 422, 4220, "The input is not acceptable"),
     code("hypervisor", 422, 4220, "The hypervisor refused"),
     code("key_reused", 422, 4220, "The idempotency key stands for another request"),
@@ -51,7 +52,7 @@ static CODES: &[ErrorCode] = &[
 ];
 
 /// Codes every operation may answer with.
-const ALWAYS: &[&str] = &["bad_request", "forbidden", "slow_down", "internal", "not_ready"];
+const ALWAYS: &[&str] = &["bad_request", "misdirected", "forbidden", "slow_down", "internal", "not_ready"];
 /// Codes of everything that reaches a host; they may also come later, in the operation's `error`.
 const SLOW: &[&str] = &[
     "wrong_state",

@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
+use super::server::Doubtful;
 use super::{Api, Peer};
 
 /// Longest time until a response begins: the longest wait a caller may ask for (60 s), and room to read a slow body.
@@ -30,9 +31,12 @@ pub(super) async fn around(State(api): State<Arc<Api>>, request: Request, next: 
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let peer = Peer::of(request.extensions());
-    let mut response = match tokio::time::timeout(TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new("timed_out", "The request took too long.").into_response(),
+    let mut response = match acceptable(&api, &request) {
+        Ok(()) => match tokio::time::timeout(TIMEOUT, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => Problem::new("timed_out", "The request took too long.").into_response(),
+        },
+        Err(problem) => problem.into_response(),
     };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = with_headers_of(&response, problem.response(&id));
@@ -48,6 +52,13 @@ pub(super) async fn around(State(api): State<Arc<Api>>, request: Request, next: 
     // Debug writes the path with escapes: it is the caller's text.
     tracing::debug!(id, %peer, %method, ?path, status = response.status().as_u16(), took_ms, "request");
     response
+}
+
+fn acceptable(api: &Api, request: &Request) -> Result<(), Problem> {
+    if request.extensions().get::<Doubtful>().is_some() {
+        return Err(Problem::new("bad_request", "A head has both Content-Length and Transfer-Encoding."));
+    }
+    api.names.admit(request.uri(), request.version(), request.headers())
 }
 
 /// Headers that were set beside a problem, such as Allow, stay.

@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 use tower::ServiceExt;
 
-use super::{Api, Peer, router};
+use super::{Api, Names, Peer, router};
 use crate::auth::{API_TOKEN, Secret};
 use crate::clock;
 use crate::handle::{Request, handle};
@@ -143,7 +143,8 @@ impl Fake {
             }
         });
         let clock = Arc::clone(&time);
-        let api = Api::new(handle, move || Time(clock.load(Ordering::Relaxed)));
+        let names = Names::new(["grid.test".to_owned()]);
+        let api = Api::new(handle, names, move || Time(clock.load(Ordering::Relaxed)));
         let fake =
             Self { router: router(api), token: secret.reveal(), grid, events, time, samples: AtomicU64::new(100) };
         fake.connect(1, &[report(11, "web", PowerState::Running), report(12, "db", PowerState::Off)]);
@@ -225,7 +226,8 @@ impl Fake {
     }
 
     pub(super) fn request(method: &str, path: &str) -> axum::http::request::Builder {
-        HttpRequest::builder().method(method).uri(path).extension(Peer(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7))))
+        let request = HttpRequest::builder().method(method).uri(path).header(header::HOST, "grid.test:8443");
+        request.extension(Peer(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7))))
     }
 
     pub(super) async fn send(&self, request: HttpRequest<Body>) -> Answer {

@@ -4,11 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::Version;
 use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::Peer;
+use super::heads::Watched;
 
 /// Connections at once; more wait until one ends.
 const CONNECTIONS: usize = 1_024;
@@ -44,6 +47,10 @@ const HTTP2_PING: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// At the end, time for requests under way.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Marks a request of a connection whose heads are not clear.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubtful;
 
 /// What the server is made of.
 #[derive(Debug)]
@@ -104,12 +111,19 @@ async fn connection(
         Err(_) => return tracing::debug!(%peer, "the TLS handshake took too long"),
     };
     let address = Peer(peer.ip().to_canonical());
+    let doubtful = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&doubtful);
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(address);
+        // HTTP/2 says in its frames how long a body is.
+        if request.version() < Version::HTTP_2 && seen.load(Ordering::Relaxed) {
+            request.extensions_mut().insert(Doubtful);
+        }
         request
     });
     let builder = builder();
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let stream = TokioIo::new(Watched::new(stream, doubtful));
+    let served = builder.serve_connection(stream, TowerToHyperService::new(service));
     tokio::pin!(served);
     let stopping = stop.cancelled().fuse();
     tokio::pin!(stopping);
@@ -195,6 +209,7 @@ mod test {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_rustls::TlsConnector;
 
+    use super::super::fake::Fake;
     use super::*;
 
     fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -240,6 +255,46 @@ mod test {
         assert!(answer(&key, address, many.as_bytes()).await.starts_with("HTTP/1.1 431"));
         let two_lengths = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef";
         assert!(answer(&key, address, two_lengths).await.starts_with("HTTP/1.1 400"));
+        stop.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_proxy_could_read_otherwise_is_refused_and_its_connection_closed() {
+        let (key, fake) = (GridKey::generate().unwrap(), Fake::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let router = fake.router.clone();
+        let serving = tokio::spawn(serve(Serving { listener, tls: server_tls(&key), router }, stop.clone()));
+        let smuggled = "GET /healthz HTTP/1.1\r\nHost: grid.test\r\n\r\n";
+        let length = format!("Content-Length: {}\r\n", 5 + smuggled.len());
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        let healthy = "GET /healthz HTTP/1.1\r\nHost: grid.test\r\n\r\n";
+        for (before, heads) in [
+            ("", format!("{length}{chunked}")),
+            ("", format!("{chunked}{length}")),
+            (healthy, format!("{chunked}Accept: */*\r\n{}", length.to_ascii_uppercase())),
+        ] {
+            let text = format!("{before}POST /RPC2 HTTP/1.1\r\nHost: grid.test\r\n{heads}\r\n0\r\n\r\n{smuggled}");
+            let answers = answer(&key, address, text.as_bytes()).await;
+            assert!(answers.contains("HTTP/1.1 400 ") && answers.contains("bad_request"), "{heads}: {answers}");
+            let answered = 1 + usize::from(!before.is_empty());
+            assert_eq!(answers.matches("HTTP/1.1 ").count(), answered, "the rest is no request: {answers}");
+        }
+        let chunks =
+            format!("POST /RPC2 HTTP/1.1\r\nHost: grid.test\r\nConnection: close\r\n{chunked}\r\n1\r\nx\r\n0\r\n\r\n");
+        assert!(answer(&key, address, chunks.as_bytes()).await.starts_with("HTTP/1.1 200"), "chunks alone are fine");
+        for (head, status) in [
+            ("Host: evil.example\r\n", "421"),
+            ("Host: grid.test\r\nHost: evil.example\r\n", "400"),
+            ("", "400"),
+            ("Host: 127.0.0.1:8443\r\n", "200"),
+        ] {
+            let text = format!("GET /healthz HTTP/1.1\r\n{head}Connection: close\r\n\r\n");
+            let told = answer(&key, address, text.as_bytes()).await;
+            assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {told}");
+        }
         stop.cancel();
         serving.await.unwrap();
     }

@@ -11,11 +11,13 @@ use futures_util::stream;
 use roost_aggregator_core::event::GridEvent;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::{Instant, sleep_until};
 
-use super::Api;
 use super::ops::event::trimmed;
 use super::page::show_all;
 use super::problem::Problem;
+use super::{Api, Clock};
+use crate::auth::{Caller, Pass};
 use crate::handle::Handle;
 
 /// Streams at once; each holds a connection.
@@ -25,10 +27,16 @@ const FETCH: usize = 500;
 /// A comment this often keeps proxies from cutting the connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// How often it is looked whether the caller may still listen: what was taken back is without effect a second later.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// One listener.
-#[derive(Debug)]
 pub(crate) struct Follow {
     handle: Handle,
+    pass: Pass,
+    now: Clock,
+    /// When it was looked whether the caller may listen.
+    looked: Instant,
     live: broadcast::Receiver<Arc<GridEvent>>,
     waiting: VecDeque<Arc<GridEvent>>,
     /// The last one seen; absent: whatever comes next.
@@ -39,17 +47,32 @@ pub(crate) struct Follow {
     _turn: OwnedSemaphorePermit,
 }
 
+impl std::fmt::Debug for Follow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follow").field("pass", &self.pass).field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
 impl Follow {
     /// Begins after `since`, or with what comes next.
-    pub(super) async fn begin(api: &Api, since: Option<u64>, kind: String) -> Result<Self, Problem> {
+    pub(super) async fn begin(api: &Api, caller: &Caller, since: Option<u64>, kind: String) -> Result<Self, Problem> {
         let turn = Arc::clone(&api.streams).try_acquire_owned();
         let turn = turn
             .map_err(|_| Problem::new("busy", format!("{STREAMS} event streams are open already.")).retry_after(10))?;
         // Listening begins before the kept events are read, so that none is missed in between.
         let live = api.handle.subscribe();
-        let handle = api.handle.clone();
-        let mut follow =
-            Self { handle, live, waiting: VecDeque::new(), last: since, behind: since.is_some(), kind, _turn: turn };
+        let mut follow = Self {
+            handle: api.handle.clone(),
+            pass: api.auth.pass(caller),
+            now: Arc::clone(&api.now),
+            looked: Instant::now(),
+            live,
+            waiting: VecDeque::new(),
+            last: since,
+            behind: since.is_some(),
+            kind,
+            _turn: turn,
+        };
         if follow.behind && !follow.fetch().await {
             return Err(trimmed());
         }
@@ -70,9 +93,16 @@ impl Follow {
         }
     }
 
-    /// The next event of the wanted kind; none: the listener is too slow, or the aggregator stops.
+    /// The next event of the wanted kind; none: the listener may not listen any more or is too slow, or the aggregator
+    /// stops.
     async fn next(&mut self) -> Option<Arc<GridEvent>> {
         loop {
+            if self.looked.elapsed() >= LOOK_EVERY {
+                self.looked = Instant::now();
+                if !self.pass.holds((self.now)()).await {
+                    return None;
+                }
+            }
             if let Some(event) = self.waiting.pop_front() {
                 if event.kind.starts_with(&self.kind) {
                     return Some(event);
@@ -85,7 +115,11 @@ impl Follow {
                 }
                 continue;
             }
-            match self.live.recv().await {
+            let received = tokio::select! {
+                received = self.live.recv() => received,
+                () = sleep_until(self.looked + LOOK_EVERY) => continue,
+            };
+            match received {
                 Ok(event) if self.last.is_some_and(|last| event.sequence <= last) => {}
                 Ok(event) => {
                     self.last = Some(event.sequence);

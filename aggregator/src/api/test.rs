@@ -2,9 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{StatusCode, header};
-use futures_util::StreamExt;
-use roost_aggregator_core::event::{Event, LinkId};
-use serde_json::{Value, json};
+use serde_json::json;
 use tower::ServiceExt;
 
 use super::dispatch::handler;
@@ -12,6 +10,7 @@ use super::fake::{Answer, Fake, guest};
 
 mod access;
 mod repeat;
+mod stream;
 
 fn code(answer: &Answer) -> String {
     assert_eq!(answer.header("content-type"), "application/problem+json", "{}", answer.text);
@@ -219,54 +218,6 @@ async fn prefer_wait_answers_202_when_it_takes_longer() {
     let request = request.header("authorization", format!("Bearer {}", fake.token)).body(Body::empty()).unwrap();
     let answer = fake.send(request).await;
     assert_eq!((answer.status, answer.json()["state"].as_str()), (StatusCode::ACCEPTED, Some("queued")));
-}
-
-/// The ids and data of the first `count` events of a stream.
-async fn streamed(fake: &Fake, last: Option<u64>, count: usize) -> Result<Vec<(u64, Value)>, Answer> {
-    let mut request =
-        Fake::request("GET", "/api/v1/events/stream").header("authorization", format!("Bearer {}", fake.token));
-    if let Some(last) = last {
-        request = request.header("last-event-id", last.to_string());
-    }
-    let request = request.body(Body::empty()).unwrap();
-    let response = fake.router.clone().oneshot(request).await.unwrap();
-    if response.status() != StatusCode::OK {
-        let headers = response.headers().clone();
-        let status = response.status();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        return Err(Answer { status, headers, text: String::from_utf8(bytes.to_vec()).unwrap() });
-    }
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
-    fake.tell(Event::Closed { link: LinkId(2), why: "test".into() });
-    let mut body = response.into_body().into_data_stream();
-    let mut text = String::new();
-    while text.matches("\n\n").count() < count {
-        text.push_str(std::str::from_utf8(&body.next().await.unwrap().unwrap()).unwrap());
-    }
-    Ok(text
-        .split("\n\n")
-        .take(count)
-        .map(|event| {
-            let line = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-            (line("id:").parse().unwrap(), serde_json::from_str(&line("data:")).unwrap())
-        })
-        .collect())
-}
-
-#[tokio::test]
-async fn an_event_stream_is_resumed_without_gap_or_repeat() {
-    let fake = Fake::new();
-    let history = fake.get("/events").await.json();
-    let sequences: Vec<u64> =
-        history["items"].as_array().unwrap().iter().map(|item| item["seq"].as_u64().unwrap()).collect();
-    assert!(sequences.len() > 2, "{history}");
-    let resumed = streamed(&fake, Some(sequences[0]), sequences.len()).await.unwrap();
-    let seen: Vec<u64> = resumed.iter().map(|(id, _)| *id).collect();
-    assert_eq!(seen[..sequences.len() - 1], sequences[1..], "all after the first, once each");
-    assert_eq!(seen[sequences.len() - 1], sequences[sequences.len() - 1] + 1, "then what happens now");
-    assert!(resumed.iter().all(|(id, data)| data["seq"] == *id));
-    let trimmed = streamed(&fake, Some(5), 1).await.unwrap_err();
-    assert_eq!((trimmed.status.as_u16(), code(&trimmed).as_str()), (410, "trimmed"));
 }
 
 #[tokio::test]

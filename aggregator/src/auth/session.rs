@@ -96,6 +96,11 @@ impl Sessions {
         Some(session.clone())
     }
 
+    /// What stands for the password that the session with this id began with, while it goes on. Looking is no use of it.
+    pub(super) fn sign_of(&self, id: &str, now: Time) -> Option<[u8; 32]> {
+        self.all.values().find(|session| session.id == id && session.ends > now).map(|session| session.password)
+    }
+
     pub(super) fn list(&mut self, now: Time) -> Vec<Session> {
         self.all.retain(|_, session| session.ends > now);
         self.all.values().cloned().collect()

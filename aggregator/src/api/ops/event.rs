@@ -23,9 +23,9 @@ pub(crate) async fn list(api: &Api, _: &Caller, input: Input) -> Done {
     Ok(Output::List(page.await??))
 }
 
-pub(crate) async fn stream(api: &Api, _: &Caller, input: Input) -> Done {
+pub(crate) async fn stream(api: &Api, caller: &Caller, input: Input) -> Done {
     let kind = input.text("kind").unwrap_or_default().to_owned();
-    Ok(Output::Stream(Box::new(Follow::begin(api, input.number("since"), kind).await?)))
+    Ok(Output::Stream(Box::new(Follow::begin(api, caller, input.number("since"), kind).await?)))
 }
 
 /// What was asked for is not kept any more.
