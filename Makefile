@@ -34,7 +34,9 @@ deny: ## licences, sources, bans and advisories of the dependencies (where cargo
 	else echo "cargo-deny is not installed: cargo install --locked cargo-deny"; fi
 
 bench-agent: ## an agent with 50 guests: memory, CPU per guest and sample
+	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-agent
 
 bench-grid: ## an aggregator with 2,000 simulated hosts: CPU per sample, memory, operations, latency
+	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-grid

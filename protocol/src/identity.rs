@@ -22,7 +22,7 @@ use crate::{GridId, HostId, Millis, Stamp};
 
 /// The name in the aggregator's own certificate, whatever its address is.
 pub const SERVER_NAME: &str = "roost-aggregator";
-/// How long a host's certificate lasts; it is renewed at half of it.
+/// How long a host's certificate lasts; it is renewed at a third of it.
 pub const HOST_LIFETIME: Millis = Millis::seconds(7 * DAY);
 /// How long the aggregator's own certificate lasts: browsers refuse more than 398 days.
 pub const SERVER_LIFETIME: Millis = Millis::seconds(397 * DAY);
