@@ -2,6 +2,7 @@
 //! (1,500 power cuts lost nothing with FULL, 6,386 commits with NORMAL). One thread owns it; asked through a channel.
 
 mod backup;
+mod version;
 
 use std::fs;
 use std::io;
@@ -170,6 +171,9 @@ impl Ledger {
         if let Err(error) = files::make_private(path) {
             tracing::warn!(%error, "keep the ledger from other users' eyes");
         }
+        if let Ok(Some(why)) = version::foreign(path) {
+            return Err(LedgerError::Damaged(why));
+        }
         let mut connection = Connection::open(path).map_err(fail)?;
         prepare(&connection).map_err(fail)?;
         let verdict: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(fail)?;
@@ -177,8 +181,14 @@ impl Ledger {
             return Err(LedgerError::Damaged(verdict));
         }
         let steps = [M::up(SCHEMA), M::up(backup::SCHEMA)];
+        if let Some(why) = version::damage(&connection, steps.len()).map_err(fail)? {
+            return Err(LedgerError::Damaged(why));
+        }
         match Migrations::from_slice(&steps).to_latest(&mut connection) {
-            Ok(()) => Ok(Self { connection }),
+            Ok(()) => {
+                version::mark(&connection).map_err(fail)?;
+                Ok(Self { connection })
+            }
             Err(rusqlite_migration::Error::RusqliteError { query: _, err }) => Err(fail(err)),
             Err(error) => Err(LedgerError::Migrate(error)),
         }

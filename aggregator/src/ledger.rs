@@ -6,6 +6,7 @@
 
 mod row;
 mod store;
+mod version;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

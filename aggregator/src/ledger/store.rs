@@ -11,7 +11,7 @@ use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
-use super::{Changes, LedgerError, row};
+use super::{Changes, LedgerError, row, version};
 
 /// Ended operations are kept this long: a week of history for people and for late repeats of a request.
 const KEEP_MS: u64 = 7 * 24 * 3_600 * 1_000;
@@ -160,6 +160,15 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+impl Store {
+    /// As a newer program leaves it.
+    pub(super) fn pretend_version(&self, version: u32) {
+        self.connection.pragma_update(None, "user_version", version).unwrap();
+        super::version::mark(&self.connection).unwrap();
+    }
+}
+
 /// One process at a time: `init` beside a running aggregator would be overwritten by it.
 fn lock(path: &Path) -> Result<File, LedgerError> {
     let directory = path.parent().unwrap_or(Path::new("."));
@@ -179,6 +188,9 @@ fn connect(path: &Path) -> Result<Connection, LedgerError> {
     // SQLite gives its journal the mode that the database has.
     let wrap = |source| LedgerError::File { what: "create", path: path.to_owned(), source };
     crate::files::make_secret(path).map_err(wrap)?;
+    if let Some(why) = version::foreign(path).map_err(wrap)? {
+        return Err(LedgerError::Damaged(why));
+    }
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -189,7 +201,11 @@ fn connect(path: &Path) -> Result<Connection, LedgerError> {
     if verdict != "ok" {
         return Err(LedgerError::Damaged(verdict));
     }
+    if let Some(why) = version::damage(&connection, MIGRATIONS.len())? {
+        return Err(LedgerError::Damaged(why));
+    }
     Migrations::from_slice(MIGRATIONS).to_latest(&mut connection)?;
+    version::mark(&connection)?;
     Ok(connection)
 }
 

@@ -91,7 +91,8 @@ fn a_database_of_the_first_version_is_read_with_its_operations() {
     store.commit(std::iter::once(&Changes { operations: vec![old.clone()], ..Changes::default() })).unwrap();
     drop(store);
     let connection = rusqlite::Connection::open(directory.path().join("data/ledger.db")).unwrap();
-    let back = "ALTER TABLE operation DROP COLUMN started; DROP TABLE last_use; PRAGMA user_version = 1;";
+    let back = "ALTER TABLE operation DROP COLUMN started; DROP TABLE last_use;
+                PRAGMA user_version = 1; PRAGMA application_id = 0;";
     connection.execute_batch(back).unwrap();
     drop(connection);
     let (_, kept) = open(&directory);
@@ -141,6 +142,35 @@ fn flipped_bytes_are_found_and_the_database_set_aside() {
         }
         store.commit(std::iter::once(&begun(1_000))).unwrap();
     }
+}
+
+#[test]
+fn any_byte_of_the_header_may_change_and_the_aggregator_still_starts() {
+    for at in 0..100 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data/ledger.db");
+        let (mut store, _) = Store::open(&path, false, NOW).unwrap();
+        store.commit(std::iter::once(&user("ann", 1))).unwrap();
+        drop(store);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at] ^= 0x5a;
+        std::fs::write(&path, &bytes).unwrap();
+        let (mut store, kept) = Store::open(&path, true, NOW).unwrap_or_else(|why| panic!("byte {at}: {why}"));
+        assert!(kept.set_aside.is_some() || kept.intent.users.contains_key("ann"), "byte {at}");
+        store.commit(std::iter::once(&begun(1))).unwrap_or_else(|why| panic!("byte {at}: {why}"));
+    }
+}
+
+#[test]
+fn a_database_of_a_newer_program_is_not_taken_for_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data/ledger.db");
+    let newer = 9;
+    let (store, _) = Store::open(&path, false, NOW).unwrap();
+    store.pretend_version(newer);
+    drop(store);
+    let error = Store::open(&path, true, NOW).unwrap_err();
+    assert!(!error.damage() && error.to_string().contains("newer"), "{error}");
 }
 
 #[test]
