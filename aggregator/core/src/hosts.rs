@@ -116,6 +116,8 @@ impl Grid {
             }
             Some(_) => Ok(()),
             None if self.config.recovering => Ok(()),
+            // Our intent went back in time, maybe to before it joined; what it keeps will tell whether it belongs here.
+            None if hello.document > self.intent.generation => Ok(()),
             None => refuse(Refusal::UnknownKey, "this grid does not know it: join it with a token"),
         }
     }

@@ -34,11 +34,14 @@ impl Rig {
             recovering: false,
         };
         let mut rig = Self { grid: Grid::new(config, intent, Vec::new()), now: Time(1_000_000), kinds: Vec::new() };
-        let facts = HostFacts::default();
-        let (epoch, document, clock) = (Epoch(0), Generation(0), Stamp(0));
-        let hello = Hello { newest: VERSION, oldest: VERSION, host: HOST, facts, epoch, document, clock };
-        rig.tell(Event::Hello { link: LINK, key: KEY, certified: true, hello, remote: String::new() });
+        rig.hello(LINK, HOST, Generation(0), true);
         rig
+    }
+
+    fn hello(&mut self, link: LinkId, host: HostId, document: Generation, certified: bool) {
+        let (facts, epoch, clock) = (HostFacts::default(), Epoch(0), Stamp(0));
+        let hello = Hello { newest: VERSION, oldest: VERSION, host, facts, epoch, document, clock };
+        self.tell(Event::Hello { link, key: KEY, certified, hello, remote: String::new() });
     }
 
     fn tell(&mut self, event: Event) {
@@ -108,4 +111,22 @@ fn a_host_that_died_during_a_freeze_is_noticed_afterwards() {
     rig.freeze(Millis::seconds(60));
     rig.pass(Millis::seconds(16));
     assert_eq!(rig.presence(), "down");
+}
+
+#[test]
+fn an_intent_that_went_back_in_time_hears_hosts_it_forgot_until_it_has_their_document() {
+    let (forgotten, stranger) = (HostId::from_u128(2), HostId::from_u128(3));
+    let mut rig = Rig::new();
+    rig.hello(LinkId(2), forgotten, Generation(0), true);
+    rig.hello(LinkId(2), forgotten, Generation(9), false);
+    assert_eq!(rig.kinds, ["host.up", "host.refused", "host.refused"], "nothing newer, or no certificate");
+    rig.hello(LinkId(2), forgotten, Generation(9), true);
+    rig.hello(LinkId(3), stranger, Generation(9), true);
+    assert_eq!(rig.grid.hosts().len(), 3);
+    let mut intent = rig.grid.intent().clone();
+    intent.generation = Generation(9);
+    intent.hosts.insert(forgotten, intent.hosts[&HOST].clone());
+    rig.tell(Event::DocumentOffered { link: LinkId(2), intent: Box::new(intent) });
+    let listed: Vec<HostId> = rig.grid.hosts().keys().copied().collect();
+    assert_eq!(listed, [HOST, forgotten], "a document says who belongs to the grid");
 }
