@@ -8,6 +8,7 @@ mod await_;
 mod guest;
 mod lab;
 mod peer;
+mod random;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,6 +24,7 @@ pub use await_::{eventually, lasts, until};
 pub use guest::tiny;
 pub use lab::Lab;
 pub use peer::{Link, Peer};
+pub use random::Random;
 
 /// Ports of the grid's aggregator: on an address of the lab's own, and not those of an aggregator on all addresses.
 pub const HTTPS: u16 = 18_443;
@@ -137,9 +139,18 @@ impl Grid {
         self.kill(0)
     }
 
+    /// Stops the aggregator as its service manager does, and waits for its end.
+    pub fn stop_aggregator(&mut self) -> Result<()> {
+        self.end(0, "TERM")
+    }
+
     /// Kills a host's agent (0: the aggregator) with SIGKILL and waits for its end.
     pub fn kill(&mut self, host: u8) -> Result<()> {
-        self.signal(host, "KILL")?;
+        self.end(host, "KILL")
+    }
+
+    fn end(&mut self, host: u8, signal: &str) -> Result<()> {
+        self.signal(host, signal)?;
         let pid = self.pid(host)?;
         eventually("the killed program is gone", START, || {
             ensure!(!self.lab.is_alive(host, pid), "process {pid} of host {host} lives");
@@ -221,6 +232,15 @@ impl Grid {
         eventually(&format!("host h{host} is {state}"), limit, || {
             let seen = self.api.get(&format!("/hosts/h{host}"))?;
             ensure!(seen["state"] == state, "it is {}", seen["state"]);
+            Ok(())
+        })
+    }
+
+    /// Waits until all hosts keep what the aggregator was last told to keep, which is a moment after it did.
+    pub fn await_document(&self) -> Result<()> {
+        eventually("the hosts keep the newest grid document", START, || {
+            let seen = self.api.get("/grid")?;
+            ensure!(seen["generation_kept_by"] == self.hosts, "{seen}");
             Ok(())
         })
     }

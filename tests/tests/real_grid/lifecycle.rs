@@ -91,7 +91,7 @@ fn virsh_state(grid: &Grid, name: &str) -> Result<String> {
     Ok(grid.virsh(1, &["domstate", name])?.trim().replace("shut ", ""))
 }
 
-fn nothing_is_left(grid: &Grid) -> Result<()> {
+pub(crate) fn nothing_is_left(grid: &Grid) -> Result<()> {
     let domains = grid.virsh(1, &["list", "--all", "--name"])?;
     ensure!(domains.trim().is_empty(), "domains are left: {domains}");
     let files = grid.lab.exec(1, &["find", "/var/lib/roost/guests", "-mindepth", "1"])?;

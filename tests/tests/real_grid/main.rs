@@ -2,7 +2,9 @@
 
 mod clocks;
 mod discovery;
+mod disks;
 mod faults;
+mod halfway;
 mod joining;
 mod lifecycle;
 mod survival;
