@@ -82,7 +82,16 @@ impl Client {
         if (200..300).contains(&answer.status) {
             return Ok(answer);
         }
-        Err(Failure::from_problem(what, answer.status, &answer.body))
+        Err(self.refused(what, &answer))
+    }
+
+    /// The server's "no", with the way to log in here where that is what is missing.
+    fn refused(&self, what: &str, answer: &Answer) -> Failure {
+        let mut failure = Failure::from_problem(what, answer.status, &answer.body);
+        if failure.code.as_deref() == Some("login_required") {
+            failure.hint = format!("roost login {}", self.url);
+        }
+        failure
     }
 
     /// A stream of server-sent events after that one; it breaks off after `patience` at the latest.
@@ -101,7 +110,7 @@ impl Client {
             return Ok(response);
         }
         let answer = read(&self.url, response)?;
-        Err(Failure::from_problem("follow events", answer.status, &answer.body))
+        Err(self.refused("follow events", &answer))
     }
 
     /// A page outside the API, such as `healthz`: its status and headers.
@@ -139,7 +148,7 @@ impl Client {
         }
         if let Some(token) = &self.token {
             let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-                Failure::new(Exit::Login, "log in", "the token has characters no token has", "roost login URL")
+                Failure::new(Exit::Login, "log in", "the token has characters no token has", "roost login")
             })?;
             value.set_sensitive(true);
             builder = builder.header(AUTHORIZATION, value);
@@ -204,7 +213,7 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Failure {
         cause = deeper.source();
     }
     let untrusted = why.contains("certificate");
-    let hint = if untrusted { "roost login URL, or give the grid's CA with --ca FILE" } else { "roost doctor" };
+    let hint = if untrusted { "roost login, or give the grid's CA with --ca FILE" } else { "roost doctor" };
     let exit = if error.is_timeout() { Exit::Timeout } else { Exit::Failed };
     Failure::new(exit, format!("reach {url}"), why, hint)
 }

@@ -215,9 +215,13 @@ fn own() -> Vec<Command> {
 fn login() -> Command {
     Command::new("login")
         .about("Log in and keep the session in a context")
-        .arg(Arg::new("server").value_name("URL").help("https://HOST[:PORT]"))
+        .arg(Arg::new("server").value_name("URL").help("https://HOST[:PORT] (default: that of the context)"))
         .arg(Arg::new("user").long("user").short('u').help("Name to log in with (default: admin)"))
-        .arg(Arg::new("name").long("name").help("Name of the context (default: the server's name)"))
+        .arg(
+            Arg::new("name")
+                .long("name")
+                .help("Name to keep it by (default: the context of this server, or the server's name)"),
+        )
         .arg(
             Arg::new("password-stdin")
                 .long("password-stdin")
@@ -237,6 +241,11 @@ fn context() -> Command {
         .subcommand_required(true)
         .subcommand(Command::new("list").about("List contexts"))
         .subcommand(Command::new("use").about("Use a context from now on").arg(Arg::new("name").required(true)))
+        .subcommand(
+            Command::new("delete")
+                .about("Forget a context; `roost logout` first ends its session")
+                .arg(Arg::new("name").required(true)),
+        )
 }
 
 fn events() -> Command {

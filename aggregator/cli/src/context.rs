@@ -122,7 +122,7 @@ fn by_context(name: Option<&str>, contexts: &Contexts, around: &Surroundings) ->
             Exit::Login,
             "find the server",
             "no --url, no ROOST_URL, no context and no demo here",
-            "roost login https://HOST",
+            "roost login https://HOST:8443",
         )),
     }
 }

@@ -70,7 +70,7 @@ fn examine(wanted: &Wanted, around: &Surroundings) -> Vec<Check> {
     let mut checks = Vec::new();
     let connection = match context::resolve(wanted, around) {
         Ok(connection) => connection,
-        Err(failure) => return vec![check(Verdict::Fail, "server", failure.why, "roost login https://HOST")],
+        Err(failure) => return vec![check(Verdict::Fail, "server", failure.why, "roost login https://HOST:8443")],
     };
     checks.push(check(Verdict::Ok, "server", format!("{} from {}", connection.url, connection.source), ""));
     let client = match Client::new(&connection) {
@@ -89,7 +89,7 @@ fn examine(wanted: &Wanted, around: &Surroundings) -> Vec<Check> {
         }
         Err(failure) => {
             let hint = if failure.why.contains("certificate") {
-                "roost login URL"
+                "roost login"
             } else {
                 "is the aggregator running, and the port open?"
             };
@@ -105,7 +105,7 @@ fn examine(wanted: &Wanted, around: &Surroundings) -> Vec<Check> {
             checks.push(check(Verdict::Ok, "log-in", "accepted", ""));
             checks.push(version("aggregator", answer.body["version"].as_str().unwrap_or("?")));
         }
-        Err(failure) => return with(checks, check(Verdict::Fail, "log-in", failure.why, "roost login URL")),
+        Err(failure) => return with(checks, check(Verdict::Fail, "log-in", failure.why, "roost login")),
     }
     let request = Request { path: vec!["hosts".into()], ..Request::default() };
     match find("host.list").map(|list| perform::all(&client, list, request, None)) {

@@ -59,7 +59,11 @@ impl Failure {
         let mut why = text("detail").unwrap_or(title);
         for fault in problem["errors"].as_array().into_iter().flatten() {
             let (pointer, detail) = (fault["pointer"].as_str(), fault["detail"].as_str());
-            why.push_str(&format!("; {}: {}", pointer.unwrap_or("?"), detail.unwrap_or("?")));
+            let told = format!("{}: {}", pointer.unwrap_or("?"), detail.unwrap_or("?"));
+            // Of a single wrong input the detail has said so already.
+            if !why.contains(&told) {
+                why.push_str(&format!("; {told}"));
+            }
         }
         let exit = exit_of(code.as_deref(), status);
         let hint = text("try").unwrap_or_else(|| hint_of(exit, code.as_deref()).to_owned());
@@ -97,7 +101,7 @@ fn exit_of(code: Option<&str>, status: u16) -> Exit {
         Some("not_found") => Exit::NotFound,
         Some("wrong_state" | "changed" | "already_exists" | "ambiguous" | "stale_epoch") => Exit::WrongState,
         Some("timed_out") => Exit::Timeout,
-        Some("bad_request" | "invalid") => Exit::Usage,
+        Some("bad_request" | "invalid" | "key_reused") => Exit::Usage,
         Some(_) | None => match status {
             401 | 403 => Exit::Login,
             404 => Exit::NotFound,
@@ -111,7 +115,8 @@ fn exit_of(code: Option<&str>, status: u16) -> Exit {
 fn hint_of(exit: Exit, code: Option<&str>) -> &'static str {
     match (exit, code) {
         (Exit::Login, Some("forbidden")) => "ask an administrator for the right",
-        (Exit::Login, _) => "roost login URL",
+        (Exit::Login, Some("login_failed")) => "check the password, and the name: --user NAME",
+        (Exit::Login, _) => "roost login",
         (Exit::NotFound, _) => "look for the name in `roost guest list` or `roost host list`",
         (Exit::WrongState, Some("ambiguous")) => "name it by its id: roost guest list -o wide",
         (Exit::WrongState, Some("already_exists")) => "take another name",
@@ -163,6 +168,9 @@ mod test {
             ["error: guest.delete web1 (wrong_state)", "why:   it runs\\u{1b}[0m", "try:   stop it [request r1]"]
         );
         assert_eq!(failure.exit.code(), 5);
+        let fault = json!({"pointer": "/name", "detail": "is too long"});
+        let problem = json!({"code": "invalid", "detail": "/name: is too long", "errors": [fault]});
+        assert_eq!(Failure::from_problem("x", 422, &problem).lines()[1], "why:   /name: is too long");
     }
 
     #[test]

@@ -249,6 +249,42 @@ fn contexts_are_kept_private_and_chosen_by_name() {
 }
 
 #[test]
+fn a_context_can_be_logged_out_twice_and_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(vec![("DELETE /api/v1/sessions/current", 204, json!(null))]);
+    let mut around = around(&server, folder.path());
+    around.vars.remove("ROOST_URL");
+    around.vars.remove("ROOST_TOKEN");
+    let mut contexts = crate::context::Contexts { current: Some("home".into()), ..Default::default() };
+    let home =
+        crate::context::Context { url: server.url.clone(), token: Some("rss_kept".into()), ..Default::default() };
+    contexts.contexts.insert("home".into(), home);
+    crate::context::save(&around, &contexts).unwrap();
+    assert!(told("roost context list", &around).1.ends_with("logged in\n"));
+    assert_eq!(told("roost logout", &around).2, "logged out of home\n");
+    assert_eq!(told("roost logout", &around).2, "nobody is logged in to home\n");
+    assert_eq!(server.seen.lock().unwrap().len(), 1);
+    assert!(told("roost context list", &around).1.ends_with("logged out\n"));
+    let (code, _, talk) = told("roost context delete hom", &around);
+    assert_eq!(code, 2);
+    assert!(talk.contains("did you mean home?"), "{talk}");
+    assert_eq!(told("roost context delete home", &around).0, 0);
+    let (code, _, talk) = told("roost grid get", &around);
+    assert_eq!(code, 3);
+    assert!(talk.contains("try:   roost login https://HOST:8443"), "{talk}");
+}
+
+#[test]
+fn who_is_logged_out_is_told_how_to_log_in_here_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let problem = json!({"code": "login_required", "detail": "This needs a log-in.", "try": "Send a header."});
+    let server = server(vec![("GET /api/v1/grid", 401, problem)]);
+    let (code, _, talk) = told("roost grid get", &around(&server, folder.path()));
+    assert_eq!(code, 3);
+    assert!(talk.contains(&format!("try:   roost login {}", server.url)), "{talk}");
+}
+
+#[test]
 fn any_request_can_be_sent_and_completions_be_had() {
     let folder = tempfile::tempdir().unwrap();
     let server = server(vec![("POST /api/v1/join-tokens", 200, json!({"token": "t"}))]);

@@ -61,7 +61,11 @@ pub(crate) struct Shown {
 /// grid's own, by which the others are judged later.
 pub(crate) fn ask(url: &Url) -> Result<Shown, Failure> {
     let what = format!("fetch the certificate of {url}");
-    let failed = |why: String| Failure::new(Exit::Failed, what.clone(), why, "check the address");
+    let hint = match url.port() {
+        Some(_) => "check name and port, and whether the aggregator runs there",
+        None => "name the port too; an aggregator listens on 8443 unless set otherwise",
+    };
+    let failed = |why: String| Failure::new(Exit::Failed, what.clone(), why, hint);
     let host = url.host_str().ok_or_else(|| failed("the URL has no host".into()))?;
     let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = url.port_or_known_default().unwrap_or(443);
