@@ -1,6 +1,7 @@
 //! The deciding part of an agent: told what was seen and what is asked, it answers with what to do. No IO, no clock.
 
 pub mod agent;
+pub mod alarm;
 mod beat;
 mod begin;
 mod command;
@@ -9,6 +10,7 @@ mod guests;
 pub mod ledger;
 pub mod memory;
 mod reconcile;
+mod show;
 
 pub use agent::{Agent, Config};
 pub use event::{Action, BackupOrder, Event, Lane, Made, Task, TaskId, TaskResult};
