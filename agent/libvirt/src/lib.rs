@@ -29,7 +29,7 @@ pub use event::{
 };
 pub use hypervisor::{ForceOff, GuestInterface, Hypervisor, ShutdownMode, Version, Versions, XmlForm};
 pub use process::{qemu_pid, qemu_pids};
-pub use stats::{BalloonStats, BlockStats, CpuStats, DomainStats, InterfaceStats, StatsGroups};
+pub use stats::{BalloonStats, BlockStats, CpuStats, DomainStats, InterfaceStats, StatsGroups, VcpuStats};
 
 /// The 16 raw bytes of a domain's UUID, in the order they are written.
 pub type Uuid = [u8; 16];

@@ -68,10 +68,23 @@ pub struct DomainStats {
     pub vcpus: Option<u64>,
     /// Virtual CPUs at most.
     pub vcpus_max: Option<u64>,
+    /// Each virtual CPU, in order of its number.
+    pub vcpu: Vec<VcpuStats>,
     /// Disks, in libvirt's order.
     pub blocks: Vec<BlockStats>,
     /// Network cards, in libvirt's order.
     pub interfaces: Vec<InterfaceStats>,
+}
+
+/// One virtual CPU, ns since the domain started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VcpuStats {
+    /// Run.
+    pub time_ns: Option<u64>,
+    /// Waited for IO.
+    pub wait_ns: Option<u64>,
+    /// Ready to run while the host ran something else.
+    pub delay_ns: Option<u64>,
 }
 
 /// CPU time since the domain started, ns.
@@ -203,6 +216,7 @@ impl Value {
 /// Reads one domain's parameters (`virConnectGetAllDomainStats` lists the names); unknown ones are passed over.
 pub(crate) fn decode(uuid: Uuid, name: String, params: Vec<(String, Value)>) -> DomainStats {
     let mut stats = DomainStats { uuid, name, ..DomainStats::default() };
+    let mut vcpus = BTreeMap::new();
     let mut blocks = BTreeMap::new();
     let mut interfaces = BTreeMap::new();
     let (mut state, mut reason) = (None, 0);
@@ -214,6 +228,9 @@ pub(crate) fn decode(uuid: Uuid, name: String, params: Vec<(String, Value)>) -> 
             Some(("balloon", rest)) => balloon(&mut stats.balloon, rest, &value),
             Some(("vcpu", "current")) => stats.vcpus = value.number(),
             Some(("vcpu", "maximum")) => stats.vcpus_max = value.number(),
+            Some(("vcpu", rest)) => {
+                device(&mut vcpus, rest).into_iter().for_each(|(one, rest)| vcpu(one, rest, &value));
+            }
             Some(("block", rest)) => {
                 device(&mut blocks, rest).into_iter().for_each(|(one, rest)| block(one, rest, value.clone()));
             }
@@ -224,6 +241,7 @@ pub(crate) fn decode(uuid: Uuid, name: String, params: Vec<(String, Value)>) -> 
         }
     }
     stats.state = state.map(State::from_raw).map(|state| (state, Reason::from_raw(state, reason)));
+    stats.vcpu = vcpus.into_values().collect();
     stats.blocks = blocks.into_values().collect();
     stats.interfaces = interfaces.into_values().collect();
     stats
@@ -244,6 +262,15 @@ fn cpu(cpu: &mut CpuStats, field: &str, value: &Value) {
         "time" => cpu.time_ns = value.number(),
         "user" => cpu.user_ns = value.number(),
         "system" => cpu.system_ns = value.number(),
+        _ => {}
+    }
+}
+
+fn vcpu(vcpu: &mut VcpuStats, field: &str, value: &Value) {
+    match field {
+        "time" => vcpu.time_ns = value.number(),
+        "wait" => vcpu.wait_ns = value.number(),
+        "delay" => vcpu.delay_ns = value.number(),
         _ => {}
     }
 }
@@ -321,6 +348,9 @@ mod test {
             ("balloon.current", Value::Uint(1024)),
             ("balloon.last-update", Value::Uint(0)),
             ("vcpu.current", Value::Uint(2)),
+            ("vcpu.1.time", Value::Uint(7)),
+            ("vcpu.0.delay", Value::Uint(8)),
+            ("vcpu.0.halted", Value::Other),
             ("block.count", Value::Uint(2)),
             ("block.1.name", Value::Text("vdb".into())),
             ("block.0.name", Value::Text("vda".into())),
@@ -331,6 +361,7 @@ mod test {
         assert_eq!(stats.state, Some((State::ShutOff, Reason::Crashed)));
         assert_eq!((stats.cpu.time_ns, stats.balloon.current_kib, stats.vcpus), (Some(9), Some(1024), Some(2)));
         assert_eq!(stats.balloon.last_update_s, Some(0));
+        assert_eq!((stats.vcpu[0].delay_ns, stats.vcpu[1].time_ns, stats.vcpu.len()), (Some(8), Some(7), 2));
         assert_eq!(stats.blocks.iter().map(|disk| &disk.name[..]).collect::<Vec<_>>(), ["vda", "vdb"]);
         assert_eq!((stats.blocks[0].wr_bytes, stats.blocks[0].rd_bytes), (Some(512), None));
         assert_eq!(stats.interfaces[0].tx_drops, Some(3));
