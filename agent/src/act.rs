@@ -1,10 +1,14 @@
 //! What the agent does to guests: one task at a time per guest, in workers that may hang without harm to others.
 
+#[allow(dead_code, reason = "the driver learns to ask for backups next")]
+pub(crate) mod backup;
 pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod domain;
 pub(crate) mod image;
 pub(crate) mod import;
+#[allow(dead_code, reason = "as above")]
+pub(crate) mod nbd;
 pub(crate) mod place;
 #[cfg(test)]
 mod test;

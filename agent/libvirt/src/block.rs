@@ -76,7 +76,8 @@ pub struct Picture {
 }
 
 impl Hypervisor {
-    /// Begins to merge the active layer of a disk (`vda`) into the lowest one; needs [`EndJob::Pivot`] to end.
+    /// Begins to merge the active layer of a disk (`vda`) into the one right below (a template further down stays as it
+    /// is); needs [`EndJob::Pivot`] to end.
     ///
     /// # Errors
     /// [`crate::Code::OperationInvalid`] when the domain is off or the disk has no layers or a job.

@@ -174,22 +174,22 @@ pub(crate) enum ImportError {
 /// One element.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Element {
-    name: String,
-    attributes: Vec<(String, String)>,
-    text: String,
-    children: Vec<Element>,
+    pub(crate) name: String,
+    pub(crate) attributes: Vec<(String, String)>,
+    pub(crate) text: String,
+    pub(crate) children: Vec<Element>,
 }
 
 impl Element {
-    fn child(&self, name: &str) -> Option<&Element> {
+    pub(crate) fn child(&self, name: &str) -> Option<&Element> {
         self.children.iter().find(|child| child.name == name)
     }
 
-    fn attribute(&self, name: &str) -> Option<&str> {
+    pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.attributes.retain(|(key, _)| key != name);
         self.attributes.push((name.into(), value.into()));
     }
@@ -277,7 +277,8 @@ impl Definition {
     }
 }
 
-fn tree(text: &str) -> Result<Element, ImportError> {
+/// Reads XML within bounds.
+pub(crate) fn tree(text: &str) -> Result<Element, ImportError> {
     let mut reader = Reader::from_str(text);
     let mut open: Vec<Element> = Vec::new();
     let mut done: Option<Element> = None;
@@ -393,7 +394,7 @@ fn drop_unwanted(element: &mut Element, path: &str) {
 }
 
 /// `None` when a text can't be written. `head` goes right behind the opening tag.
-fn write(out: &mut String, element: &Element, head: &str) -> Option<()> {
+pub(crate) fn write(out: &mut String, element: &Element, head: &str) -> Option<()> {
     out.push('<');
     out.push_str(&element.name);
     for (name, value) in &element.attributes {

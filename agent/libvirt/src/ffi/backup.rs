@@ -15,7 +15,7 @@ const STREAM_BYTES: usize = 64 * 1024;
 /// A call on one disk of a domain that answers with yes or no.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum DiskAct {
-    /// Active commit into all that lies below.
+    /// Active commit into the layer right below.
     Commit {
         bytes_per_s: u64,
     },
@@ -139,7 +139,9 @@ impl Domain {
         let answer = unsafe {
             match act {
                 DiskAct::Commit { bytes_per_s } => {
-                    let flags = sys::VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | sys::VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES;
+                    let flags = sys::VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
+                        | sys::VIR_DOMAIN_BLOCK_COMMIT_SHALLOW
+                        | sys::VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES;
                     sys::virDomainBlockCommit(raw, disk, ptr::null(), ptr::null(), speed(bytes_per_s)?, flags)
                 }
                 DiskAct::Pull { bytes_per_s } => {

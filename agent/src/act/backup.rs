@@ -1,0 +1,145 @@
+//! Backs up guests that run, and guests that are off. A running guest is caught at one moment and read while it goes on
+//! ([`hot`]); whatever goes wrong, it goes on on its own disks ([`watch`], [`tidy`]). How and why: docs/decisions/0009.
+
+mod cold;
+mod definition;
+mod hot;
+mod overlay;
+mod pull;
+mod reader;
+pub(crate) mod scratch;
+pub(crate) mod sink;
+#[cfg(test)]
+mod test;
+pub(crate) mod tidy;
+mod watch;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use roost_libvirt::Hypervisor;
+use roost_protocol::backup::Freeze;
+use roost_protocol::operation::{Failure, FailureCode};
+use roost_protocol::{GuestId, PointId, Stamp};
+
+use self::definition::State;
+use self::hot::Hot;
+use self::scratch::Scratch;
+use self::sink::{Set, Sink};
+use self::watch::Stop;
+use super::domain::hypervisor_failure;
+use super::failure;
+use crate::files;
+
+/// Names of a point's files.
+pub(crate) const DEFINITION: &str = "domain.xml";
+pub(crate) const NVRAM: &str = "nvram";
+/// Before the name of each file of the TPM's state.
+pub(crate) const TPM: &str = "tpm-";
+/// The checkpoint that a point was made at.
+pub(crate) const MARK: &str = "mark";
+/// Where libvirt keeps the states of TPMs, below a folder named by the guest's id.
+const TPM_FOLDER: &str = "/var/lib/libvirt/swtpm";
+/// Largest file of firmware or TPM; theirs have less than 1 MiB.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// How the moment of a running guest is held for reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// QEMU copies aside what the guest overwrites: [`pull`].
+    Pull,
+    /// The guest writes into layers: [`overlay`].
+    Overlay,
+}
+
+/// What is asked of one backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub(crate) freeze: Freeze,
+    /// Read all, whatever is known of changes.
+    pub(crate) full: bool,
+    /// For tests and measurements; else the best for the case.
+    pub(crate) way: Option<Way>,
+}
+
+/// What a worker that makes backups has at hand.
+pub(crate) struct Backup<'a> {
+    pub(crate) hypervisor: &'a Arc<Hypervisor>,
+    pub(crate) scratch: &'a Scratch,
+    /// Set when nobody waits for it any more.
+    pub(crate) unwanted: &'a AtomicBool,
+    /// Percent done, and what is being done.
+    pub(crate) tell: &'a dyn Fn(u32, &str),
+}
+
+impl Backup<'_> {
+    /// Makes one point of a guest.
+    pub(crate) fn run(&self, guest: GuestId, wish: Wish, set: &dyn Set) -> Result<PointId, Failure> {
+        let domain = self.hypervisor.domain(&guest.bytes()).map_err(|error| hypervisor_failure(&error))?;
+        let room = self.scratch.enter(guest)?;
+        // What an earlier one left; else its layers would become part of this one.
+        tidy::one(self.hypervisor, &room, guest)?;
+        let (stop, scratch) = (Stop::default(), self.scratch);
+        let (hypervisor, unwanted, tell) = (self.hypervisor, self.unwanted, self.tell);
+        let work = Hot { hypervisor, scratch, room: &room, guest, wish, unwanted, tell, stop: &stop };
+        let result = if domain.state.is_active() { work.run(set) } else { cold::run(&work, set) };
+        // If libvirt is gone, the room must stay until it is back.
+        match tidy::one(self.hypervisor, &room, guest).and_then(|()| room.leave()) {
+            Ok(()) => {}
+            Err(why) => tracing::warn!(%guest, why = why.text, "the end of a backup waits for libvirt"),
+        }
+        result
+    }
+}
+
+/// Puts into the point what is not on disks.
+fn keep_files(
+    sink: &mut dyn Sink,
+    guest: GuestId,
+    state: &State,
+    definition: &str,
+    mark: Option<&str>,
+) -> Result<(), Failure> {
+    sink.file(DEFINITION, definition.as_bytes())?;
+    if let Some(path) = &state.nvram
+        && let Some(bytes) = read_file(path)?
+    {
+        sink.file(NVRAM, &bytes)?;
+    }
+    if state.tpm {
+        keep_tpm(sink, &Path::new(TPM_FOLDER).join(guest.to_string()))?;
+    }
+    mark.map_or(Ok(()), |mark| sink.file(MARK, mark.as_bytes()))
+}
+
+/// All files of a TPM's state, which lie one folder deep (`tpm2/tpm2-00.permall`).
+fn keep_tpm(sink: &mut dyn Sink, folder: &Path) -> Result<(), Failure> {
+    for version in ["tpm2", "tpm1.2"] {
+        let entries = fs::read_dir(folder.join(version)).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            if name.starts_with('.') {
+                continue;
+            }
+            if let Some(bytes) = read_file(&entry.path())? {
+                sink.file(&format!("{TPM}{version}-{name}"), &bytes)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A guest that never started has no firmware variables yet.
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    let failed = |error| failure(FailureCode::Internal, format!("read {}: {error}", path.display()));
+    files::read_bounded(path, FILE_BYTES).map_err(failed)
+}
+
+/// For people only.
+fn wall() -> Stamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Stamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,329 @@
+//! Serves disks read-only over a unix socket, to the QEMU of a guest that boots from a restore point.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::wire::{self, Request};
+
+/// Connections at a time: one for each disk of a guest that boots, and as many again when it comes back.
+const CONNECTIONS: usize = 64;
+/// A peer that does not take its answer for so long is cut off.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Options before the disk is named; QEMU sends four.
+const OPTIONS: usize = 64;
+/// Most extents in one answer.
+const EXTENTS: usize = 4_096;
+
+/// A disk to serve.
+pub(crate) trait Image: Send + Sync {
+    /// Bytes.
+    fn size(&self) -> u64;
+    /// Fills the buffer; the range lies inside the disk.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// Runs of bytes that may be other than zero, ascending, as offset and length.
+    fn data(&self) -> Vec<(u64, u64)>;
+}
+
+/// Disks by export name.
+pub(crate) type Exports = BTreeMap<String, Arc<dyn Image>>;
+
+/// Serves until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    socket: PathBuf,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    exports: BTreeMap<String, Export>,
+    ended: AtomicBool,
+    served: AtomicUsize,
+    open: Mutex<BTreeMap<usize, UnixStream>>,
+}
+
+struct Export {
+    image: Arc<dyn Image>,
+    data: Vec<(u64, u64)>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("exports", &self.exports.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Begins to serve at a socket that is not there yet.
+    pub(crate) fn start(socket: &Path, exports: Exports) -> io::Result<Self> {
+        let listener = UnixListener::bind(socket)?;
+        let export = |image: Arc<dyn Image>| Export { data: image.data(), image };
+        let exports = exports.into_iter().map(|(name, image)| (name, export(image))).collect();
+        let (ended, served, open) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::default());
+        let shared = Arc::new(Shared { exports, ended, served, open });
+        let for_thread = shared.clone();
+        let thread = thread::Builder::new().name("nbd".into()).spawn(move || accept(&listener, &for_thread))?;
+        Ok(Self { socket: socket.to_owned(), shared, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        // Wakes the thread that waits for a connection.
+        let _ = UnixStream::connect(&self.socket);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
+    for (number, stream) in listener.incoming().enumerate() {
+        if shared.ended.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        let Ok(second) = stream.try_clone() else { continue };
+        let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= CONNECTIONS {
+            continue;
+        }
+        open.insert(number, second);
+        drop(open);
+        let shared = shared.clone();
+        let serve = move || {
+            if let Err(error) = serve(&stream, &shared) {
+                tracing::debug!(%error, "a disk's reader left");
+            }
+            shared.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        };
+        if let Err(error) = thread::Builder::new().name("nbd-reader".into()).spawn(serve) {
+            tracing::warn!(%error, "no thread to serve a disk");
+        }
+    }
+}
+
+fn broken(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+fn serve(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut session = Session { reader: BufReader::new(stream), stream, structured: false, allocation: false };
+    session.greet()?;
+    let Some(export) = session.negotiate(&shared.exports)? else { return Ok(()) };
+    while session.request(export)? {
+        shared.served.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+struct Session<'a> {
+    reader: BufReader<&'a UnixStream>,
+    stream: &'a UnixStream,
+    structured: bool,
+    allocation: bool,
+}
+
+/// The id this server gives to `base:allocation`.
+const ALLOCATION_ID: u32 = 1;
+
+impl Session<'_> {
+    fn greet(&mut self) -> io::Result<()> {
+        let mut out = wire::HELLO.to_be_bytes().to_vec();
+        out.extend(wire::OPTION.to_be_bytes());
+        out.extend((wire::FIXED | wire::NO_ZEROES).to_be_bytes());
+        self.stream.write_all(&out)?;
+        let flags = wire::u32_from(&mut self.reader)?;
+        if flags & u32::from(wire::NO_ZEROES) == 0 { Err(broken("the client is too old")) } else { Ok(()) }
+    }
+
+    /// Answers options until the client chose its disk; none when it left.
+    fn negotiate<'e>(&mut self, exports: &'e BTreeMap<String, Export>) -> io::Result<Option<&'e Export>> {
+        for _ in 0..OPTIONS {
+            if wire::u64_from(&mut self.reader)? != wire::OPTION {
+                return Err(broken("not an option"));
+            }
+            let (number, length) = (wire::u32_from(&mut self.reader)?, wire::u32_from(&mut self.reader)?);
+            if length > wire::OPTION_BYTES {
+                return Err(broken("an option beyond its bound"));
+            }
+            let data = wire::bytes_from(&mut self.reader, length)?;
+            match number {
+                wire::OPT_STRUCTURED => {
+                    self.structured = true;
+                    self.reply(number, wire::REP_ACK, &[])?;
+                }
+                wire::OPT_SET_META => self.context(number, exports, &data)?,
+                wire::OPT_GO => {
+                    let export = text(&data).and_then(|(name, _)| exports.get(name));
+                    match export {
+                        Some(export) => {
+                            self.tell_export(number, export)?;
+                            return Ok(Some(export));
+                        }
+                        None => self.reply(number, wire::REP_UNKNOWN, b"no such disk")?,
+                    }
+                }
+                wire::OPT_ABORT => {
+                    self.reply(number, wire::REP_ACK, &[])?;
+                    return Ok(None);
+                }
+                _ => self.reply(number, wire::REP_UNSUPPORTED, &[])?,
+            }
+        }
+        Err(broken("too many options"))
+    }
+
+    fn reply(&mut self, number: u32, kind: u32, data: &[u8]) -> io::Result<()> {
+        self.stream.write_all(&wire::option_reply(number, kind, data))
+    }
+
+    fn context(&mut self, number: u32, exports: &BTreeMap<String, Export>, data: &[u8]) -> io::Result<()> {
+        let Some((name, rest)) = text(data) else { return self.reply(number, wire::REP_INVALID, &[]) };
+        if !exports.contains_key(name) {
+            return self.reply(number, wire::REP_UNKNOWN, &[]);
+        }
+        // The number of queries is of no use: each has its length.
+        let mut rest = rest.get(4..).unwrap_or_default();
+        self.allocation = false;
+        while let Some((query, more)) = text(rest) {
+            self.allocation |= query == wire::ALLOCATION;
+            rest = more;
+        }
+        if self.allocation {
+            let mut data = ALLOCATION_ID.to_be_bytes().to_vec();
+            data.extend(wire::ALLOCATION.as_bytes());
+            self.reply(number, wire::REP_META, &data)?;
+        }
+        self.reply(number, wire::REP_ACK, &[])
+    }
+
+    fn tell_export(&mut self, number: u32, export: &Export) -> io::Result<()> {
+        let mut data = wire::INFO_EXPORT.to_be_bytes().to_vec();
+        data.extend(export.image.size().to_be_bytes());
+        data.extend((wire::HAS_FLAGS | wire::READ_ONLY | wire::MULTI).to_be_bytes());
+        self.reply(number, wire::REP_INFO, &data)?;
+        let mut sizes = wire::INFO_BLOCK_SIZE.to_be_bytes().to_vec();
+        for size in [1, 4_096, wire::READ_BYTES] {
+            sizes.extend(size.to_be_bytes());
+        }
+        self.reply(number, wire::REP_INFO, &sizes)?;
+        self.reply(number, wire::REP_ACK, &[])
+    }
+
+    /// Answers one request; false when the client takes its leave.
+    fn request(&mut self, export: &Export) -> io::Result<bool> {
+        let request = Request::read(&mut self.reader)?;
+        let size = export.image.size();
+        let inside = request.offset.checked_add(request.length.into()).is_some_and(|end| end <= size);
+        let fits = inside && request.length > 0;
+        match request.command {
+            wire::CMD_DISCONNECT => return Ok(false),
+            wire::CMD_FLUSH => self.chunk(request, wire::CHUNK_NONE, &[])?,
+            wire::CMD_READ if fits && request.length <= wire::READ_BYTES => self.read(export, request)?,
+            wire::CMD_BLOCK_STATUS if fits && self.allocation && self.structured => self.status(export, request)?,
+            // Its data follows and would be taken for requests.
+            wire::CMD_WRITE if request.length > 0 => {
+                let length = u64::from(request.length);
+                io::copy(&mut (&mut self.reader).take(length), &mut io::sink())?;
+                self.refuse(request, wire::EPERM)?;
+            }
+            _ if inside => self.refuse(request, wire::EPERM)?,
+            _ => self.refuse(request, wire::EINVAL)?,
+        }
+        Ok(true)
+    }
+
+    fn read(&mut self, export: &Export, request: Request) -> io::Result<()> {
+        let mut buffer = vec![0; usize::try_from(request.length).map_err(io::Error::other)? + 8];
+        buffer[..8].copy_from_slice(&request.offset.to_be_bytes());
+        if let Err(error) = export.image.read_at(request.offset, &mut buffer[8..]) {
+            tracing::error!(%error, offset = request.offset, "read a restore point");
+            return self.refuse(request, wire::EIO);
+        }
+        if self.structured {
+            return self.chunk(request, wire::CHUNK_DATA, &buffer);
+        }
+        self.stream.write_all(&simple(request, 0))?;
+        self.stream.write_all(&buffer[8..])
+    }
+
+    fn status(&mut self, export: &Export, request: Request) -> io::Result<()> {
+        let end = request.offset + u64::from(request.length);
+        let mut data = ALLOCATION_ID.to_be_bytes().to_vec();
+        let mut put = |length: u64, state: u32| {
+            data.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+            data.extend(state.to_be_bytes());
+        };
+        let mut at = request.offset;
+        let first = export.data.partition_point(|(offset, length)| offset.saturating_add(*length) <= at);
+        let near = export.data[first..].iter().take(EXTENTS / 2);
+        let whole = export.data.len() - first <= EXTENTS / 2;
+        for (offset, length) in near {
+            let (from, to) = ((*offset).clamp(at, end), offset.saturating_add(*length).min(end));
+            if from > at {
+                put(from - at, wire::STATE_ZERO | 1);
+            }
+            if to > from {
+                put(to - from, 0);
+            }
+            at = to.max(from);
+        }
+        if at < end && whole {
+            put(end - at, wire::STATE_ZERO | 1);
+        }
+        self.chunk(request, wire::CHUNK_STATUS, &data)
+    }
+
+    fn chunk(&mut self, request: Request, kind: u16, data: &[u8]) -> io::Result<()> {
+        if !self.structured {
+            return self.stream.write_all(&simple(request, 0));
+        }
+        let mut out = Vec::with_capacity(20 + data.len());
+        out.extend(wire::CHUNK.to_be_bytes());
+        out.extend(wire::CHUNK_DONE.to_be_bytes());
+        out.extend(kind.to_be_bytes());
+        out.extend(request.cookie.to_be_bytes());
+        out.extend(u32::try_from(data.len()).map_err(io::Error::other)?.to_be_bytes());
+        out.extend(data);
+        self.stream.write_all(&out)
+    }
+
+    fn refuse(&mut self, request: Request, code: u32) -> io::Result<()> {
+        if !self.structured {
+            return self.stream.write_all(&simple(request, code));
+        }
+        let mut data = code.to_be_bytes().to_vec();
+        data.extend([0, 0]);
+        self.chunk(request, wire::CHUNK_ERROR | 1, &data)
+    }
+}
+
+fn simple(request: Request, code: u32) -> Vec<u8> {
+    let mut out = wire::SIMPLE_REPLY.to_be_bytes().to_vec();
+    out.extend(code.to_be_bytes());
+    out.extend(request.cookie.to_be_bytes());
+    out
+}
+
+/// A text with its length in front, and what follows it.
+fn text(data: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = data.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (text, rest) = rest.split_at_checked(length)?;
+    Some((std::str::from_utf8(text).ok()?, rest))
+}
