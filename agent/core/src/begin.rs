@@ -1,7 +1,8 @@
 //! Beginning a command: what it means in the guest's present state.
 
 use roost_protocol::guest::{GuestSpec, Power, PowerState};
-use roost_protocol::operation::{Command, FailureCode, Verb};
+use roost_protocol::message::ToAggregator;
+use roost_protocol::operation::{Command, FailureCode, Progress, Verb};
 use roost_protocol::{GuestId, Millis, OperationId, Time};
 
 use crate::agent::{Agent, Hypervisor, Now, Purpose};
@@ -41,6 +42,8 @@ impl Agent {
             );
             return self.end(operation, Some(failure(FailureCode::Interrupted, text)), actions);
         }
+        // Most tasks tell no steps, and people want to see since when something is under way.
+        actions.push(Action::Send(ToAggregator::Progress(Progress { operation, percent: 0, step: String::new() })));
         self.begin(now, &command, again, actions);
     }
 
