@@ -38,6 +38,7 @@ fault(lambda: server.guest.get(session, "unknown"), 4040)
 operation = server.guest.start(session, "python")
 ended = server.operation.wait(session, operation["id"], 30)
 assert ended["state"] == "succeeded", ended
+assert ended["created"] <= ended["started"] <= ended["ended"], ended
 
 calls = xmlrpc.MultiCall(server)
 calls.guest.get(session, "perl")
