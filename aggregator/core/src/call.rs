@@ -1,5 +1,6 @@
 //! What API callers ask the core to change, and its answers. Reading goes past this: the edge reads the grid itself.
 
+use roost_protocol::backup::{BackupPolicy, PointQuery, PointsPage};
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, Millis, OperationId};
 
@@ -55,6 +56,19 @@ pub enum Call {
     DeleteApiToken {
         id: String,
     },
+    /// Create or change a backup policy; its generation is given here.
+    PutBackupPolicy {
+        policy: Box<BackupPolicy>,
+        create: bool,
+    },
+    DeleteBackupPolicy {
+        name: String,
+    },
+    /// Restore points of a guest, page by page, as the host that has them tells.
+    Points {
+        host: HostId,
+        query: PointQuery,
+    },
 }
 
 /// The answer to a [`Call`], given when it is durable.
@@ -65,6 +79,7 @@ pub type Reply = Result<Done, CallError>;
 pub enum Done {
     Nothing,
     Operation(Box<Operation>),
+    Points(Box<PointsPage>),
 }
 
 /// Why not; `code` is one of the API's stable words.

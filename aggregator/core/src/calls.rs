@@ -1,5 +1,6 @@
 //! What API callers ask for: checked, made durable, answered.
 
+use roost_protocol::backup::RestoreAs;
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp};
 
@@ -48,6 +49,13 @@ impl Grid {
             Call::DeleteUser { name } => self.delete_user(now, &by, &name, actions),
             Call::PutApiToken { id, record } => self.put_api_token(id, record, actions),
             Call::DeleteApiToken { id } => self.delete_api_token(&id, actions),
+            Call::PutBackupPolicy { policy, create } => self.put_backup_policy(now, &by, policy, create, actions),
+            Call::DeleteBackupPolicy { name } => self.delete_backup_policy(now, &by, &name, actions),
+            Call::Points { host, query } => match self.ask_points(now, call, host, query, actions) {
+                // Answered when the host has answered.
+                Ok(()) => return,
+                Err(why) => Err(why),
+            },
         };
         actions.push(Action::Answer { call, reply });
     }
@@ -59,6 +67,7 @@ impl Grid {
         let host = self.host_for(&wish)?;
         let guest_name = self.name_for(&wish, host)?;
         let link = self.reachable(host)?;
+        self.speaks(host, &wish.verb)?;
         if self.commands.waiting_on(host).count() >= WAITING_PER_HOST {
             return Err(error(
                 CallErrorCode::TooMany,
@@ -106,6 +115,9 @@ impl Grid {
             (Verb::Import { .. }, None) => {
                 Err(error(CallErrorCode::Invalid, "an import needs a host: say which one has the disks"))
             }
+            (Verb::Restore { .. }, Some(host)) => Ok(host),
+            (Verb::Restore { order }, None) => self.set_host(order.set),
+            (verb, _) if verb.beside() => self.set_host(wish.guest),
             (_, _) => {
                 self.guest_host(wish.guest).ok_or_else(|| error(CallErrorCode::NotFound, "no host reports this guest"))
             }
@@ -118,8 +130,16 @@ impl Grid {
             self.name_free(&spec.name)?;
             return Ok(spec.name.clone());
         }
-        let known = self.hosts.get(&host).and_then(|host| host.guests.get(&wish.guest));
-        let known = known.map(|guest| guest.report.name.clone()).or_else(|| wish.guest_name.clone());
+        if let Verb::Restore { order } = &wish.verb {
+            order.to_be.check().map_err(|why| error(CallErrorCode::Invalid, why))?;
+            if let RestoreAs::AsNew { name, .. } = &order.to_be {
+                self.name_free(name)?;
+                return Ok(name.clone());
+            }
+        }
+        let known = self.hosts.get(&host).and_then(|host| Some(host.guests.get(&wish.guest)?.report.name.clone()));
+        let of_set = || Some(self.hosts.get(&host)?.backups.sets.get(&wish.guest)?.guest_name.clone());
+        let known = known.or_else(of_set).or_else(|| wish.guest_name.clone());
         Ok(known.unwrap_or_else(|| wish.guest.to_string()))
     }
 
@@ -138,7 +158,7 @@ impl Grid {
     }
 
     /// The link to a host that is heard, or whose link broke just now (then there is none yet).
-    fn reachable(&self, host: HostId) -> Result<Option<crate::event::LinkId>, CallError> {
+    pub(crate) fn reachable(&self, host: HostId) -> Result<Option<crate::event::LinkId>, CallError> {
         let host = self.hosts.get(&host).ok_or_else(|| error(CallErrorCode::NotFound, "no such host"))?;
         match host.presence {
             Presence::Up { .. } | Presence::Suspect { .. } => Ok(host.link()),
@@ -147,6 +167,17 @@ impl Grid {
                     format!("host {} is not connected; its guests go on, but nothing can be asked of it", host.name);
                 Err(error(CallErrorCode::HostUnreachable, text))
             }
+        }
+    }
+
+    /// Refuses what the host's agent is too old for.
+    fn speaks(&self, host: HostId, verb: &Verb) -> Result<(), CallError> {
+        match self.hosts.get(&host) {
+            Some(host) if host.version < verb.since() => {
+                let text = format!("the agent of host {} is too old for this: upgrade it", host.name);
+                Err(error(CallErrorCode::WrongState, text))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -7,6 +7,7 @@ use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample};
 use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
 use crate::account::LastUses;
+use crate::backup::{Backups, Questions};
 use crate::commands::Commands;
 use crate::event::{Action, Event, GridEvent, LinkId};
 use crate::history::{History, Line};
@@ -38,6 +39,10 @@ pub struct Host {
     pub sample: HostSample,
     pub guests: BTreeMap<GuestId, Guest>,
     pub alarms: Vec<Alarm>,
+    /// What it keeps of its own guests and for other hosts.
+    pub backups: Backups,
+    /// The message version spoken with it.
+    pub version: u32,
     /// Digest of the guests as the agent last stated it.
     pub digest: u64,
     /// How far the host's wall clock was ahead of ours at its last hello, ms.
@@ -89,6 +94,7 @@ pub struct Grid {
     pub(crate) commands: Commands,
     pub(crate) history: History,
     pub(crate) uses: LastUses,
+    pub(crate) questions: Questions,
     /// The last write of the intent failed: the next one writes all of it.
     pub(crate) resave: bool,
     next_tick: Time,
@@ -122,6 +128,7 @@ impl Grid {
             config,
             intent,
             uses: LastUses::new(),
+            questions: Questions::default(),
             hosts: BTreeMap::new(),
             links: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -156,6 +163,7 @@ impl Grid {
             self.next_tick = now.time + TICK;
             self.watch_silence(now, &mut actions);
             self.end_overdue(now, &mut actions);
+            self.give_up_questions(now, &mut actions);
         }
         actions
     }

@@ -9,6 +9,7 @@ use roost_protocol::message::{
 };
 use roost_protocol::{Generation, GuestId, HostId, Millis};
 
+use crate::backup::Backups;
 use crate::event::{Action, LinkId};
 use crate::grid::{Grid, Guest, Host, Now, Presence, Speaker};
 use crate::history::Line;
@@ -40,6 +41,8 @@ impl Host {
             digest: 0,
             clock_ahead_ms: 0,
             document: Generation(0),
+            backups: Backups::default(),
+            version: OLDEST,
             remote: String::new(),
         }
     }
@@ -137,6 +140,7 @@ impl Grid {
         let ahead = i128::from(hello.clock.0) - i128::from(now.wall.0);
         host.clock_ahead_ms = i64::try_from(ahead).unwrap_or(i64::MAX);
         host.document = hello.document;
+        host.version = hello.newest.min(VERSION);
         host.remote = greeting.remote;
         host.facts = Some(hello.facts);
         let was_up = matches!(host.presence, Presence::Up { .. });
@@ -154,9 +158,8 @@ impl Grid {
             ToAggregator::Snapshot(snapshot) => self.snapshot(now, link, host, snapshot, actions),
             ToAggregator::Beat(beat) => self.beat(now, link, host, beat, actions),
             ToAggregator::Outcome(outcome) => self.outcome(now, link, host, outcome, actions),
+            ToAggregator::Points(page) => self.points_told(host, page, actions),
             ToAggregator::Progress(progress) => self.progress(now, host, progress),
-            // Nothing asks for points yet.
-            ToAggregator::Points(_) => {}
             // The edge answers these itself.
             ToAggregator::Hello(_) | ToAggregator::Renew { .. } | ToAggregator::Document { .. } => {}
         }
@@ -186,6 +189,12 @@ impl Grid {
         let gone: Vec<GuestId> = host.guests.keys().filter(|guest| !present.contains(guest)).copied().collect();
         self.guests_changed(now, id, snapshot.guests, gone, actions);
         self.guest_samples(id, snapshot.samples);
+        if let Some(told) = snapshot.backup {
+            if let Some(host) = self.hosts.get_mut(&id) {
+                host.backups = Backups::default();
+            }
+            self.backups_told(now, link, id, told, actions);
+        }
         let message = ToAgent::BeatSeen { sequence: snapshot.sequence, want_snapshot: false };
         actions.push(Action::Send { link, message });
     }
@@ -209,6 +218,9 @@ impl Grid {
             self.guests_changed(now, id, beat.guests, beat.gone, actions);
         }
         self.guest_samples(id, beat.samples);
+        if let Some(told) = beat.backup {
+            self.backups_told(now, link, id, told, actions);
+        }
         let same = self.hosts.get(&id).is_some_and(|host| host.digest == beat.digest);
         let message = ToAgent::BeatSeen { sequence: beat.sequence, want_snapshot: !same };
         actions.push(Action::Send { link, message });
@@ -270,7 +282,7 @@ impl Grid {
         }
     }
 
-    fn misbehaved(&mut self, now: Now, link: LinkId, id: HostId, why: &str, actions: &mut Vec<Action>) {
+    pub(crate) fn misbehaved(&mut self, now: Now, link: LinkId, id: HostId, why: &str, actions: &mut Vec<Action>) {
         let refused = Refused { reason: Refusal::Misbehaved, text: why.into(), retry_after_ms: Millis::seconds(60) };
         actions.push(Action::Refuse { link, refused });
         self.publish(now, Line::error("host.misbehaved", format!("host {id} was cut off: {why}")).host(id), actions);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
+use roost_protocol::backup::BackupPolicy;
 use roost_protocol::{Generation, HostId, Stamp};
 
 /// All of it. The grid document is this, encoded.
@@ -23,6 +24,10 @@ pub struct Intent {
     /// By the token's id.
     #[n(4)]
     pub api_tokens: BTreeMap<String, ApiTokenRecord>,
+    /// By name. Hosts keep the ones that their guests follow; here is what admins choose from.
+    #[n(5)]
+    #[cbor(default)]
+    pub backup_policies: BTreeMap<String, BackupPolicy>,
 }
 
 /// A host that joined once.
@@ -120,6 +125,10 @@ pub enum IntentChange {
         id: String,
         record: Option<ApiTokenRecord>,
     },
+    BackupPolicy {
+        name: String,
+        record: Option<Box<BackupPolicy>>,
+    },
     /// Everything, from an adopted grid document.
     Replace(Box<Intent>),
 }
@@ -134,6 +143,7 @@ impl Intent {
             IntentChange::JoinToken { id, record } => put(&mut self.join_tokens, id, record.as_ref()),
             IntentChange::User { name, record } => put(&mut self.users, name, record.as_ref()),
             IntentChange::ApiToken { id, record } => put(&mut self.api_tokens, id, record.as_ref()),
+            IntentChange::BackupPolicy { name, record } => put(&mut self.backup_policies, name, record.as_deref()),
             IntentChange::Replace(intent) => *self = (**intent).clone(),
         }
     }

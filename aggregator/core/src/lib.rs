@@ -1,6 +1,7 @@
 //! The deciding part of the aggregator: the grid as its agents report it, the intent, operations and events. No IO.
 
 pub mod account;
+pub mod backup;
 pub mod call;
 mod calls;
 mod commands;

@@ -1,5 +1,7 @@
 //! Shapes of what comes back (and of the larger inputs), with the columns tables show.
 
+mod backup;
+
 use crate::FieldKind;
 use crate::FieldKind::{
     Anything, Boolean, Choice, Integer, List, Number, Object, Seconds, Secret, Text, TextList, Time,
@@ -99,6 +101,15 @@ static SCHEMAS: &[Schema] = &[
     Schema { name: "user", help: "Somebody who may log in", properties: USER },
     Schema { name: "session", help: "A log-in", properties: SESSION },
     Schema { name: "api_token", help: "Lets a program in", properties: API_TOKEN },
+    Schema { name: "backup_policy", help: "When guests are backed up and what is kept", properties: backup::POLICY },
+    Schema { name: "backup_set", help: "All restore points of one guest on one host", properties: backup::SET },
+    Schema { name: "backup", help: "One restorable state of a guest", properties: backup::POINT },
+    Schema {
+        name: "replica",
+        help: "A copy of a guest on another host, renewed all the time",
+        properties: backup::REPLICA,
+    },
+    Schema { name: "store", help: "Where a host keeps points", properties: backup::STORE },
     Schema { name: "disk_spec", help: "Where a new guest's disk comes from", properties: DISK_SPEC },
     Schema { name: "nic_spec", help: "A new guest's network interface", properties: NIC_SPEC },
     Schema { name: "boot", help: "What a new guest boots from", properties: BOOT },
@@ -130,6 +141,7 @@ const HOST: &[Property] = &[
     shown("guests_running", Integer, "Running guests"),
     wide("stale", Boolean, "What is shown may be old: host or hypervisor service not heard"),
     hidden("alarms", List("alarm"), "Raised conditions"),
+    restless(maybe(hidden("store", Object("store"), "Where it keeps restore points"))),
     restless(maybe(wide("clock_offset_s", Number, "Its clock minus ours, seconds"))),
     restless(maybe(hidden("pressure", Object("pressure"), "Pressure stall information"))),
 ];

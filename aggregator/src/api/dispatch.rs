@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Api;
 use super::input::Input;
-use super::ops::{event, grid, guest, host, operation, session, token, user};
+use super::ops::{backup, event, grid, guest, host, operation, policy, session, token, user};
 use super::page::Page;
 use super::problem::Problem;
 use super::replay::{self, Turn};
@@ -123,6 +123,28 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "grid.get" => grid::get,
         "event.list" => event::list,
         "event.stream" => event::stream,
+        "backup_policy.list" => policy::list,
+        "backup_policy.get" => policy::get,
+        "backup_policy.create" => policy::create,
+        "backup_policy.replace" => policy::replace,
+        "backup_policy.delete" => policy::delete,
+        "backup_set.list" => backup::list,
+        "backup_set.get" => backup::get,
+        "backup_set.run" => backup::run,
+        "backup_set.verify" => backup::verify,
+        "backup_set.prune" => backup::prune,
+        "backup_set.prove" => backup::prove,
+        "backup_set.set_policy" => backup::set_policy,
+        "backup.list" => backup::points,
+        "backup.get" => backup::point,
+        "backup.delete" => backup::delete_point,
+        "backup.pin" => backup::pin,
+        "backup.unpin" => backup::unpin,
+        "backup.verify" => backup::verify_point,
+        "backup.prove" => backup::prove_point,
+        "backup.restore" => backup::restore,
+        "replica.list" => backup::replicas,
+        "replica.get" => backup::replica,
         "join_token.list" => token::list_join,
         "join_token.get" => token::get_join,
         "join_token.create" => token::create_join,

@@ -11,12 +11,13 @@ use axum::http::{HeaderMap, Request as HttpRequest, StatusCode, header};
 use roost_aggregator_core::event::{Action, CallId, Event, GridEvent, LinkId};
 use roost_aggregator_core::intent::{ApiTokenRecord, HostRecord, Intent, JoinTokenRecord, UserRecord};
 use roost_aggregator_core::{Call, Config, Grid};
+use roost_protocol::backup::{BackupBeat, BackupSummary, Consistency, PointsPage, Proof, SetSummary, Target, Why};
 use roost_protocol::guest::{GuestReport, PowerState};
 use roost_protocol::host::{HostFacts, HostSample};
 use roost_protocol::identity::GridKey;
-use roost_protocol::message::{Beat, Hello, OLDEST, Snapshot, ToAggregator, VERSION};
+use roost_protocol::message::{Beat, Hello, OLDEST, Snapshot, ToAgent, ToAggregator, VERSION};
 use roost_protocol::operation::{Outcome, Progress};
-use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
+use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp, Time};
 use serde_json::Value;
 use tokio::sync::broadcast;
 use tower::ServiceExt;
@@ -136,7 +137,10 @@ impl Fake {
                             continue;
                         }
                         let event = Event::Called { call: CallId(1), by, what };
-                        let actions = shared.lock().unwrap().on(time, clock::wall(), event);
+                        let mut actions = shared.lock().unwrap().on(time, clock::wall(), event);
+                        if let Some(event) = actions.iter().find_map(points_told) {
+                            actions.extend(shared.lock().unwrap().on(time, clock::wall(), event));
+                        }
                         drop(reply.send(answer_in(&end.events, actions)));
                     }
                 }
@@ -217,6 +221,11 @@ impl Fake {
         self.beat(number, Beat { guests: vec![report(guest, "db", PowerState::Running)], ..Beat::default() });
     }
 
+    /// A host tells of its sets, replicas and store.
+    pub(super) fn backups(&self, number: u64, told: BackupBeat) {
+        self.beat(number, Beat { backup: Some(told), ..Beat::default() });
+    }
+
     fn beat(&self, number: u64, beat: Beat) {
         self.tell(Event::Received { link: LinkId(number), message: ToAggregator::Beat(beat) });
     }
@@ -281,6 +290,58 @@ fn publish(events: &broadcast::Sender<Arc<GridEvent>>, actions: Vec<Action>) -> 
         }
     }
     rest
+}
+
+/// What a host that has five points answers when it is asked for points: two on a page.
+fn points_told(action: &Action) -> Option<Event> {
+    let Action::Send { link, message: ToAgent::Points(query) } = action else { return None };
+    let (guest, after) = (query.guest?, query.after.map_or(0, |(_, at, _)| at.0));
+    let points = (1..=5).filter(|at| *at > after).take(2).map(|at| point(guest, at)).collect::<Vec<_>>();
+    let more = points.last().is_some_and(|point| point.started < Stamp(5));
+    let page = PointsPage { ask: query.ask, points, more };
+    Some(Event::Received { link: *link, message: ToAggregator::Points(page) })
+}
+
+fn point(guest: GuestId, at: u64) -> BackupSummary {
+    BackupSummary {
+        point: PointId::from_u128(at.into()),
+        guest,
+        guest_name: "db".into(),
+        origin: host(1),
+        started: Stamp(at),
+        finished: Stamp(at + 1),
+        why: Why::Schedule,
+        consistency: Consistency::Filesystem,
+        parent: None,
+        size: 10 << 20,
+        read: 1 << 20,
+        stored: 1,
+        pinned: false,
+        proof: Proof::Untried,
+        copies: vec![Target::Peer { host: host(2), key: None }],
+        damaged: None,
+        note: String::new(),
+    }
+}
+
+/// One guest's points in one line, as its host tells.
+pub(super) fn set(number: u128, policy: Option<(&str, u64)>) -> SetSummary {
+    SetSummary {
+        guest: guest(number),
+        origin: host(1),
+        points: 5,
+        stored: 5,
+        newest: Some((PointId::from_u128(5), Stamp(5))),
+        oldest: Some(Stamp(1)),
+        proven: None,
+        damaged: 0,
+        failure: None,
+        next: None,
+        running: false,
+        policy: policy.map(|(_, generation)| Generation(generation)),
+        guest_name: "db".into(),
+        policy_name: policy.map_or_else(String::new, |(name, _)| name.into()),
+    }
 }
 
 fn answer_in(events: &broadcast::Sender<Arc<GridEvent>>, actions: Vec<Action>) -> roost_aggregator_core::Reply {

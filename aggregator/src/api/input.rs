@@ -82,6 +82,11 @@ impl Input {
         Some(self.if_match.take()?.condition(version))
     }
 
+    /// True: [`Input::only_if`] will give a condition.
+    pub(crate) fn conditional(&self) -> bool {
+        self.if_match.is_some()
+    }
+
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.values.get(name).and_then(Value::as_str)
     }

@@ -1,5 +1,6 @@
 //! What each operation does, one file a noun.
 
+pub(super) mod backup;
 mod domain;
 pub(super) mod event;
 pub(super) mod find;
@@ -7,6 +8,7 @@ pub(super) mod grid;
 pub(super) mod guest;
 pub(super) mod host;
 pub(super) mod operation;
+pub(super) mod policy;
 pub(super) mod session;
 pub(super) mod token;
 pub(super) mod user;

@@ -9,6 +9,7 @@ use super::dispatch::handler;
 use super::fake::{Answer, Fake, guest};
 
 mod access;
+mod backup;
 mod repeat;
 mod stream;
 
@@ -30,7 +31,8 @@ async fn every_operation_of_the_registry_has_a_handler_and_both_faces() {
         assert!(handler(name).is_some(), "{name} has no handler");
         let in_xmlrpc = methods.contains(&format!("<string>{name}</string>"));
         assert_eq!(in_xmlrpc, operation.faces.no_xmlrpc.is_none(), "{name} in XML-RPC");
-        let path = operation.path.replace("{ref}", "x").replace("{id}", "x").replace("{name}", "x");
+        let path =
+            operation.path.replace("{ref}", "x").replace("{id}", "x").replace("{name}", "x").replace("{point}", "x");
         let request = Fake::request(operation.method.word(), &format!("/api/v1{path}")).body(Body::empty()).unwrap();
         let answer = fake.send(request).await;
         let expected = if operation.public { "invalid" } else { "login_required" };

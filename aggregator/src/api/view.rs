@@ -1,5 +1,7 @@
 //! What callers see of the grid's parts: each property of the registry's schemas, made from the core's types.
 
+pub(crate) mod backup;
+
 use std::cmp::Reverse;
 
 use roost_aggregator_core::event::{GridEvent, Severity};
@@ -151,6 +153,7 @@ impl Listed for HostView<'_> {
             "guests_running" => json!(running(self.host)),
             "stale" => json!(!self.host.fresh()),
             "alarms" => self.host.alarms.iter().map(alarm).collect(),
+            "store" => self.host.backups.store.as_ref().map_or(Value::Null, backup::store),
             "clock_offset_s" if self.host.facts.is_some() => self.clock_offset(),
             "memory_available_mib" | "cpu_percent" | "pressure" => self.sampled(name),
             other => self.fact(other),

@@ -39,6 +39,9 @@ const MIGRATIONS: &[M<'static>] = &[
         "ALTER TABLE operation ADD COLUMN started INTEGER;
          CREATE TABLE last_use(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
     ),
+    M::up(
+        "CREATE TABLE backup_policy(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
+    ),
 ];
 
 /// What was kept from the last run.
@@ -232,6 +235,7 @@ fn read_intent(connection: &Connection) -> Result<Intent, LedgerError> {
         join_tokens: records::<String, _>(connection, "join_token", codec::decode)?.into_iter().collect(),
         users: records::<String, _>(connection, "user", codec::decode)?.into_iter().collect(),
         api_tokens: records::<String, _>(connection, "api_token", codec::decode)?.into_iter().collect(),
+        backup_policies: records::<String, _>(connection, "backup_policy", codec::decode)?.into_iter().collect(),
     })
 }
 
@@ -313,6 +317,9 @@ fn write(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), LedgerE
                     put(transaction, "last_use", row::account(&Account::ApiToken(id.clone())), None)?;
                 }
             }
+            IntentChange::BackupPolicy { name, record } => {
+                put(transaction, "backup_policy", name, record.as_deref().map(codec::encode))?;
+            }
             IntentChange::Replace(intent) => replace(transaction, intent)?,
         }
     }
@@ -349,7 +356,9 @@ fn put(
 
 /// Everything from an adopted grid document: the loss is made good.
 fn replace(transaction: &Transaction<'_>, intent: &Intent) -> Result<(), LedgerError> {
-    transaction.execute_batch("DELETE FROM host; DELETE FROM join_token; DELETE FROM user; DELETE FROM api_token;")?;
+    transaction.execute_batch(
+        "DELETE FROM host; DELETE FROM join_token; DELETE FROM user; DELETE FROM api_token; DELETE FROM backup_policy;",
+    )?;
     for (id, record) in &intent.hosts {
         put(transaction, "host", id.bytes(), Some(codec::encode(record)))?;
     }
@@ -361,6 +370,9 @@ fn replace(transaction: &Transaction<'_>, intent: &Intent) -> Result<(), LedgerE
     }
     for (id, record) in &intent.api_tokens {
         put(transaction, "api_token", id, Some(codec::encode(record)))?;
+    }
+    for (name, policy) in &intent.backup_policies {
+        put(transaction, "backup_policy", name, Some(codec::encode(policy)))?;
     }
     write_meta(transaction, "recovering", 0)
 }

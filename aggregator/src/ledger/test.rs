@@ -91,7 +91,7 @@ fn a_database_of_the_first_version_is_read_with_its_operations() {
     store.commit(std::iter::once(&Changes { operations: vec![old.clone()], ..Changes::default() })).unwrap();
     drop(store);
     let connection = rusqlite::Connection::open(directory.path().join("data/ledger.db")).unwrap();
-    let back = "ALTER TABLE operation DROP COLUMN started; DROP TABLE last_use;
+    let back = "ALTER TABLE operation DROP COLUMN started; DROP TABLE last_use; DROP TABLE backup_policy;
                 PRAGMA user_version = 1; PRAGMA application_id = 0;";
     connection.execute_batch(back).unwrap();
     drop(connection);

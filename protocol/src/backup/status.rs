@@ -179,6 +179,10 @@ pub struct SetSummary {
     pub policy: Option<crate::Generation>,
     #[n(12)]
     pub guest_name: String,
+    /// What the policy that is followed is called; empty: none.
+    #[n(13)]
+    #[cbor(default)]
+    pub policy_name: String,
 }
 
 /// Why the last backup failed.

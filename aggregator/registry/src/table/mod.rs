@@ -1,6 +1,7 @@
 //! The table itself, one file a noun or a family of nouns.
 
 mod access;
+mod backup;
 mod grid;
 mod guest;
 mod host;
@@ -12,7 +13,8 @@ use crate::{Cli, Faces, Field, Http, Kind, Operation, Output};
 
 pub(crate) static ALL: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     let parts =
-        [host::TABLE, guest::TABLE, operation::TABLE, grid::TABLE].into_iter().chain(access::TABLE.iter().copied());
+        [host::TABLE, guest::TABLE, operation::TABLE, grid::TABLE].into_iter().chain(backup::TABLE.iter().copied());
+    let parts = parts.chain(access::TABLE.iter().copied());
     parts.flatten().copied().collect()
 });
 

@@ -99,13 +99,13 @@ pub(crate) async fn import(api: &Api, caller: &Caller, input: Input) -> Done {
     ask(api, caller, wish).await
 }
 
-async fn chosen_host(api: &Api, input: &Input) -> Result<Option<HostId>, Problem> {
+pub(crate) async fn chosen_host(api: &Api, input: &Input) -> Result<Option<HostId>, Problem> {
     let Some(wanted) = input.text("host").map(str::to_owned) else { return Ok(None) };
     let host = api.handle.read(move |grid, _, _| find::host(grid, &wanted).map(|host| host.id));
     host.await?.map(Some)
 }
 
-fn new_guest() -> GuestId {
+pub(crate) fn new_guest() -> GuestId {
     Uuid::new_v4().into()
 }
 
@@ -160,18 +160,18 @@ async fn on_guest(api: &Api, caller: &Caller, mut input: Input, verb: Verb, time
     ask(api, caller, Wish { guest, name: None, host: None, verb, timeout, key: input.key, only_if }).await
 }
 
-struct Wish {
-    guest: GuestId,
+pub(crate) struct Wish {
+    pub(crate) guest: GuestId,
     /// What an imported guest calls itself.
-    name: Option<String>,
-    host: Option<HostId>,
-    verb: Verb,
-    timeout: Millis,
-    key: Option<String>,
-    only_if: Option<Condition>,
+    pub(crate) name: Option<String>,
+    pub(crate) host: Option<HostId>,
+    pub(crate) verb: Verb,
+    pub(crate) timeout: Millis,
+    pub(crate) key: Option<String>,
+    pub(crate) only_if: Option<Condition>,
 }
 
-async fn ask(api: &Api, caller: &Caller, wish: Wish) -> Done {
+pub(crate) async fn ask(api: &Api, caller: &Caller, wish: Wish) -> Done {
     let Wish { guest, name: guest_name, host, verb, timeout, key, only_if } = wish;
     let operation = OperationId::from(Uuid::new_v4());
     let key = key.map(|key| grid_key(&caller.user, &key));
@@ -183,6 +183,8 @@ async fn ask(api: &Api, caller: &Caller, wish: Wish) -> Done {
             let value: Value = show_all(&OperationView { operation: &operation, host_name: name.as_deref() });
             Ok(Output::Operation(operation.id, value))
         }
-        CoreDone::Nothing => Err(Problem::new("internal", "The grid answered without an operation.")),
+        CoreDone::Nothing | CoreDone::Points(_) => {
+            Err(Problem::new("internal", "The grid answered without an operation."))
+        }
     }
 }

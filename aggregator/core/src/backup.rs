@@ -1,0 +1,311 @@
+//! Backup as the grid sees it: what hosts keep, the policies admins choose from, and questions about points.
+//!
+//! A host follows the policy it was given by itself. Here policies have names; when one changes, every guest that its
+//! host says follows it is given the new generation, also a host that was away or an aggregator that was rebuilt.
+
+use std::collections::BTreeMap;
+
+use roost_protocol::backup::status::SETS_PER_HOST;
+use roost_protocol::backup::{
+    BackupBeat, BackupPolicy, PointQuery, PointsPage, ReplicaState, ReplicaStatus, SetSummary, StoreStatus, query,
+};
+use roost_protocol::calendar::Calendar;
+use roost_protocol::message::ToAgent;
+use roost_protocol::operation::Verb;
+use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp, Time};
+
+use crate::call::{CallError, CallErrorCode, Done, Reply};
+use crate::calls::{error, within};
+use crate::commands::GRACE;
+use crate::event::{Action, CallId, LinkId};
+use crate::grid::{Grid, Host, Now};
+use crate::history::Line;
+use crate::intent::IntentChange;
+use crate::operation::{Operation, State};
+
+/// Bound on the intent, so that the grid document stays small enough to travel in one frame.
+const POLICIES: usize = 100;
+/// Questions to hosts that may be open at once.
+const QUESTIONS: usize = 256;
+/// A host that has not answered a question for so long won't.
+const PATIENCE: Millis = Millis::seconds(10);
+/// Guests of one host that are given a changed policy at the same time.
+const AT_ONCE: usize = 20;
+/// How long a host may take to take a policy in.
+const POLICY_BUDGET: Millis = Millis::seconds(60);
+/// Who asks when a policy changes.
+const GRID: &str = "grid";
+
+/// What one host keeps.
+#[derive(Clone, Debug, Default)]
+pub struct Backups {
+    /// By guest; also of guests that are gone, and those kept for other hosts.
+    pub sets: BTreeMap<GuestId, SetSummary>,
+    pub replicas: BTreeMap<GuestId, ReplicaStatus>,
+    pub store: Option<StoreStatus>,
+}
+
+/// What hosts were asked and have not answered.
+#[derive(Debug, Default)]
+pub(crate) struct Questions {
+    next: u64,
+    open: BTreeMap<u64, Question>,
+}
+
+#[derive(Debug)]
+struct Question {
+    call: CallId,
+    host: HostId,
+    until: Time,
+}
+
+impl Grid {
+    /// The host that makes a guest's points; the one that keeps them, where the guest is gone.
+    ///
+    /// # Errors
+    /// No host reports such a guest or set.
+    pub fn set_host(&self, guest: GuestId) -> Result<HostId, CallError> {
+        let has = |host: &&Host| host.backups.sets.contains_key(&guest);
+        let own = |host: &&Host| host.backups.sets.get(&guest).is_some_and(|set| set.origin == host.id);
+        let kept = || self.hosts().values().find(own).or_else(|| self.hosts().values().find(has));
+        let found = self.guest_host(guest).or_else(|| kept().map(|host| host.id));
+        found.ok_or_else(|| error(CallErrorCode::NotFound, "no host reports this guest or points of it"))
+    }
+
+    /// Takes in what a host tells of its sets, replicas and store.
+    pub(crate) fn backups_told(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        id: HostId,
+        told: BackupBeat,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let mut lines = Vec::new();
+        for guest in told.gone {
+            host.backups.sets.remove(&guest);
+        }
+        for guest in told.replicas_gone {
+            host.backups.replicas.remove(&guest);
+        }
+        for set in told.sets {
+            lines.extend(set_line(host.backups.sets.get(&set.guest), &set));
+            host.backups.sets.insert(set.guest, set);
+        }
+        for replica in told.replicas {
+            lines.extend(replica_line(host.backups.replicas.get(&replica.guest), &replica));
+            host.backups.replicas.insert(replica.guest, replica);
+        }
+        host.backups.store = told.store.or(host.backups.store);
+        if host.backups.sets.len().max(host.backups.replicas.len()) > SETS_PER_HOST {
+            return self.misbehaved(now, link, id, "it reports more backup sets than a host may have", actions);
+        }
+        for line in lines {
+            self.publish(now, line.host(id), actions);
+        }
+        self.renew_policies(now, id, actions);
+    }
+
+    pub(crate) fn put_backup_policy(
+        &mut self,
+        now: Now,
+        by: &str,
+        mut policy: Box<BackupPolicy>,
+        create: bool,
+        actions: &mut Vec<Action>,
+    ) -> Reply {
+        let name = policy.name.clone();
+        match (create, self.intent.backup_policies.contains_key(&name)) {
+            (true, true) => {
+                return Err(error(CallErrorCode::AlreadyExists, format!("there is a backup policy {name:?} already")));
+            }
+            (false, false) => return Err(error(CallErrorCode::NotFound, "no such backup policy")),
+            (true, false) => within(self.intent.backup_policies.len(), POLICIES, "backup policies")?,
+            (false, true) => {}
+        }
+        check(&policy)?;
+        // Generations of the intent rise over all policies, so a policy made again after it was deleted is newer too.
+        policy.generation = self.intent.generation.next();
+        let text = format!("backup policy {name} was {} by {by}", if create { "made" } else { "changed" });
+        self.change_intent(vec![IntentChange::BackupPolicy { name, record: Some(policy) }], actions);
+        self.publish(now, Line::info("backup.policy", text).user(by), actions);
+        let hosts: Vec<HostId> = self.hosts.keys().copied().collect();
+        for host in hosts {
+            self.renew_policies(now, host, actions);
+        }
+        Ok(Done::Nothing)
+    }
+
+    pub(crate) fn delete_backup_policy(&mut self, now: Now, by: &str, name: &str, actions: &mut Vec<Action>) -> Reply {
+        if !self.intent.backup_policies.contains_key(name) {
+            return Err(error(CallErrorCode::NotFound, "no such backup policy"));
+        }
+        let follow = self.followers(name);
+        if follow > 0 {
+            let text = format!("{follow} guests follow this policy: give them another one, or none, first");
+            return Err(error(CallErrorCode::WrongState, text));
+        }
+        self.change_intent(vec![IntentChange::BackupPolicy { name: name.into(), record: None }], actions);
+        self.publish(
+            now,
+            Line::info("backup.policy", format!("backup policy {name} was deleted by {by}")).user(by),
+            actions,
+        );
+        Ok(Done::Nothing)
+    }
+
+    /// Guests whose hosts follow the policy of this name.
+    pub fn followers(&self, name: &str) -> usize {
+        let sets = self.hosts.values().flat_map(|host| host.backups.sets.values());
+        sets.filter(|set| set.policy_name == name).count()
+    }
+
+    /// Gives guests of this host that follow an older generation of a policy the newest one.
+    fn renew_policies(&mut self, now: Now, id: HostId, actions: &mut Vec<Action>) {
+        let Some(host) = self.hosts.get(&id) else { return };
+        let Some(link) = host.link() else { return };
+        let asked: Vec<GuestId> = self
+            .commands
+            .waiting_on(id)
+            .filter(|operation| matches!(operation.verb, Verb::SetBackupPolicy { .. }))
+            .map(|operation| operation.guest)
+            .collect();
+        let old = host.backups.sets.values().filter_map(|set| {
+            let newest = self.intent.backup_policies.get(&set.policy_name)?;
+            let older = set.policy.is_some_and(|policy| policy < newest.generation);
+            (older && !asked.contains(&set.guest)).then(|| (set.guest, set.guest_name.clone(), newest.clone()))
+        });
+        let old: Vec<_> = old.take(AT_ONCE.saturating_sub(asked.len())).collect();
+        for (guest, guest_name, policy) in old {
+            let operation = Operation {
+                id: renewal(guest, &policy, self.config.epoch),
+                host: id,
+                guest,
+                guest_name,
+                verb: Verb::SetBackupPolicy { policy: Some(Box::new(policy)) },
+                created_by: GRID.into(),
+                created: now.wall,
+                started: None,
+                ended: None,
+                expires: Stamp(now.wall.0.saturating_add(POLICY_BUDGET.0)),
+                state: State::Queued,
+                percent: 0,
+                step: String::new(),
+                key: None,
+            };
+            // Tried and refused since the aggregator started: an admin has to look, not we again each beat.
+            if self.operations().contains_key(&operation.id) {
+                continue;
+            }
+            self.commands.add(operation.clone(), now.time + POLICY_BUDGET + GRACE);
+            let operations = vec![operation.clone()];
+            actions.push(Action::Persist { intent: Vec::new(), generation: self.intent.generation, operations });
+            self.send_command(now, link, &operation, actions);
+        }
+    }
+
+    pub(crate) fn ask_points(
+        &mut self,
+        now: Now,
+        call: CallId,
+        host: HostId,
+        query: PointQuery,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), CallError> {
+        let away = || error(CallErrorCode::HostUnreachable, "the host that has the points is not connected");
+        let link = self.reachable(host)?.ok_or_else(away)?;
+        if self.hosts.get(&host).is_some_and(|host| host.version < roost_protocol::backup::SINCE) {
+            return Err(error(CallErrorCode::WrongState, "the host's agent is too old for this: upgrade it"));
+        }
+        if self.questions.open.len() >= QUESTIONS {
+            return Err(error(CallErrorCode::TooMany, "hosts are being asked too much; try again later"));
+        }
+        self.questions.next += 1;
+        let ask = self.questions.next;
+        self.questions.open.insert(ask, Question { call, host, until: now.time + PATIENCE });
+        actions.push(Action::Send { link, message: ToAgent::Points(PointQuery { ask, ..query }) });
+        Ok(())
+    }
+
+    pub(crate) fn points_told(&mut self, host: HostId, mut page: PointsPage, actions: &mut Vec<Action>) {
+        if self.questions.open.get(&page.ask).is_none_or(|question| question.host != host) {
+            return;
+        }
+        let Some(question) = self.questions.open.remove(&page.ask) else { return };
+        page.points.truncate(query::PAGE);
+        actions.push(Action::Answer { call: question.call, reply: Ok(Done::Points(Box::new(page))) });
+    }
+
+    /// Answers callers whose host stays silent.
+    pub(crate) fn give_up_questions(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let due = self.questions.open.iter().filter(|(_, question)| question.until <= now.time);
+        let due: Vec<u64> = due.map(|(ask, _)| *ask).collect();
+        for question in due.iter().filter_map(|ask| self.questions.open.remove(ask)) {
+            let reply = Err(error(CallErrorCode::HostUnreachable, "the host did not answer; try again"));
+            actions.push(Action::Answer { call: question.call, reply });
+        }
+    }
+}
+
+fn check(policy: &BackupPolicy) -> Result<(), CallError> {
+    let invalid = |why: String| error(CallErrorCode::Invalid, why);
+    if policy.name.is_empty() {
+        return Err(invalid("a backup policy has a name".into()));
+    }
+    policy.check().map_err(invalid)?;
+    match &policy.schedule {
+        Some(schedule) => Calendar::parse(&schedule.expression).map(drop).map_err(|why| invalid(why.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// The same for the same wish, so that it is asked for once. Random ids never have a zero version.
+fn renewal(guest: GuestId, policy: &BackupPolicy, epoch: roost_protocol::Epoch) -> OperationId {
+    let mut id = guest.bytes();
+    for (byte, mixed) in id.iter_mut().zip(policy.generation.0.to_be_bytes().into_iter().chain(epoch.0.to_be_bytes())) {
+        *byte ^= mixed;
+    }
+    id[6] &= 0x0f;
+    OperationId::from_bytes(id)
+}
+
+/// What is worth a line in the history.
+fn set_line(was: Option<&SetSummary>, is: &SetSummary) -> Option<Line> {
+    let name = &is.guest_name;
+    let failed = |set: &SetSummary| set.failure.as_ref().map(|failure| failure.at);
+    let line = match &is.failure {
+        Some(failure) if was.and_then(failed) != Some(failure.at) => {
+            Line::warning("backup.failed", format!("backup of {name} failed: {}", failure.text))
+        }
+        Some(_) | None if was.is_some_and(|was| was.newest != is.newest) && is.newest.is_some() => {
+            Line::info("backup.made", format!("{name} has a new restore point"))
+        }
+        Some(_) | None if is.damaged > was.map_or(0, |was| was.damaged) => {
+            Line::warning("backup.damaged", format!("{} restore points of {name} are damaged", is.damaged))
+        }
+        Some(_) | None => return None,
+    };
+    Some(line.guest(is.guest))
+}
+
+fn replica_line(was: Option<&ReplicaStatus>, is: &ReplicaStatus) -> Option<Line> {
+    let changed = was.map(|was| std::mem::discriminant(&was.state)) != Some(std::mem::discriminant(&is.state));
+    let line = match &is.state {
+        ReplicaState::Broken { why } if changed => {
+            Line::warning("replica.broken", format!("the replica of guest {} is broken: {why}", is.guest))
+        }
+        ReplicaState::Behind if changed => {
+            Line::warning("replica.behind", format!("the replica of guest {} is older than it may be", is.guest))
+        }
+        ReplicaState::Following if changed && was.is_some() => {
+            Line::info("replica.following", format!("the replica of guest {} is young enough again", is.guest))
+        }
+        ReplicaState::Broken { .. }
+        | ReplicaState::Behind
+        | ReplicaState::Following
+        | ReplicaState::Seeding
+        | ReplicaState::Held => return None,
+    };
+    Some(line.guest(is.guest))
+}
