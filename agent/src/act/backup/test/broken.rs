@@ -88,7 +88,9 @@ fn real_full_scratch_disk_and_its_cap_end_the_backup_and_not_the_guest() {
         std::fs::create_dir(lab.root.join("small")).unwrap();
         run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "t"]).arg(lab.root.join("small")));
         let small = Scratch { folder: lab.root.join("small/scratch"), reserve: 8 << 20, ..lab.scratch.clone() };
-        for (way, fill, cap) in WAYS.into_iter().flat_map(|way| [(way, true, 1 << 30), (way, false, 4 << 20)]) {
+        // The guest writes 8 MiB in all, which a layer needs 0.5 MiB for: only a fleece passes the cap.
+        for (way, fill, cap) in [(Way::Pull, true, 1 << 30), (Way::Pull, false, 4 << 20), (Way::Overlay, true, 1 << 30)]
+        {
             lab.scratch = Scratch { cap, ..small.clone() };
             let (set, hangs) = hanging(&lab);
             thread::scope(|scope| {
@@ -157,22 +159,20 @@ fn killed_agent(lab: &Lab, guest: Guest, name: &str, way: &str) {
 
 fn killed_qemu(lab: &Lab, guest: Guest, way: Way) {
     let (set, hangs) = hanging(lab);
-    let ticks = thread::scope(|scope| {
+    let ticks = lab.ticks(guest);
+    thread::scope(|scope| {
         let backup = scope.spawn(|| lab.back_up(guest, by(way), &set));
         until("the store hangs", hangs);
         lab.ticks_on(guest);
-        let ticks = lab.ticks(guest);
         kill(lab.qemu(guest));
         release(lab);
         assert!(backup.join().unwrap().is_err());
-        ticks
     });
     lab.clean(guest);
-    // What it wrote during the backup is on its own disk now.
+    // The guest never flushes, so a killed QEMU may lose what it wrote since the moment, and nothing older.
     let shown = moment(&lab.content(guest, "qcow2"));
     assert!(shown + 10 >= ticks, "{way:?}: {shown} of {ticks}");
-    let _ = std::fs::remove_file(lab.root.join(format!("{}.serial", guest.0)));
-    lab.hypervisor.start(&guest.0.bytes()).unwrap();
+    lab.begin_anew(guest);
     whole(lab, guest);
 }
 

@@ -77,8 +77,7 @@ fn real_raw_disks_and_lost_bitmaps_are_read_whole_and_compared() {
         moment_of(&lab, guest, Wish::default(), &set);
         kill(lab.qemu(guest));
         until("it is off", || !lab.hypervisor.domain(&guest.0.bytes()).unwrap().state.is_active());
-        lab.hypervisor.start(&guest.0.bytes()).unwrap();
-        let _ = std::fs::remove_file(lab.root.join(format!("{}.serial", guest.0)));
+        lab.begin_anew(guest);
         lab.back_up(guest, Wish::default(), &set).unwrap();
         let whole = set.last();
         assert!(whole.facts.note.contains("all was read"), "{}", whole.facts.note);
