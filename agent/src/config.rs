@@ -54,10 +54,52 @@ pub(crate) enum Command {
         #[arg(long)]
         name: Option<String>,
     },
+    /// Monitoring by SNMP.
+    Snmp {
+        #[command(subcommand)]
+        command: SnmpCommand,
+    },
     /// Tell what this host is a member of.
     Status,
     /// Check the settings and print them.
     CheckConfig,
+}
+
+/// What to do about SNMP.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnmpCommand {
+    /// Have the distribution's snmpd serve this agent: writes a drop-in for its configuration.
+    Setup(SnmpSetup),
+}
+
+/// What snmpd is told.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct SnmpSetup {
+    /// SNMPv3 user for reading, by SHA-256 and AES. Passwords come from ROOST_SNMP_AUTH and ROOST_SNMP_PRIV, else they are
+    /// made and printed.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) v3_user: Option<String>,
+    /// SNMPv2c community for reading. It travels readable, so it is not shown who uses a desktop.
+    #[arg(long)]
+    pub(crate) community: Option<String>,
+    /// Address to listen on besides those in snmpd.conf, such as udp:161; may be given more than once.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Vec<String>,
+    /// Receiver of SNMPv2c traps, HOST[:PORT]; their community is that of --community, or public.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) trap: Vec<String>,
+    /// Receiver of SNMPv3 informs, HOST[:PORT], sent as the --v3-user.
+    #[arg(long, value_name = "ADDRESS", requires = "v3_user")]
+    pub(crate) inform: Vec<String>,
+    /// Group of the agent's process, when it does not run as root.
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) agent_group: Option<String>,
+    /// Also put ROOST-MIB there, for programs on this host.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) mibs: Option<PathBuf>,
+    /// Write there; - is standard output.
+    #[arg(long, value_name = "FILE", default_value = "/etc/snmp/snmpd.conf.d/roost.conf")]
+    pub(crate) output: PathBuf,
 }
 
 /// The settings file.
@@ -84,10 +126,16 @@ pub(crate) struct Config {
     pub(crate) restart_first_ms: u64,
     /// Longest wait before a crashed guest is started again, milliseconds.
     pub(crate) restart_longest_ms: u64,
+    /// snmpd's AgentX socket; empty: no SNMP.
+    pub(crate) snmp_socket: PathBuf,
+    /// Where Prometheus finds /metrics, ADDRESS:PORT; 9177 is the usual port. Off unless set.
+    pub(crate) metrics_listen: Option<std::net::SocketAddr>,
+    /// History is kept in at most about so much.
+    pub(crate) history_limit_mib: u64,
 }
 
 /// All keys of the file, for suggestions; a test holds them to the struct.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 13] = [
     "libvirt_uri",
     "state_dir",
     "images_dir",
@@ -98,6 +146,9 @@ const KEYS: [&str; 10] = [
     "list_every_s",
     "restart_first_ms",
     "restart_longest_ms",
+    "snmp_socket",
+    "metrics_listen",
+    "history_limit_mib",
 ];
 
 impl Default for Config {
@@ -113,6 +164,9 @@ impl Default for Config {
             list_every_s: 60,
             restart_first_ms: 1_000,
             restart_longest_ms: 300_000,
+            snmp_socket: "/var/agentx/master".into(),
+            metrics_listen: None,
+            history_limit_mib: 1_024,
         }
     }
 }
@@ -180,6 +234,12 @@ impl Config {
         }
         if self.restart_first_ms == 0 || self.restart_longest_ms < self.restart_first_ms {
             return problem("restart_longest_ms", "must be at least restart_first_ms, and that at least 1");
+        }
+        if !self.snmp_socket.as_os_str().is_empty() && !self.snmp_socket.is_absolute() {
+            return problem("snmp_socket", "must be an absolute path, or empty for no SNMP");
+        }
+        if !(16..=1_048_576).contains(&self.history_limit_mib) {
+            return problem("history_limit_mib", "must be 16 to 1048576");
         }
         self.name.as_deref().map_or(Ok(()), check_name)
     }
@@ -287,6 +347,9 @@ mod test {
         refused("state_dir = 'relative'", "absolute");
         refused("list_every_s = 0", "1 to 86400");
         refused("restart_first_ms = 9\nrestart_longest_ms = 8", "at least");
+        refused("snmp_socket = 'agentx'", "absolute");
+        refused("metrics_listen = '9177'", "metrics_listen");
+        refused("history_limit_mib = 1", "16 to 1048576");
         refused("name = ''", "empty");
         refused("name = \"a\\nb\"", "control");
         refused("name = 5", "string");

@@ -17,6 +17,7 @@ use crate::act::domain::Workers;
 use crate::ledger::{Reply, Request};
 use crate::observe::libvirt::Watcher;
 use crate::report::link::{self, LinkEvent};
+use crate::report::monitor::Monitor;
 use crate::report::service;
 
 /// Answers of the core that may wait for the ledger. Past it, those that write nothing are dropped: the aggregator sees
@@ -37,6 +38,9 @@ pub(crate) struct Driver {
     pub(crate) new_boot: Option<String>,
     /// Told to people once: a damaged ledger was found here.
     pub(crate) aside: Option<PathBuf>,
+    pub(crate) monitor: Monitor,
+    /// Where the core's clock begins.
+    pub(crate) began: Instant,
     pub(crate) stop: (Signal, Signal),
 }
 
@@ -74,7 +78,7 @@ struct State {
 impl Driver {
     /// Runs until it is told to stop; guests go on.
     pub(crate) async fn run(mut self) {
-        let (answers, began) = (VecDeque::new(), Instant::now());
+        let (answers, began) = (VecDeque::new(), self.began);
         let mut state =
             State { began, answers, writing: false, connection: 0, outbox: None, looked: false, hello: None };
         let mut alive = service::alive_every().map(tokio::time::interval);
@@ -122,8 +126,15 @@ impl Driver {
     }
 
     fn decide(&mut self, state: &mut State, event: Event) {
+        let second = self.monitor.saw(state.now(), &event);
         self.ask(state, event);
         self.proceed(state);
+        if second {
+            for event in self.monitor.second(state.now(), link::wall(), &self.agent) {
+                self.ask(state, event);
+            }
+            self.proceed(state);
+        }
     }
 
     /// Puts the core's answer behind those that wait.

@@ -3,11 +3,15 @@
 mod act;
 mod backoff;
 mod config;
+mod detail;
 mod driver;
 mod files;
+mod history;
 mod ledger;
+mod monitoring;
 mod observe;
 mod report;
+mod setup;
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
@@ -26,10 +30,10 @@ use tokio::sync::mpsc;
 use act::domain::Workers;
 use act::place::Place;
 use act::xml::Accelerator;
-use config::{Arguments, Command, Config};
+use config::{Arguments, Command, Config, SnmpCommand};
 use driver::Driver;
 use ledger::Opened;
-use observe::{facts, libvirt::Watcher, samples};
+use observe::{details, facts, libvirt::Watcher, samples};
 use report::identity::Store;
 use report::join::{self, Applicant};
 use report::link::Link;
@@ -58,6 +62,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Join { address, token, name } => runtime.block_on(join_grid(&config, address, token, name)),
+        Command::Snmp { command: SnmpCommand::Setup(setup) } => setup::snmp(&config, &setup),
         Command::Status => status(&config),
         Command::CheckConfig => {
             say(&format!("{config:#?}"));
@@ -108,9 +113,14 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
         Watcher::start(&config.libvirt_uri, new_boot.is_some(), facts.clone(), changed.clone(), sender.clone())?;
     samples::start(&[config.state_dir.clone(), config.guests()], changed, watcher.hypervisor(), sender.clone())?;
     let workers = Workers::new(watcher.hypervisor(), place, accelerator, sender);
-    let aggregator = aggregator.or(config.aggregator);
+    let aggregator = aggregator.or_else(|| config.aggregator.clone());
+    let (demand, began) = (detail::Demand::new(), std::time::Instant::now());
+    let details = details::start(watcher.hypervisor(), demand.clone())?;
+    let monitor = monitoring::start(&config, details, demand, began, aggregator.is_some()).await?;
     tokio::spawn(Link { store, aggregator, token, host, facts, events: link_sender }.run());
-    Driver { agent, events, link, ledger, replies, watcher, workers, new_boot, aside, stop }.run().await;
+    Driver { agent, events, link, ledger, replies, watcher, workers, new_boot, aside, monitor, began, stop }
+        .run()
+        .await;
     Ok(())
 }
 

@@ -1,7 +1,10 @@
 //! What the agent sees: domains through libvirt, samples from /proc, facts of the host.
 
+pub(crate) mod details;
 pub(crate) mod disks;
 pub(crate) mod facts;
+mod hardware;
+mod ksm;
 pub(crate) mod libvirt;
 pub(crate) mod proc;
 pub(crate) mod samples;

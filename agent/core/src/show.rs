@@ -7,7 +7,7 @@ use crate::Agent;
 
 impl Agent {
     /// All alarms that are raised, in order of code and guest.
-    pub fn alarms(&self) -> impl Iterator<Item = &Alarm> {
+    pub fn raised(&self) -> impl Iterator<Item = &Alarm> {
         self.alarms.values()
     }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use roost_protocol::{Millis, Time};
@@ -32,6 +33,8 @@ pub struct Edge {
     pub view: watch::Receiver<Arc<View>>,
     /// Notifications to send.
     pub notes: mpsc::Receiver<Vec<VarBind>>,
+    /// Counts questions, so that others know whether anybody asks.
+    pub asked: Arc<AtomicU64>,
 }
 
 type Pdu = (Header, Result<Said, DecodeError>);
@@ -83,11 +86,13 @@ impl Socket {
 struct Served {
     view: watch::Receiver<Arc<View>>,
     cached: Option<(Arc<View>, Tree)>,
+    asked: Arc<AtomicU64>,
 }
 
 impl Served {
     /// The tree of the newest view; made anew only when the view is another.
     fn tree(&mut self, now: Time, uptime: Option<Millis>) -> &Tree {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let newest = self.view.borrow().clone();
         if self.cached.as_ref().is_some_and(|(view, _)| !Arc::ptr_eq(view, &newest)) {
             self.cached = None;
@@ -111,7 +116,7 @@ struct Talk {
 impl Edge {
     /// Serves until nobody can send notifications any more; then the session is closed in good order.
     pub async fn run(mut self) {
-        let mut served = Served { view: self.view, cached: None };
+        let mut served = Served { view: self.view, cached: None, asked: self.asked };
         let session = Session::new(mib::identity(), elapsed(self.began));
         let mut talk = Talk { path: self.socket, began: self.began, session, socket: None };
         loop {

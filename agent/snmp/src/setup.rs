@@ -14,8 +14,8 @@ pub const FILE: &str = "roost.conf";
 pub struct Setup<'a> {
     /// AgentX socket, where it isn't snmpd's own default.
     pub socket: Option<&'a Path>,
-    /// User that owns the agent's process, when it isn't root.
-    pub agent_user: Option<&'a str>,
+    /// Group of the agent's process, which may then use the socket; needless while the agent is root.
+    pub agent_group: Option<&'a str>,
     /// Addresses to listen on besides those in snmpd.conf, as snmpd writes them: `udp:161`, `udp:10.0.0.1:161`.
     pub listen: &'a [String],
     /// Community of SNMPv2c for reading.
@@ -66,8 +66,8 @@ pub fn drop_in(setup: &Setup<'_>) -> Result<String, SetupError> {
     if let Some(socket) = setup.socket {
         line(&mut text, &["agentXSocket", word("the socket", &socket.display().to_string())?.as_str()]);
     }
-    if let Some(user) = setup.agent_user {
-        line(&mut text, &["agentXPerms", "0660", "0755", "Debian-snmp", &word("the agent's user", user)?]);
+    if let Some(group) = setup.agent_group {
+        line(&mut text, &["agentXPerms", "0660", "0755", "Debian-snmp", &word("the agent's group", group)?]);
     }
     for address in setup.listen {
         line(&mut text, &["agentaddress", &word("the address", address)?]);
@@ -160,7 +160,7 @@ mod test {
     const USER: User<'static> = User { name: "mon", auth: "authpass12345", privacy: "privpass12345" };
 
     fn setup<'a>() -> Setup<'a> {
-        Setup { socket: None, agent_user: None, listen: &[], community: None, user: Some(USER), receivers: &[] }
+        Setup { socket: None, agent_group: None, listen: &[], community: None, user: Some(USER), receivers: &[] }
     }
 
     #[test]

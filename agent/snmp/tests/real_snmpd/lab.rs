@@ -58,7 +58,7 @@ impl Lab {
         let socket = dir.join("agentx");
         let setup = Setup {
             socket: Some(&socket),
-            agent_user: None,
+            agent_group: None,
             listen: &listen,
             community: Some("watch"),
             user: Some(USER),
@@ -279,7 +279,7 @@ pub(crate) fn subagent_process() {
     let (_view, view) = watch::channel(Arc::new(view(guests)));
     let (sender, notes) = mpsc::channel(64);
     let began = Instant::now();
-    runtime.spawn(Edge { socket, began, view, notes }.run());
+    runtime.spawn(Edge { socket, began, view, notes, asked: Arc::default() }.run());
     let mut gather = Gather::default();
     let now = || Time(u64::try_from(began.elapsed().as_millis()).unwrap());
     for line in std::io::stdin().lock().lines() {

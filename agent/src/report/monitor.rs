@@ -1,0 +1,247 @@
+//! What monitoring is told: gathers what the driver sees, keeps history, judges alarms, and sends notifications of what
+//! changed. Nothing here waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use roost_agent_core::alarm::{Alarms, Picture};
+use roost_agent_core::{Agent, Event};
+use roost_protocol::guest::{GuestReport, GuestSample};
+use roost_protocol::host::{Alarm, HostFacts, HostSample};
+use roost_protocol::message::{BEAT_EVERY, ToAgent};
+use roost_protocol::{GuestId, HostId, Millis, Stamp, Time};
+use roost_snmp::mib::Link;
+use roost_snmp::mib::number::{Kept, Numbering};
+use tokio::sync::watch;
+
+use super::notes::Notes;
+use super::snmp::{self, Snmp};
+use crate::detail::{Demand, Details};
+use crate::history::{self, Bucket, History, Request, Series};
+
+/// Between two snapshots for those who ask.
+const SHOW_EVERY: Millis = Millis::seconds(2);
+/// Width of the finest history.
+const HISTORY_EVERY_S: u64 = 10;
+
+/// A snapshot of what is known.
+#[derive(Debug, Default)]
+pub(crate) struct Shot {
+    pub(crate) host: Option<HostId>,
+    pub(crate) facts: HostFacts,
+    pub(crate) link: Link,
+    pub(crate) heartbeats_missed: u64,
+    /// Since when libvirt answers.
+    pub(crate) hypervisor_since: Option<Time>,
+    pub(crate) guests_changed: Time,
+    pub(crate) sample: HostSample,
+    pub(crate) guests: Vec<Shown>,
+    pub(crate) alarms: Vec<Alarm>,
+}
+
+/// One guest in it.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// vmIndex; guests beyond the last number have none.
+    pub(crate) number: Option<u32>,
+    pub(crate) report: GuestReport,
+    /// Absent while it doesn't run.
+    pub(crate) sample: Option<GuestSample>,
+}
+
+/// What a monitor is given.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) details: Details,
+    pub(crate) demand: Demand,
+    /// Absent when its file can't be used.
+    pub(crate) history: Option<History>,
+    pub(crate) numbers: Vec<Kept>,
+    pub(crate) snmp: Option<Snmp>,
+    pub(crate) shots: watch::Sender<Arc<Shot>>,
+    /// Whether there is an aggregator to be connected to.
+    pub(crate) has_aggregator: bool,
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    parts: Parts,
+    numbering: Numbering,
+    alarms: Alarms,
+    notes: Notes,
+    sample: HostSample,
+    samples: BTreeMap<GuestId, GuestSample>,
+    gathered: BTreeMap<Series, Bucket>,
+    slot: u64,
+    link: Link,
+    link_changed: Time,
+    missed: u64,
+    hypervisor_since: Option<Time>,
+    there: BTreeSet<GuestId>,
+    guests_changed: Time,
+    shown_at: Option<Time>,
+    asked: u64,
+}
+
+impl Monitor {
+    pub(crate) fn new(mut parts: Parts) -> Self {
+        let numbering = Numbering::new(std::mem::take(&mut parts.numbers));
+        let link = if parts.has_aggregator { Link::Down { heard: None } } else { Link::NotConfigured };
+        Self {
+            parts,
+            numbering,
+            alarms: Alarms::default(),
+            notes: Notes::default(),
+            sample: HostSample::default(),
+            samples: BTreeMap::new(),
+            gathered: BTreeMap::new(),
+            slot: 0,
+            link,
+            link_changed: Time(0),
+            missed: 0,
+            hypervisor_since: None,
+            there: BTreeSet::new(),
+            guests_changed: Time(0),
+            shown_at: None,
+            asked: 0,
+        }
+    }
+
+    /// Takes a look at an event before the core gets it; true when [`Monitor::second`] is due after it.
+    pub(crate) fn saw(&mut self, now: Time, event: &Event) -> bool {
+        if let Event::Sampled { host, guests } = event {
+            self.sample = host.clone();
+            self.samples.extend(guests.iter().map(|sample| (sample.id, sample.clone())));
+            return true;
+        }
+        if let Event::HypervisorUp { .. } = event {
+            self.hypervisor_since = Some(now);
+        } else if let Event::HypervisorDown { .. } = event {
+            self.hypervisor_since = None;
+        } else if let Event::LinkUp { .. } = event {
+            (self.link, self.link_changed) = (Link::Up { heard: now }, now);
+        } else if let (Event::LinkDown, Link::Up { heard }) = (event, self.link) {
+            (self.link, self.link_changed) = (Link::Down { heard: Some(heard) }, now);
+        } else if let (Event::Received(ToAgent::BeatSeen { .. }), Link::Up { heard }) = (event, self.link) {
+            self.missed += (now.since(heard).0 / BEAT_EVERY.0.max(1)).saturating_sub(2);
+            self.link = Link::Up { heard: now };
+        }
+        false
+    }
+
+    /// Once a second, after the core took the samples in. Gives conditions for the core.
+    pub(crate) fn second(&mut self, now: Time, wall: Stamp, agent: &Agent) -> Vec<Event> {
+        let reports = agent.reports();
+        let fresh = agent.is_fresh();
+        if fresh {
+            self.number(now, wall, &reports);
+        }
+        self.samples.retain(|guest, _| reports.iter().any(|report| report.id == *guest && runs(report)));
+        self.remember(wall);
+        let (host, facts) = agent.host();
+        let judged = self.judge(now, wall, facts, &reports, fresh);
+        self.notify(now, facts, agent, &reports, fresh);
+        if self.shown_at.is_none_or(|at| now.since(at) >= SHOW_EVERY) {
+            self.shown_at = Some(now);
+            self.show(host, facts, agent, reports);
+        }
+        judged
+    }
+
+    fn number(&mut self, now: Time, wall: Stamp, reports: &[GuestReport]) {
+        let there: BTreeSet<GuestId> = reports.iter().map(|report| report.id).collect();
+        if there == self.there && self.shown_at.is_some() {
+            return;
+        }
+        let changes = self.numbering.present(&there, wall);
+        (self.there, self.guests_changed) = (there, now);
+        if let Some(history) = &self.parts.history
+            && !changes.is_empty()
+            && !history.ask(Request::KeepNumbers(changes))
+        {
+            tracing::warn!("history is behind; numbers of guests for SNMP may change with the next restart");
+        }
+    }
+
+    /// Adds the second to the ten seconds it belongs to, and hands those over when they are past.
+    fn remember(&mut self, wall: Stamp) {
+        let slot = wall.0 / 1_000 / HISTORY_EVERY_S;
+        if slot != self.slot {
+            let past = std::mem::replace(&mut self.slot, slot);
+            let buckets: Vec<_> = std::mem::take(&mut self.gathered).into_iter().collect();
+            if let Some(history) = &self.parts.history
+                && !buckets.is_empty()
+                && !history.ask(Request::Tick { at_s: past * HISTORY_EVERY_S, buckets })
+            {
+                tracing::warn!("history is behind; ten seconds of it are lost");
+            }
+        }
+        self.gathered.entry(Series::HOST).or_default().add(&history::of_host(&self.sample));
+        for (guest, sample) in &self.samples {
+            self.gathered.entry(Series::from(*guest)).or_default().add(&history::of_guest(sample));
+        }
+    }
+
+    fn judge(&mut self, now: Time, wall: Stamp, facts: &HostFacts, reports: &[GuestReport], fresh: bool) -> Vec<Event> {
+        let aggregator_away = match self.link {
+            Link::Down { .. } => Some(self.link_changed),
+            Link::Up { .. } | Link::NotConfigured => None,
+        };
+        let picture = Picture { host: &self.sample, memory: facts.memory_mib, guests: reports, aggregator_away, fresh };
+        let turns = self.alarms.look(now, wall, &picture);
+        turns.into_iter().map(|(alarm, raised)| Event::Condition { alarm, raised }).collect()
+    }
+
+    fn notify(&mut self, now: Time, facts: &HostFacts, agent: &Agent, reports: &[GuestReport], fresh: bool) {
+        let number = |guest: GuestId| self.numbering.get(guest);
+        let mut notes = self.notes.alarms(now, &facts.name, agent.raised(), reports, number);
+        notes.extend(if fresh { self.notes.guests(now, reports, number) } else { self.notes.due(now) });
+        let Some(snmp) = &self.parts.snmp else { return };
+        for binds in notes {
+            if snmp.notes.try_send(binds).is_err() {
+                tracing::warn!("SNMP is behind; a notification is lost");
+            }
+        }
+        let asked = snmp.asked.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.asked, asked) != asked {
+            self.parts.demand.raise();
+        }
+    }
+
+    fn show(&mut self, host: HostId, facts: &HostFacts, agent: &Agent, reports: Vec<GuestReport>) {
+        let shown = |report: GuestReport| Shown {
+            number: self.numbering.get(report.id),
+            sample: self.samples.get(&report.id).cloned(),
+            report,
+        };
+        let shot = Arc::new(Shot {
+            host: Some(host),
+            facts: facts.clone(),
+            link: self.link,
+            heartbeats_missed: self.missed,
+            hypervisor_since: self.hypervisor_since,
+            guests_changed: self.guests_changed,
+            sample: self.sample.clone(),
+            guests: reports.into_iter().map(shown).collect(),
+            alarms: agent.raised().cloned().collect(),
+        });
+        if let Some(snmp) = &self.parts.snmp {
+            snmp.view.send_replace(Arc::new(snmp::view(&shot, &self.parts.details)));
+        }
+        self.parts.shots.send_replace(shot);
+    }
+}
+
+/// Whether there is a process to sample.
+fn runs(report: &GuestReport) -> bool {
+    use roost_protocol::guest::PowerState;
+    match report.state {
+        PowerState::Running | PowerState::Paused | PowerState::ShuttingDown | PowerState::Suspended => true,
+        PowerState::Unknown | PowerState::Off | PowerState::Crashed => false,
+    }
+}
+
+/// How often SNMP was asked.
+pub(crate) type Asked = Arc<AtomicU64>;
