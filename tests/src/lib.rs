@@ -1,4 +1,5 @@
 //! What the tests share: the simulated grid, and the real one.
 
 pub mod grid;
+pub mod memory;
 pub mod simulation;

@@ -28,8 +28,10 @@ pub use state::State;
 
 use balloon::{Change, Look};
 
-/// Between two looks when memory is short, and else.
-pub const LOOK_EVERY: (Millis, Millis) = (Millis::seconds(2), Millis::seconds(10));
+/// Between two looks; the host's own tables cost some 100 µs each time.
+pub const LOOK_EVERY: Millis = Millis::seconds(2);
+/// Between two questions to the guests' balloons while memory is short, and else; each costs some 100 µs a guest.
+const ASK_EVERY: (Millis, Millis) = (Millis::seconds(2), Millis::seconds(10));
 
 /// What to do about memory now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,8 +43,8 @@ pub struct Plan {
     pub told: Vec<MemoryAct>,
     /// Raise or clear the alarm that this host is short of memory; absent: as it was.
     pub alarm: Option<Alarm>,
-    /// When to look again.
-    pub next: Millis,
+    /// How old the guests' numbers may be at the next look.
+    pub ask_guests: Millis,
 }
 
 /// One thing to do.
@@ -69,7 +71,7 @@ pub fn plan(now: Time, sample: &Sample, policy: &MemoryPolicy, state: &mut State
     state.looked(now);
     state.ladder.climb(now, sample, &levels, policy);
     let rung = state.ladder.rung;
-    let mut plan = Plan { rung, next: LOOK_EVERY.1, ..Plan::default() };
+    let mut plan = Plan { rung, ask_guests: ASK_EVERY.1, ..Plan::default() };
     if let Some((knobs, why)) = sharing::plan(now, sample, &levels, rung, policy, &mut state.sharing) {
         let mut chain = state.ladder.why.clone();
         chain.extend(why);
@@ -90,8 +92,8 @@ pub fn plan(now: Time, sample: &Sample, policy: &MemoryPolicy, state: &mut State
     }
     plan.alarm = alarm(rung, state);
     let busy = rung >= Rung::Squeeze || state.balloons.guests.values().any(|guest| guest.asked.is_some());
-    if busy || state.sharing.busy() {
-        plan.next = LOOK_EVERY.0;
+    if busy {
+        plan.ask_guests = ASK_EVERY.0;
     }
     plan
 }

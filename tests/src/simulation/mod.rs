@@ -8,7 +8,7 @@ mod host;
 mod life;
 mod network;
 mod promise;
-mod random;
+pub(crate) mod random;
 mod world;
 
 pub use faults::Faults;

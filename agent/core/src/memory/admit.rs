@@ -51,7 +51,7 @@ impl fmt::Display for Refusal {
             Limit::Available { needed, free, from_guests } => {
                 write!(
                     f,
-                    "it needs {needed} at first, {free} are free above the reserve and guests can give {from_guests}"
+                    "it needs {needed} at first, {free} are free above the level to squeeze at, and guests can give {from_guests}"
                 )
             }
             Limit::Floors { floors, most } => {
@@ -124,18 +124,22 @@ pub fn how_many_more(sample: &Sample, policy: &MemoryPolicy, state: &State, full
 impl Room {
     fn of(sample: &Sample, policy: &MemoryPolicy, state: &State, starting: &[MiB]) -> Self {
         let levels = Levels::of(sample, policy);
-        let usable = sample.host.total - sample.host.huge - levels.reserve;
+        // What the host itself uses, with all that runs beside guests.
+        let saved = sample.ksm.as_ref().map_or(MiB(0), |ksm| ksm.saved());
+        let resident: MiB = sample.guests.values().map(|guest| guest.resident).sum();
+        let own = sample.host.total + saved - sample.host.available - resident;
+        let usable = sample.host.total - own.max(sample.host.huge) - levels.reserve;
         let begun: MiB = starting.iter().map(|full| first(*full, policy)).sum();
         let young = |guest: &&GuestMemory| guest.age < YOUNG;
         let growing: MiB =
             sample.guests.values().filter(young).map(|guest| first(guest.full, policy) - guest.resident).sum();
-        let floors = |guest: &GuestMemory| floor(guest, policy) + QEMU;
+        let floors = |guest: &GuestMemory| held(guest, policy) + QEMU;
         let starting_floors: MiB = starting.iter().map(|full| floor_of(*full, None, policy) + QEMU).sum();
         Self {
             rung: state.rung(),
             committed: committed(sample) + starting.iter().copied().sum(),
             committed_most: usable.permille(policy.overcommit_permille),
-            free: sample.host.available - levels.reserve - begun - growing,
+            free: sample.host.available - levels.squeeze - begun - growing,
             from_guests: state.can_give(sample, policy).permille(COUNTED_PERMILLE),
             floors: sample.guests.values().map(floors).sum::<MiB>() + starting_floors,
             floors_most: usable,
@@ -173,6 +177,12 @@ impl Room {
         }
         MiB(holds)
     }
+}
+
+/// What a guest can't be made to give: its floor, or all it has where it has no balloon that we may use.
+fn held(guest: &GuestMemory, policy: &MemoryPolicy) -> MiB {
+    let tells = guest.balloon.is_some_and(|balloon| balloon.told.is_some()) || guest.age < YOUNG;
+    if policy.balloons && guest.may_give() && tells { floor(guest, policy) } else { guest.full }
 }
 
 /// What a guest is expected to take at first.

@@ -6,19 +6,15 @@ use std::collections::BTreeMap;
 use roost_protocol::memory::{MemoryPolicy, Rung};
 use roost_protocol::{GuestId, MiB, Millis, Time};
 
-use super::guest::{Fares, Guest, change_least, floor, keeps, readiness};
+use super::guest::{Fares, Guest, STEP, change_least, floor, keeps, readiness};
 use super::ladder::{Ladder, Levels};
 use super::reason::Cause;
 use super::sample::{Balloon, GuestMemory, Sample};
 
-/// Part of a guest's memory taken in one step when caches have to go for it (MOM: 50 each 10 s), and when the host's
-/// reserve is touched.
-const STEP: u32 = 50;
-const STEP_URGENT: u32 = 100;
-/// Part of a guest's memory given back at once when it suffers.
-const HELP: u32 = 250;
+/// Part of a guest's memory given back at once when it suffers, and when the host is near its reserve.
+const HELP: (u32, u32) = (250, 80);
 /// Comfort lasts so long before memory is given back to all; doubles each time that was too soon, up to the longest.
-const CALM: (Millis, Millis) = (Millis::seconds(5), Millis::seconds(600));
+const CALM: (Millis, Millis) = (Millis::seconds(5), Millis::seconds(300));
 /// Squeezed again so soon after giving back to all: it was too soon.
 const TOO_SOON: Millis = Millis::seconds(600);
 /// The wait shortens again after this long without a squeeze.
@@ -58,6 +54,14 @@ pub(super) struct Look<'a> {
     pub(super) levels: &'a Levels,
     pub(super) ladder: &'a Ladder,
     pub(super) policy: &'a MemoryPolicy,
+}
+
+impl Look<'_> {
+    /// Half-way from where squeezing begins to the reserve, or past it.
+    fn urgent(&self) -> bool {
+        let middle = self.levels.reserve.0.midpoint(self.levels.squeeze.0);
+        self.sample.host.available.0 < middle || self.ladder.rung >= Rung::Refuse
+    }
 }
 
 /// What to ask guests for now.
@@ -101,15 +105,16 @@ fn help(look: Look<'_>, id: GuestId, known: &mut Guest, fares: Fares, changes: &
             let usable = told.map_or(MiB(0), |told| told.usable);
             let lacking = keeps(guest) - usable;
             // Twice what is lacking, for it goes on while we look; a quarter of what the host has is left to others.
-            let most = MiB(sample.host.available.0 / 4).max(guest.full.permille(STEP));
-            let gift = guest.full.permille(HELP).max(lacking + lacking).min(most);
+            let most = MiB(sample.host.available.0 / 4).max(guest.full.permille(STEP.0));
+            let gift =
+                guest.full.permille(if look.urgent() { HELP.1 } else { HELP.0 }).max(lacking + lacking).min(most);
             (current.max(asked.to) + gift, why)
         }
         Fares::Unknown(cause) => {
             if sample.host.available < levels.reserve || known.given_lately(now, told) || !asked.reached {
                 return;
             }
-            (current + guest.full.permille(STEP), vec![cause])
+            (current + guest.full.permille(STEP.0), vec![cause])
         }
     };
     let to = to.min(guest.full);
@@ -122,12 +127,12 @@ fn help(look: Look<'_>, id: GuestId, known: &mut Guest, fares: Fares, changes: &
 /// Takes what is wanted from those who can give, the idle ones first, by weight.
 fn squeeze(look: Look<'_>, state: &mut State, changes: &mut Vec<Change>) {
     let Look { now, sample, levels, ladder, policy } = look;
-    let step = if ladder.rung >= Rung::Refuse { STEP_URGENT } else { STEP };
+    let urgent = look.urgent();
     let can: Vec<(GuestId, MiB, u64)> = sample
         .guests
         .iter()
         .filter_map(|(id, guest)| {
-            let mib = state.guests.get(id)?.can_give(now, guest, policy, step);
+            let mib = state.guests.get(id)?.can_give(now, guest, policy, urgent);
             let score = mib.0 * readiness(guest) * 1_000 / u64::from(guest.wish.weight.max(1));
             (mib > MiB(0)).then_some((*id, mib, score.max(1)))
         })
@@ -135,7 +140,7 @@ fn squeeze(look: Look<'_>, state: &mut State, changes: &mut Vec<Change>) {
     let under_way: MiB =
         sample.guests.iter().filter_map(|(id, guest)| Some(state.guests.get(id)?.under_way(guest))).sum();
     // What will be gone before a step has its effect is wanted too.
-    let ahead = ladder.falls_within(AHEAD).min(sample.host.total.permille(STEP));
+    let ahead = ladder.falls_within(AHEAD).min(sample.host.total.permille(STEP.0));
     let aim = (levels.comfort + ahead).max(sample.host.available + MiB(1));
     let wanted = aim - sample.host.available - under_way;
     let scores: u64 = can.iter().map(|(_, _, score)| score).sum();
@@ -168,7 +173,8 @@ fn squeeze(look: Look<'_>, state: &mut State, changes: &mut Vec<Change>) {
 fn give_back(look: Look<'_>, state: &mut State, changes: &mut Vec<Change>) {
     let Look { now, sample, levels, ladder, policy } = look;
     state.forgive(now);
-    let calm = ladder.comfortable.is_some_and(|since| now.since(since) >= state.calm);
+    let taken = state.took.unwrap_or_default();
+    let calm = ladder.comfortable.is_some_and(|since| now.since(since.max(taken)) >= state.calm);
     if !calm && policy.balloons {
         return;
     }
@@ -181,29 +187,39 @@ fn give_back(look: Look<'_>, state: &mut State, changes: &mut Vec<Change>) {
     if owed == MiB(0) || spare == MiB(0) {
         return;
     }
-    for (id, guest) in &sample.guests {
-        let Some(known) = state.guests.get_mut(id).filter(|_| guest.balloon.is_some()) else { continue };
+    let mut left = spare;
+    for id in neediest_first(sample) {
+        let Some(guest) = sample.guests.get(&id) else { continue };
+        let Some(known) = state.guests.get_mut(&id).filter(|_| guest.balloon.is_some()) else { continue };
         let (mine, current) = (known.owed(guest), guest.current());
         let part = MiB((u128::from(spare.0) * u128::from(mine.0) / u128::from(owed.0)).try_into().unwrap_or(u64::MAX));
-        let part = part.min(mine);
-        if part < change_least(guest.full).min(mine) || part == MiB(0) {
+        let part = part.max(guest.full.permille(STEP.0)).min(mine);
+        if part > left || part == MiB(0) {
             continue;
         }
+        left = left - part;
         let asked = known.asked.map_or(guest.full, |asked| asked.to);
         let to = (asked + part).min(guest.full);
         known.give(now, current, to, false);
         state.gave_all = Some(now);
+        let (available, total) = (sample.host.available, sample.host.total);
         let why = vec![
-            Cause::Available {
-                available: sample.host.available,
-                total: sample.host.total,
-                level: levels.comfort,
-                name: "comfort",
-            },
+            Cause::Available { available, total, level: levels.comfort, name: "comfort" },
             Cause::Plenty { spare, owed },
         ];
-        changes.push(Change::Size { guest: *id, from: current, to, why });
+        changes.push(Change::Size { guest: id, from: current, to, why });
     }
+}
+
+/// Those with the least to spare for their programs come first; those that don't tell come last.
+fn neediest_first(sample: &Sample) -> Vec<GuestId> {
+    let part = |guest: &GuestMemory| {
+        let usable = guest.balloon.and_then(|balloon| balloon.told).map_or(guest.full, |told| told.usable);
+        usable.0.saturating_mul(1_000) / guest.full.0.max(1)
+    };
+    let mut order: Vec<(u64, GuestId)> = sample.guests.iter().map(|(id, guest)| (part(guest), *id)).collect();
+    order.sort_unstable();
+    order.into_iter().map(|(_, id)| id).collect()
 }
 
 impl State {

@@ -23,9 +23,16 @@ const PEAK_OVER: Millis = Millis::seconds(300);
 /// A guest is watched for so long before it is squeezed, and never squeezed so soon after its start.
 const WATCH: Millis = Millis::seconds(20);
 const BOOTING: Millis = Millis::seconds(120);
-/// Below these parts of its memory (and MiB) a guest is short; above, its programs keep what is free to them.
-const SHORT: (u32, MiB) = (80, MiB(32));
-const KEEP: (u32, MiB) = (150, MiB(48));
+/// Below this part of its memory, and at least and at most these, a guest is short.
+const SHORT: (u32, MiB, MiB) = (70, MiB(32), MiB(512));
+/// What its programs keep of what is free to them, and what they keep when the host itself is short.
+const KEEP: (u32, MiB, MiB) = (150, MiB(48), MiB(1_024));
+const KEEP_URGENT: (u32, MiB, MiB) = (100, MiB(40), MiB(768));
+/// Part of a guest's memory taken in one step when caches have to go for it (MOM: 50 each 10 s), and when the host is
+/// near its reserve.
+pub(super) const STEP: (u32, u32) = (50, 100);
+/// Taken at once when it is free in the guest: nobody there has to give anything up.
+const FREE_STEP: u32 = 250;
 /// Without a rescue by the guest's own driver a mistake kills its programs, so it keeps more.
 const KEEP_UNAIDED: u32 = 300;
 /// Floors below this don't boot.
@@ -47,6 +54,8 @@ pub(super) struct Guest {
     given: Option<(Time, MiB)>,
     hold: Millis,
     hold_until: Time,
+    /// Given without need: not taken again before this, unless it is urgent.
+    rest_until: Time,
     deaf_until: Time,
     peak: [MiB; 2],
     peak_at: Time,
@@ -97,6 +106,7 @@ impl Guest {
             given: None,
             hold: HOLD.0,
             hold_until: now,
+            rest_until: now,
             deaf_until: now,
             peak: [MiB(0); 2],
             peak_at: now,
@@ -183,40 +193,45 @@ impl Guest {
         why
     }
 
-    /// What could be taken from it now in one step; zero while it may not be touched.
-    pub(super) fn can_give(&self, now: Time, guest: &GuestMemory, policy: &MemoryPolicy, step_permille: u32) -> MiB {
+    /// What could be taken from it now in one step; zero while it may not be touched. `urgent`: the host itself is near its
+    /// reserve, so a guest keeps only what keeps it from suffering.
+    pub(super) fn can_give(&self, now: Time, guest: &GuestMemory, policy: &MemoryPolicy, urgent: bool) -> MiB {
         let Some(told) = guest.balloon.and_then(|balloon| balloon.told) else { return MiB(0) };
-        if !self.may_be_squeezed(now, guest, told) {
+        if !self.may_be_squeezed(now, guest, told, urgent) {
             return MiB(0);
         }
-        let (keeps, current) = (keeps(guest), guest.current());
-        let free = (told.unused - keeps).min(guest.full.permille(FREE_STEP));
-        let step = free.max(guest.full.permille(step_permille));
-        let most = self.most(guest, told, policy).min(step);
-        if most < change_least(guest.full) { MiB(0) } else { most.min(current) }
+        let free = (told.unused - keeps(guest)).min(guest.full.permille(FREE_STEP));
+        let step = free.max(guest.full.permille(if urgent { STEP.1 } else { STEP.0 }));
+        let most = self.most(guest, told, policy, urgent).min(step);
+        if most < change_least(guest.full) { MiB(0) } else { most }
     }
 
     /// What could be taken from it in many steps.
     pub(super) fn can_give_in_all(&self, now: Time, guest: &GuestMemory, policy: &MemoryPolicy) -> MiB {
         match guest.balloon.and_then(|balloon| balloon.told) {
-            Some(told) if self.may_be_squeezed(now, guest, told) => self.most(guest, told, policy),
+            Some(told) if self.may_be_squeezed(now, guest, told, false) => self.most(guest, told, policy, false),
             Some(_) | None => MiB(0),
         }
     }
 
-    fn most(&self, guest: &GuestMemory, told: Told, policy: &MemoryPolicy) -> MiB {
-        let (keeps, current) = (keeps(guest), guest.current());
+    fn most(&self, guest: &GuestMemory, told: Told, policy: &MemoryPolicy, urgent: bool) -> MiB {
+        let current = guest.current();
+        let above_floor = current - floor(guest, policy);
+        if urgent {
+            return (told.usable - part(guest.full, KEEP_URGENT)).min(above_floor);
+        }
+        let keeps = keeps(guest);
         let by_peak = current - (self.peak() + MiB(keeps.0 / 2));
-        (told.usable - keeps).min(by_peak).min(current - floor(guest, policy))
+        (told.usable - keeps).min(by_peak).min(above_floor)
     }
 
-    fn may_be_squeezed(&self, now: Time, guest: &GuestMemory, told: Told) -> bool {
+    fn may_be_squeezed(&self, now: Time, guest: &GuestMemory, told: Told, urgent: bool) -> bool {
+        let rested = now.since(self.known_since) >= WATCH && now >= self.rest_until;
         let settled = self.asked.is_none_or(|asked| asked.reached && told.age < now.since(asked.at));
-        guest.ours
-            && guest.wish.squeeze
+        guest.may_give()
             && told.age <= FRESH
             && guest.age >= BOOTING
-            && now.since(self.known_since) >= WATCH
+            && (rested || urgent)
             && now >= self.hold_until
             && now >= self.deaf_until
             && settled
@@ -259,8 +274,11 @@ impl Guest {
             let hold = if regret { self.hold.0.saturating_mul(2) } else { self.hold.0 / 2 };
             self.hold = Millis(hold.clamp(HOLD.0.0, HOLD.1.0));
         }
-        let hold = if in_need { self.hold } else { HOLD.0 };
-        self.hold_until = self.hold_until.max(now + hold);
+        if in_need {
+            self.hold_until = now + self.hold;
+        } else {
+            self.rest_until = now + HOLD.0;
+        }
     }
 
     /// It got memory so lately that it has not told of it yet.
@@ -274,13 +292,10 @@ impl Guest {
     }
 }
 
-/// Taken at once when it is free in the guest: nobody there has to give anything up.
-const FREE_STEP: u32 = 250;
-
 /// What its programs keep of what is free to them.
 pub(super) fn keeps(guest: &GuestMemory) -> MiB {
     let permille = if guest.rescue { KEEP.0 } else { KEEP_UNAIDED };
-    part(guest.full, (permille, KEEP.1))
+    part(guest.full, (permille, KEEP.1, KEEP.2))
 }
 
 /// It is never squeezed below this.
@@ -308,7 +323,7 @@ fn tolerance(full: MiB) -> MiB {
     full.permille(10).max(MiB(2))
 }
 
-/// The larger of a part of its memory and a fixed amount, but never more than a third of it.
-fn part(full: MiB, (permille, least): (u32, MiB)) -> MiB {
-    full.permille(permille).max(least).min(MiB(full.0 / 3))
+/// A part of its memory within bounds, and never more than a third of it.
+fn part(full: MiB, (permille, least, most): (u32, MiB, MiB)) -> MiB {
+    full.permille(permille).clamp(least, most).min(MiB(full.0 / 3))
 }

@@ -153,6 +153,12 @@ impl GuestMemory {
         self.balloon.map_or(self.full, |balloon| balloon.current)
     }
 
+    /// Whether anything may be taken from it. Without a rescue by its own driver a sudden need kills its programs: only
+    /// where its owner named a floor.
+    pub fn may_give(&self) -> bool {
+        self.ours && self.wish.squeeze && (self.rescue || self.wish.floor_mib.is_some())
+    }
+
     /// What it uses for good: all it has less what its programs could still have.
     pub fn used(&self) -> Option<MiB> {
         let balloon = self.balloon?;

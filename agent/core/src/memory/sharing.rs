@@ -140,14 +140,6 @@ impl State {
         self.found.get_or_insert(found);
     }
 
-    /// Whether there is something to judge soon.
-    pub(super) fn busy(&self) -> bool {
-        match self.phase {
-            Phase::Burst { .. } => true,
-            Phase::Left | Phase::Keep { .. } | Phase::Rest { .. } => false,
-        }
-    }
-
     fn measure(&mut self, now: Time, ksm: &Ksm) {
         if let (Some(cpu), Some((at, before))) = (ksm.cpu, self.rate) {
             let (spent, span) = (cpu.0.saturating_sub(before.0), now.since(at).0.max(1));

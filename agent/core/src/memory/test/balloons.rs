@@ -19,6 +19,8 @@ fn only_guests_that_may_and_that_told_lately_are_squeezed() {
     assert_eq!(told(|one| one.ours = false), 0);
     assert_eq!(told(|one| one.wish.squeeze = false), 0);
     assert_eq!(told(|one| one.age = Millis::seconds(60)), 0, "it boots");
+    assert_eq!(told(|one| one.rescue = false), 0, "a mistake would kill its programs");
+    assert_eq!(told(|one| (one.rescue, one.wish.floor_mib) = (false, Some(MiB(600)))), 1, "its owner named a floor");
     assert_eq!(told(|one| one.balloon = None), 0);
     assert_eq!(told(|one| one.balloon.as_mut().unwrap().told = None), 0);
     assert_eq!(told(|one| one.balloon.as_mut().unwrap().told.as_mut().unwrap().age = Millis::seconds(26)), 0);
@@ -30,7 +32,7 @@ fn a_guest_keeps_what_it_uses_and_what_it_peaked_at() {
     let policy = MemoryPolicy::default();
     let busy = sample(16_000, vec![guest(1_024, 800)]);
     let mut state = watched(&busy, &policy);
-    let idle = sample(2_000, vec![guest(1_024, 100)]);
+    let idle = sample(3_000, vec![guest(1_024, 100)]);
     let taken = sizes(&plan(NOW, &idle, &policy, &mut state));
     assert!(taken[&id(1)].1 >= MiB(800), "{taken:?}");
 }
@@ -162,26 +164,28 @@ fn a_foreign_guest_keeps_the_size_it_was_given() {
 }
 
 #[test]
-fn the_dead_mans_rule_gives_all_back_and_never_out_of_the_reserve() {
-    let policy = MemoryPolicy::default();
-    let full = MiB(1_024);
-    let mut owed: BTreeMap<GuestId, deadman::Owed> =
-        (1..=4).map(|number| (id(number), deadman::Owed { current: MiB(440), full })).collect();
-    let mut steps = 0;
+fn the_dead_mans_rule_gives_all_back_and_leaves_the_host_what_it_needs() {
+    let (policy, full) = (MemoryPolicy::default(), MiB(1_024));
+    let squeezed = |current| deadman::Owed { current: MiB(current), full };
+    let mut owed: BTreeMap<GuestId, deadman::Owed> = (1..=4).map(|number| (id(number), squeezed(440))).collect();
+    let (mut rule, mut now) = (deadman::DeadMan::default(), NOW);
     while owed.values().any(|owed| owed.current < owed.full) {
-        steps += 1;
-        for (guest, size) in deadman::give_back(&host(4_000), &policy, &owed) {
+        for (guest, size) in rule.give_back(now, &host(6_000), &policy, &owed) {
             owed.get_mut(&guest).unwrap().current = size;
         }
+        now = now + deadman::STEP_EVERY;
     }
-    assert!(steps <= 4, "{steps} steps of 2 s");
-    let poor = BTreeMap::from([
-        (id(1), deadman::Owed { current: MiB(500), full }),
-        (id(2), deadman::Owed { current: MiB(400), full }),
-    ]);
-    let only_neediest = deadman::give_back(&host(700), &policy, &poor);
-    assert_eq!(only_neediest.keys().collect::<Vec<_>>(), [&id(2)]);
-    assert!(deadman::give_back(&host(300), &policy, &poor).is_empty());
-    assert!(deadman::dead(NOW, NOW, false) && deadman::dead(NOW + deadman::SILENCE, NOW, true));
-    assert!(!deadman::dead(NOW + Millis(29_999), NOW, true));
+    assert!(now.since(NOW) <= Millis::seconds(10), "{:?}", now.since(NOW));
+    let poor = BTreeMap::from([(id(1), squeezed(500)), (id(2), squeezed(400))]);
+    let mut rule = deadman::DeadMan::default();
+    let neediest = rule.give_back(NOW, &host(3_500), &policy, &poor);
+    assert_eq!(neediest, BTreeMap::from([(id(2), MiB(400 + 224))]), "3,276 MiB stay with the host");
+    assert!(rule.give_back(NOW + deadman::STEP_EVERY, &host(3_500), &policy, &poor).is_empty(), "not yet used");
+}
+
+#[test]
+fn an_agent_is_dead_when_it_hangs_or_does_not_come_back() {
+    let later = |ms| NOW + Millis(ms);
+    assert!(!deadman::dead(later(29_999), NOW, None) && deadman::dead(later(30_000), NOW, None));
+    assert!(!deadman::dead(later(4_999), NOW, Some(NOW)) && deadman::dead(later(5_000), NOW, Some(NOW)));
 }
