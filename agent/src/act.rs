@@ -10,6 +10,7 @@ pub(crate) mod import;
 #[allow(dead_code, reason = "as above")]
 pub(crate) mod nbd;
 pub(crate) mod place;
+pub(crate) mod points;
 #[cfg(test)]
 mod test;
 pub(crate) mod xml;

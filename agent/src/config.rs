@@ -114,6 +114,10 @@ pub(crate) struct Config {
     pub(crate) images_dir: Option<PathBuf>,
     /// Disks of guests made here, a folder each; `<state_dir>/guests` unless set.
     pub(crate) guests_dir: Option<PathBuf>,
+    /// The host's own store of restore points; `<state_dir>/backups` unless set.
+    pub(crate) backups_dir: Option<PathBuf>,
+    /// Folders that copies of points may go to: mounts of NFS or SMB, or other disks.
+    pub(crate) backup_targets: Vec<PathBuf>,
     /// Address of the aggregator, HOST or HOST:PORT. Without one the agent works alone.
     pub(crate) aggregator: Option<String>,
     /// Name of this host in the grid; the machine's host name unless set.
@@ -135,11 +139,13 @@ pub(crate) struct Config {
 }
 
 /// All keys of the file, for suggestions; a test holds them to the struct.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 15] = [
     "libvirt_uri",
     "state_dir",
     "images_dir",
     "guests_dir",
+    "backups_dir",
+    "backup_targets",
     "aggregator",
     "name",
     "join_token_file",
@@ -158,6 +164,8 @@ impl Default for Config {
             state_dir: "/var/lib/roost".into(),
             images_dir: None,
             guests_dir: None,
+            backups_dir: None,
+            backup_targets: Vec::new(),
             aggregator: None,
             name: None,
             join_token_file: None,
@@ -252,6 +260,11 @@ impl Config {
     /// Where guests' own folders lie.
     pub(crate) fn guests(&self) -> PathBuf {
         self.guests_dir.clone().unwrap_or_else(|| self.state_dir.join("guests"))
+    }
+
+    /// Where the host's restore points lie.
+    pub(crate) fn backups(&self) -> PathBuf {
+        self.backups_dir.clone().unwrap_or_else(|| self.state_dir.join("backups"))
     }
 
     /// Where key and certificates lie.

@@ -19,16 +19,17 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use roost_agent_core::Agent;
-use roost_protocol::Millis;
+use roost_agent_core::{Agent, Event};
 use roost_protocol::enrol::JoinToken;
 use roost_protocol::host::Virtualization;
 use roost_protocol::transport;
+use roost_protocol::{HostId, Millis};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use act::domain::Workers;
+use act::domain::{Slot, Workers};
 use act::place::Place;
+use act::points::Points;
 use act::xml::Accelerator;
 use config::{Arguments, Command, Config, SnmpCommand};
 use driver::Driver;
@@ -112,7 +113,8 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let watcher =
         Watcher::start(&config.libvirt_uri, new_boot.is_some(), facts.clone(), changed.clone(), sender.clone())?;
     samples::start(&[config.state_dir.clone(), config.guests()], changed, watcher.hypervisor(), sender.clone())?;
-    let workers = Workers::new(watcher.hypervisor(), place, accelerator, sender);
+    let points = points(&config, host, watcher.hypervisor(), &sender).await?;
+    let workers = Workers::new(watcher.hypervisor(), place, accelerator, points, sender);
     let aggregator = aggregator.or_else(|| config.aggregator.clone());
     let (demand, began) = (detail::Demand::new(), std::time::Instant::now());
     let details = details::start(watcher.hypervisor(), demand.clone())?;
@@ -122,6 +124,50 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
         .run()
         .await;
     Ok(())
+}
+
+/// The host's store of restore points. Without it guests are looked after all the same, and an alarm says why.
+async fn points(
+    config: &Config,
+    host: HostId,
+    mut hypervisor: Slot,
+    events: &mpsc::Sender<Event>,
+) -> anyhow::Result<Option<Points>> {
+    let (folder, scratch) = (config.backups(), config.state_dir.join("scratch"));
+    let opened = files::make_folder(&folder, 0o700)
+        .and_then(|()| files::make_folder(&scratch, 0o711))
+        .map_err(|error| format!("make {} and {}: {error}", folder.display(), scratch.display()))
+        .and_then(|()| {
+            let opened =
+                Points::open(&folder, scratch, host, &config.host_name().unwrap_or_default(), &config.backup_targets);
+            opened.map_err(|error| format!("{error:#}"))
+        });
+    let points = match opened {
+        Ok(points) => points,
+        Err(why) => {
+            tracing::error!(why, "no backups are made");
+            events.send(Event::StoreAway { why }).await?;
+            return Ok(None);
+        }
+    };
+    events.send(Event::StoreOpened { points: points.all() }).await?;
+    let store = points.store.clone();
+    tokio::spawn(observe::room::watch(folder, move || store.usage().stored_bytes, events.clone()));
+    let tidy = points.clone();
+    tokio::spawn(async move {
+        // Each time libvirt is there: what a dead agent left of a backup is taken off its guest.
+        loop {
+            let current = hypervisor.borrow_and_update().clone();
+            if let Some(current) = current {
+                let tidy = tidy.clone();
+                let _ended = tokio::task::spawn_blocking(move || tidy.tidy(&current)).await;
+            }
+            if hypervisor.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(Some(points))
 }
 
 /// The two questions, where they were not answered on the command line.

@@ -7,5 +7,6 @@ mod hardware;
 mod ksm;
 pub(crate) mod libvirt;
 pub(crate) mod proc;
+pub(crate) mod room;
 pub(crate) mod samples;
 pub(crate) mod translate;

@@ -1,8 +1,9 @@
-//! Tasks become calls to libvirt. Each runs on a thread of its own kind, counted; a call that hangs is given up and
+//! Tasks become calls to libvirt, or work on points. Each runs on a thread of its own kind, counted; a call that hangs is given up and
 //! holds up nothing but its own guest.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use roost_agent_core::{Event, Made, Task, TaskId, TaskResult};
@@ -13,12 +14,15 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::create::Maker;
 use super::failure;
 use super::place::Place;
+use super::points::{Hands, Points};
 use super::xml::Accelerator;
 
 /// Calls to libvirt at a time; its daemon serves 20 by default.
 const SHORT: usize = 6;
 /// Guests being made at a time: disks are the limit.
 const LONG: usize = 2;
+/// Tasks about points at a time; the core begins few. A target that hangs holds one of them.
+const POINTS: usize = 8;
 /// Tasks that may wait; a host reports at most 512 guests with one task each.
 const WAITING: usize = 1_024;
 /// Threads that may hang before new tasks are refused.
@@ -27,6 +31,8 @@ const HANGING: usize = 24;
 const SHORT_LIMIT: Duration = Duration::from_secs(60);
 /// Making or removing a guest with large disks.
 const LONG_LIMIT: Duration = Duration::from_secs(4 * 3_600);
+/// A first backup, a restore or a verification of large disks, or its copy over a thin line.
+const POINTS_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 
 /// The connection to libvirt while there is one.
 pub(crate) type Slot = watch::Receiver<Option<Arc<Hypervisor>>>;
@@ -37,6 +43,9 @@ pub(crate) struct Workers {
     tools: Arc<Tools>,
     short: Arc<Semaphore>,
     long: Arc<Semaphore>,
+    points: Arc<Semaphore>,
+    /// Set for tasks that nobody waits for any more.
+    unwanted: Arc<Mutex<HashMap<TaskId, Arc<AtomicBool>>>>,
     waiting: Arc<AtomicUsize>,
     events: mpsc::Sender<Event>,
 }
@@ -46,47 +55,58 @@ struct Tools {
     slot: Slot,
     place: Place,
     accelerator: Accelerator,
+    /// Absent where the host's store can't be used.
+    points: Option<Points>,
     threads: AtomicUsize,
 }
 
 impl Workers {
     /// Workers that report to `events`.
-    pub(crate) fn new(slot: Slot, place: Place, accelerator: Accelerator, events: mpsc::Sender<Event>) -> Self {
-        let tools = Arc::new(Tools { slot, place, accelerator, threads: AtomicUsize::new(0) });
-        let (short, long) = (Arc::new(Semaphore::new(SHORT)), Arc::new(Semaphore::new(LONG)));
-        Self { tools, short, long, waiting: Arc::new(AtomicUsize::new(0)), events }
+    pub(crate) fn new(
+        slot: Slot,
+        place: Place,
+        accelerator: Accelerator,
+        points: Option<Points>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        let tools = Arc::new(Tools { slot, place, accelerator, points, threads: AtomicUsize::new(0) });
+        let lane = |size| Arc::new(Semaphore::new(size));
+        let (short, long, points) = (lane(SHORT), lane(LONG), lane(POINTS));
+        Self { tools, short, long, points, unwanted: Arc::default(), waiting: Arc::new(AtomicUsize::new(0)), events }
     }
 
     /// Begins a task; returns at once. Its end comes as [`Event::Finished`].
     pub(crate) fn run(&self, task: TaskId, what: Task) {
         let (lane, limit) = match &what {
-            Task::Create { .. }
-            | Task::Delete { .. }
-            | Task::CleanUp { .. }
-            | Task::Backup { .. }
+            Task::Create { .. } | Task::Delete { .. } | Task::CleanUp { .. } => (self.long.clone(), LONG_LIMIT),
+            Task::Backup { .. }
             | Task::Ship { .. }
             | Task::Restore { .. }
             | Task::Pull { .. }
             | Task::Verify { .. }
             | Task::Prune { .. }
-            | Task::Prove { .. } => (self.long.clone(), LONG_LIMIT),
+            | Task::Pin { .. }
+            | Task::Prove { .. } => (self.points.clone(), POINTS_LIMIT),
             Task::Import { .. }
             | Task::Start { .. }
             | Task::Shutdown { .. }
             | Task::ForceOff { .. }
             | Task::Pause { .. }
             | Task::Resume { .. }
-            | Task::Pin { .. }
             | Task::Reset { .. } => (self.short.clone(), SHORT_LIMIT),
         };
         let (tools, events, waiting) = (self.tools.clone(), self.events.clone(), self.waiting.clone());
+        let flag = Arc::new(AtomicBool::new(false));
+        let all = self.unwanted.clone();
+        flags(&all).insert(task, flag.clone());
         let crowded = waiting.fetch_add(1, Ordering::Relaxed) >= WAITING;
         tokio::spawn(async move {
             let result = match (crowded, lane.acquire().await) {
-                (false, Ok(_permit)) => in_time(tools, task, what, limit, &events).await,
+                (false, Ok(_permit)) => in_time(tools, task, what, limit, &flag, &events).await,
                 (true, _) | (false, Err(_)) => Err(failure(FailureCode::Busy, "too many tasks wait on this host")),
             };
             waiting.fetch_sub(1, Ordering::Relaxed);
+            flags(&all).remove(&task);
             // Nobody listens any more only when the agent ends.
             let _ = events.send(Event::Finished { task, result }).await;
         });
@@ -94,11 +114,19 @@ impl Workers {
 }
 
 impl Workers {
-    /// Asks a task to end soon. Nothing that runs today can be asked.
-    #[expect(clippy::unused_self, reason = "backup workers will be asked here")]
+    /// Asks a task to end soon.
     pub(crate) fn cancel(&self, task: TaskId) {
-        tracing::info!(task = task.0, "cancel");
+        if let Some(flag) = flags(&self.unwanted).get(&task) {
+            flag.store(true, Ordering::Relaxed);
+        }
     }
+}
+
+/// The map is whole after every change, so a thread that died in one leaves it usable.
+fn flags(
+    unwanted: &Mutex<HashMap<TaskId, Arc<AtomicBool>>>,
+) -> std::sync::MutexGuard<'_, HashMap<TaskId, Arc<AtomicBool>>> {
+    unwanted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn in_time(
@@ -106,13 +134,13 @@ async fn in_time(
     task: TaskId,
     what: Task,
     limit: Duration,
+    unwanted: &Arc<AtomicBool>,
     events: &mpsc::Sender<Event>,
 ) -> TaskResult {
     if tools.threads.fetch_add(1, Ordering::Relaxed) >= HANGING {
         tools.threads.fetch_sub(1, Ordering::Relaxed);
         return Err(failure(FailureCode::Busy, "too many calls to libvirt hang on this host"));
     }
-    let unwanted = Arc::new(AtomicBool::new(false));
     let (flag, events) = (unwanted.clone(), events.clone());
     let work = tokio::task::spawn_blocking(move || {
         let tell = |percent: u32, step: &str| {
@@ -156,7 +184,11 @@ impl Tools {
             | Task::Verify { .. }
             | Task::Prune { .. }
             | Task::Pin { .. }
-            | Task::Prove { .. } => return Err(failure(FailureCode::Unsupported, "this host has no backup store")),
+            | Task::Prove { .. } => {
+                let none = || failure(FailureCode::Unsupported, "this host has no backup store: see its alarms");
+                let hands = Hands { hypervisor: &hypervisor, unwanted, tell };
+                return self.points.as_ref().ok_or_else(none)?.carry_out(what, &hands);
+            }
             Task::Start { .. } => hypervisor.start(&uuid),
             Task::Shutdown { .. } => hypervisor.shutdown(&uuid, ShutdownMode::Default),
             Task::ForceOff { .. } => hypervisor.force_off(&uuid, ForceOff::Kill),

@@ -33,7 +33,7 @@ impl Rig {
         let (slot, receiver) = watch::channel(Some(hypervisor.clone()));
         let place = Place::open(&dir.path().join("images"), &dir.path().join("guests")).unwrap();
         let (sender, events) = mpsc::channel(64);
-        let workers = Workers::new(receiver, place.clone(), Accelerator::Tcg, sender);
+        let workers = Workers::new(receiver, place.clone(), Accelerator::Tcg, None, sender);
         Some(Self { dir, hypervisor, _slot: slot, workers, events, place })
     }
 

@@ -1,0 +1,181 @@
+//! What is done with restore points: making them in the host's store, verifying, pinning, removing them, and bringing
+//! them to folders. The store itself is a crate of its own; here are its doors for tasks.
+
+mod pace;
+mod set;
+mod ship;
+#[cfg(test)]
+mod test;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use roost_agent_core::event::BackupOrder;
+use roost_agent_core::{Made, Task, TaskResult};
+use roost_libvirt::Hypervisor;
+use roost_protocol::backup::{BackupSummary, Damage, Target};
+use roost_protocol::operation::{Failure, FailureCode};
+use roost_protocol::{GuestId, HostId, PointId};
+use roost_store::{Budget, Options, Progress, Scope, Store, StoreError};
+
+use self::set::StoreSet;
+use super::backup::scratch::Scratch;
+use super::backup::{Backup, Wish, tidy};
+use super::failure;
+
+/// Bytes of layers that one guest's backup may take.
+const SCRATCH_CAP: u64 = 8 << 30;
+/// Held back for the end of a backup when the disk is full.
+const SCRATCH_RESERVE: u64 = 16 << 20;
+/// Longest that a guest's backup may read; then it is given up and the guest is freed.
+const LONGEST: Duration = Duration::from_secs(4 * 3_600);
+/// Time that one removal of points spends on giving room back; the next one goes on.
+const COLLECT: Budget = Budget { bytes: 1 << 30, time: Duration::from_secs(60) };
+
+/// The host's points and where they are made.
+#[derive(Clone, Debug)]
+pub(crate) struct Points {
+    pub(crate) store: Store,
+    scratch: Arc<Scratch>,
+    host: HostId,
+    host_name: Arc<str>,
+    /// Folders that targets may lie in.
+    allowed: Arc<[PathBuf]>,
+}
+
+/// What a task of points is given beside itself.
+pub(crate) struct Hands<'a> {
+    pub(crate) hypervisor: &'a Arc<Hypervisor>,
+    pub(crate) unwanted: &'a AtomicBool,
+    pub(crate) tell: &'a dyn Fn(u32, &str),
+}
+
+impl Points {
+    /// Opens the host's store in `folder`, which is made where it is not there.
+    pub(crate) fn open(
+        folder: &Path,
+        scratch: PathBuf,
+        host: HostId,
+        host_name: &str,
+        allowed: &[PathBuf],
+    ) -> Result<Self, StoreError> {
+        let store = Store::open(folder, Options::default())?;
+        let (cap, reserve, longest) = (SCRATCH_CAP, SCRATCH_RESERVE, LONGEST);
+        let scratch = Arc::new(Scratch { folder: scratch, cap, reserve, longest, read_speed: 0 });
+        Ok(Self { store, scratch, host, host_name: host_name.into(), allowed: allowed.into() })
+    }
+
+    /// All points that can be read, as the core knows them.
+    pub(crate) fn all(&self) -> Vec<BackupSummary> {
+        self.store.points().iter().map(|summary| set::told(summary, self.host)).collect()
+    }
+
+    /// Frees guests from layers that a dead agent left.
+    pub(crate) fn tidy(&self, hypervisor: &Arc<Hypervisor>) {
+        tidy::all(hypervisor, &self.scratch);
+    }
+
+    /// Carries out one of the tasks about points.
+    pub(crate) fn carry_out(&self, what: &Task, hands: &Hands<'_>) -> TaskResult {
+        match what {
+            Task::Backup { guest, order } => self.back_up(*guest, order, hands),
+            Task::Verify { guest, point } => self.verify(*guest, *point, hands),
+            Task::Pin { point, pinned, .. } => {
+                let done = self.store.set_pinned(*point, *pinned);
+                done.map(|()| Made::Nothing).map_err(|error| store_failure("pin the point", &error))
+            }
+            Task::Prune { at: Target::Local, remove, .. } => prune(&self.store, remove),
+            Task::Prune { at: Target::Directory { path, key: None }, remove, .. } => {
+                prune(&ship::open(&self.allowed, path)?, remove)
+            }
+            Task::Ship { point, to: Target::Directory { path, key: None }, bandwidth, .. } => {
+                let to = ship::open(&self.allowed, path)?;
+                ship::ship(&self.store, &to, *point, *bandwidth, hands.unwanted, hands.tell)?;
+                Ok(Made::Shipped { point: *point, to: Target::Directory { path: path.clone(), key: None } })
+            }
+            Task::Ship { .. } | Task::Prune { .. } => {
+                Err(failure(FailureCode::Unsupported, "copies on other hosts, and encrypted ones, are not there yet"))
+            }
+            Task::Restore { .. } | Task::Pull { .. } | Task::Prove { .. } => {
+                Err(failure(FailureCode::Unsupported, "this agent can't restore points yet"))
+            }
+            Task::Create { .. }
+            | Task::Import { .. }
+            | Task::Start { .. }
+            | Task::Shutdown { .. }
+            | Task::ForceOff { .. }
+            | Task::Pause { .. }
+            | Task::Resume { .. }
+            | Task::Reset { .. }
+            | Task::Delete { .. }
+            | Task::CleanUp { .. } => Err(failure(FailureCode::Internal, "no task about points")),
+        }
+    }
+
+    fn back_up(&self, guest: GuestId, order: &BackupOrder, hands: &Hands<'_>) -> TaskResult {
+        let work =
+            Backup { hypervisor: hands.hypervisor, scratch: &self.scratch, unwanted: hands.unwanted, tell: hands.tell };
+        let set = StoreSet { store: &self.store, guest, host: self.host, host_name: &self.host_name, order };
+        let point = work.run(guest, Wish { freeze: order.freeze, full: order.full, way: None }, &set)?;
+        let kept = |error| store_failure("look at the new point", &error);
+        if order.pin {
+            self.store.set_pinned(point, true).map_err(kept)?;
+        }
+        let summary = self.store.manifest(point).map_err(kept)?.summary();
+        Ok(Made::Point(Box::new(set::told(&summary, self.host))))
+    }
+
+    fn verify(&self, guest: GuestId, point: Option<PointId>, hands: &Hands<'_>) -> TaskResult {
+        let scope = point.map_or(Scope::Guest(guest), Scope::Point);
+        let mut watcher = |progress: Progress| {
+            let percent = progress.points_done.saturating_mul(100) / progress.points.max(1);
+            (hands.tell)(u32::try_from(percent.min(99)).unwrap_or(99), "reading and comparing");
+            if hands.unwanted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let found = self.store.verify(scope, &mut watcher);
+        let damages: Vec<Damage> = found.map_err(|error| store_failure("verify", &error))?;
+        if hands.unwanted.load(Ordering::Relaxed) {
+            return Err(failure(FailureCode::Cancelled, "verification was cancelled"));
+        }
+        Ok(Made::Verified { damages })
+    }
+}
+
+/// Points that are not there are none to worry about.
+fn prune(store: &Store, remove: &[PointId]) -> TaskResult {
+    let mut removed = Vec::new();
+    for point in remove {
+        match store.remove(*point) {
+            Ok(()) | Err(StoreError::UnknownPoint(_)) => removed.push(*point),
+            Err(error) => return Err(store_failure("remove a point", &error)),
+        }
+    }
+    let collected = store.collect(COLLECT).map_err(|error| store_failure("give room back", &error))?;
+    if let Some(why) = collected.blocked {
+        tracing::warn!(why, "no room is given back before the store is healed: verify, and remove what is damaged");
+    }
+    Ok(Made::Pruned { removed, freed: collected.freed_bytes })
+}
+
+/// The store's "no" in the words that travel.
+pub(crate) fn store_failure(tried: &str, error: &StoreError) -> Failure {
+    let code = match error {
+        StoreError::UnknownPoint(_) | StoreError::UnknownName { .. } => FailureCode::NotFound,
+        StoreError::Full { .. } => FailureCode::NoSpace,
+        StoreError::Refused(_) => FailureCode::Invalid,
+        StoreError::Busy { .. } => FailureCode::Busy,
+        StoreError::Io { .. }
+        | StoreError::NotAStore { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::Missing(_)
+        | StoreError::NoKey { .. }
+        | StoreError::Lie(_)
+        | StoreError::Poisoned
+        | StoreError::Worker(_) => FailureCode::Internal,
+    };
+    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+    failure(code, format!("{tried}: {error}{cause}"))
+}

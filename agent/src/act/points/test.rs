@@ -1,0 +1,106 @@
+//! Points are made, copied, checked and removed as the tasks ask; no guest is needed.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use roost_protocol::backup::{Consistency, Why};
+use roost_protocol::{PointId, Stamp};
+
+use super::*;
+use crate::act::backup::sink::{Facts, Set};
+
+const HOST: HostId = HostId::from_u128(1);
+const GUEST: GuestId = GuestId::from_u128(2);
+const SIZE: u64 = 1 << 20;
+
+fn points(folder: &Path, allowed: &[PathBuf]) -> Points {
+    Points::open(&folder.join("store"), folder.join("scratch"), HOST, "h1", allowed).unwrap()
+}
+
+/// One point whose disk begins with this byte, block by block.
+fn make(points: &Points, byte: u8, moment: u64) -> PointId {
+    let order = BackupOrder { why: Why::Command, note: "n".repeat(400), ..BackupOrder::default() };
+    let set = StoreSet { store: &points.store, guest: GUEST, host: HOST, host_name: "h1", order: &order };
+    let mut sink = set.draft(set.newest()).unwrap();
+    let mut disk = sink.disk("vda", SIZE).unwrap();
+    disk.write(0, &[byte; 8192]).unwrap();
+    disk.close().unwrap();
+    sink.file(crate::act::backup::MARK, format!("mark-{byte}").as_bytes()).unwrap();
+    let (moment, consistency) = (Stamp(moment), Consistency::Filesystem);
+    sink.finish(Facts { moment, guest_name: "web".into(), consistency, note: String::new() }).unwrap()
+}
+
+fn first_block(store: &Store, point: PointId) -> Vec<u8> {
+    let mut block = vec![0; 4096];
+    store.disk(point, "vda").unwrap().read_at(0, &mut block).unwrap();
+    block
+}
+
+fn ship_to(points: &Points, point: PointId, path: &Path, unwanted: bool) -> Result<(), Failure> {
+    let to = ship::open(&points.allowed, path.to_str().unwrap())?;
+    let steps = RefCell::new(0);
+    let tell = |_: u32, _: &str| *steps.borrow_mut() += 1;
+    ship::ship(&points.store, &to, point, None, &AtomicBool::new(unwanted), &tell)
+}
+
+#[test]
+fn the_newest_point_and_its_mark_are_found_again_and_lists_say_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = points(folder.path(), &[]);
+    let (first, second) = (make(&kept, 1, 10), make(&kept, 2, 20));
+    let order = BackupOrder::default();
+    let set = StoreSet { store: &kept.store, guest: GUEST, host: HOST, host_name: "h1", order: &order };
+    assert_eq!(set.newest(), Some(second));
+    assert_eq!(set.marks().unwrap(), [(second, "mark-2".to_owned()), (first, "mark-1".to_owned())]);
+    let all = kept.all();
+    let told = all.iter().find(|point| point.point == second).unwrap();
+    assert_eq!((told.guest, told.origin, told.parent, told.started), (GUEST, HOST, Some(first), Stamp(20)));
+    assert_eq!((told.why, told.consistency, told.size), (Why::Command, Consistency::Filesystem, SIZE));
+    assert_eq!(told.note.len(), roost_protocol::backup::SENTENCE);
+}
+
+#[test]
+fn a_copy_in_a_folder_outlives_the_point_and_a_second_one_takes_little() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("nas");
+    let kept = points(folder.path(), std::slice::from_ref(&target));
+    let (first, second) = (make(&kept, 1, 10), make(&kept, 2, 20));
+    ship_to(&kept, first, &target, false).unwrap();
+    ship_to(&kept, second, &target, false).unwrap();
+    ship_to(&kept, second, &target, false).unwrap();
+    prune(&kept.store, &[first, second, first]).unwrap();
+    assert_eq!(kept.all(), []);
+    let copy = Store::open(&target, Options { read_only: true, ..Options::default() }).unwrap();
+    assert_eq!((first_block(&copy, first)[0], first_block(&copy, second)[0]), (1, 2));
+}
+
+#[test]
+fn a_cancelled_copy_is_no_point_and_goes_on_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("nas");
+    let kept = points(folder.path(), std::slice::from_ref(&target));
+    let point = make(&kept, 7, 10);
+    assert_eq!(ship_to(&kept, point, &target, true).unwrap_err().code, FailureCode::Cancelled);
+    assert_eq!(ship::open(&kept.allowed, target.to_str().unwrap()).unwrap().points(), []);
+    ship_to(&kept, point, &target, false).unwrap();
+}
+
+#[test]
+fn only_folders_that_the_host_allows_are_written_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let allowed = folder.path().join("nas");
+    let kept = points(folder.path(), std::slice::from_ref(&allowed));
+    for path in ["/etc", "relative", &format!("{}/../etc", allowed.display()), &format!("{}2", allowed.display())] {
+        let refused = ship::open(&kept.allowed, path).unwrap_err();
+        assert!(refused.text.contains("backup_targets"), "{path}: {}", refused.text);
+    }
+    assert!(ship::open(&kept.allowed, allowed.join("a").to_str().unwrap()).is_ok());
+}
+
+#[test]
+fn a_store_that_another_process_has_is_said_to_be_busy() {
+    let folder = tempfile::tempdir().unwrap();
+    let _kept = points(folder.path(), &[]);
+    let error = Points::open(&folder.path().join("store"), folder.path().into(), HOST, "h1", &[]).unwrap_err();
+    assert_eq!(store_failure("open", &error).code, FailureCode::Busy, "{error}");
+}
