@@ -118,8 +118,7 @@ impl<'a> Meter<'a> {
 
     fn read(&mut self, bytes: u64) -> Result<(), Failure> {
         self.read += bytes;
-        if self.speed > 0 {
-            let due = Duration::from_millis(self.read.saturating_mul(1_000) / self.speed);
+        if let Some(due) = self.read.saturating_mul(1_000).checked_div(self.speed).map(Duration::from_millis) {
             thread::sleep(due.saturating_sub(self.began.elapsed()).min(Duration::from_secs(1)));
         }
         self.stop.check()

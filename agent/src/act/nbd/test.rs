@@ -270,6 +270,11 @@ fn the_server_outlives_rude_clients() {
     let mut client = Client::connect(&dir.path().join("s"), "vda", None).unwrap();
     assert_eq!(map(&mut client).len(), 5);
     let mut got = 0;
-    client.read::<NbdError>([(MIB, MIB)].into_iter(), |_, part| Ok(got += part.len())).unwrap();
+    client
+        .read::<NbdError>([(MIB, MIB)].into_iter(), |_, part| {
+            got += part.len();
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(got, 1 << 20);
 }

@@ -128,7 +128,10 @@ struct Disk {
 impl DiskSink for Disk {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         let length = u64::try_from(bytes.len()).unwrap();
-        assert!(offset % 4_096 == 0 && (length % 4_096 == 0 || offset + length == self.bytes.len() as u64));
+        assert!(
+            offset.is_multiple_of(4_096)
+                && (length.is_multiple_of(4_096) || offset + length == self.bytes.len() as u64)
+        );
         let written = self.shared.written.fetch_add(length, Ordering::SeqCst);
         self.read.fetch_add(length, Ordering::SeqCst);
         let fault = self.shared.fault.lock().unwrap().clone();
