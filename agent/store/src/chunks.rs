@@ -78,32 +78,33 @@ impl Chunks {
                 self.files.remove(&join(PACKS, name)).tried(|| format!("remove {name}"))?;
             }
         }
-        for number in numbers {
-            let found = pack::find(&*self.files, &self.keys, &self.namer, number)?;
-            let empty = found.as_ref().is_none_or(|found| found.listing.frames.is_empty() && found.key.is_some());
-            if empty && !read_only && self.is_surely_unused(number, found.is_some())? {
-                self.remove_pack(number)?;
-                continue;
-            }
-            let Some(found) = found else { continue };
-            if !found.listed && found.key.is_some() && !read_only {
-                // It may stand in the page cache only; a list promises that it doesn't.
-                let name = join(PACKS, &pack_name(number));
-                self.files.open(&name).and_then(|file| file.sync()).tried(|| format!("sync {name}"))?;
-                // Derived: when it can't be written now, the pack is read through again next time.
-                let _ = pack::write_list(&*self.files, number, &found.listing);
-            }
-            self.adopt_listing(number, found);
-        }
-        Ok(())
+        self.state().highest = numbers.last().copied().unwrap_or(0);
+        numbers.into_iter().try_for_each(|number| self.find_pack(number, read_only))
     }
 
-    /// A pack without a frame may go. One whose header is damaged may hold data that somebody could still rescue by hand,
-    /// unless it is too short for a frame.
-    fn is_surely_unused(&self, number: u32, genuine: bool) -> Result<bool> {
+    fn find_pack(&self, number: u32, read_only: bool) -> Result<()> {
         let name = join(PACKS, &pack_name(number));
-        let length = self.files.open(&name).and_then(|file| file.length()).tried(|| format!("measure {name}"))?;
-        Ok(genuine || length <= PACK_HEADER)
+        let Some(found) = pack::find(&*self.files, &self.keys, &self.namer, number)? else {
+            let length = self.files.open(&name).and_then(|file| file.length()).tried(|| format!("measure {name}"))?;
+            if length > PACK_HEADER {
+                let why = "its header is damaged, so nothing in it can be read".into();
+                self.state().damaged.insert((number, 0), Fault { prefix: 0, why });
+            } else if !read_only {
+                self.remove_pack(number)?;
+            }
+            return Ok(());
+        };
+        if found.listing.frames.is_empty() && found.key.is_some() && !read_only {
+            return self.remove_pack(number);
+        }
+        if !found.listed && found.key.is_some() && !read_only {
+            // It may stand in the page cache only; a list promises that it doesn't.
+            self.files.open(&name).and_then(|file| file.sync()).tried(|| format!("sync {name}"))?;
+            // Derived: when it can't be written now, the pack is read through again next time.
+            let _ = pack::write_list(&*self.files, number, &found.listing);
+        }
+        self.adopt_listing(number, found);
+        Ok(())
     }
 
     fn adopt_listing(&self, number: u32, found: pack::Found) {
@@ -202,22 +203,15 @@ impl Chunks {
         Ok(file)
     }
 
-    /// The chunk's frame and content, every byte checked against its id. Tries all places it has, and once more when a
-    /// collection moved it meanwhile.
-    pub(crate) fn load(&self, id: &ChunkId) -> Result<(Packed, Vec<u8>)> {
+    /// Reads a chunk from the first of its places where it is whole, and once more when a collection moved it meanwhile.
+    fn load<T>(&self, id: &ChunkId, read: impl Fn(Place) -> Result<(ChunkId, T)>) -> Result<T> {
         let mut fault = None;
         for _ in 0..2 {
             let places: Vec<Place> = self.state().index.find(id.prefix()).collect();
             for place in places {
-                match self.read_frame(place) {
-                    Ok(packed) if packed.id != *id => {}
-                    Ok(packed) => match packed.verify(&self.namer) {
-                        Ok(plain) => return Ok((packed, plain)),
-                        Err(why) => {
-                            self.discard(id.prefix(), place, &why);
-                            fault = Some(StoreError::damaged(at(place), why));
-                        }
-                    },
+                match read(place) {
+                    Ok((found, value)) if found == *id => return Ok(value),
+                    Ok(_) => {}
                     Err(StoreError::Damaged { what, why }) => {
                         self.discard(id.prefix(), place, &why);
                         fault = Some(StoreError::Damaged { what, why });
@@ -232,13 +226,31 @@ impl Chunks {
         Err(fault.unwrap_or_else(|| self.absent(id)))
     }
 
-    /// The content of a chunk of this kind.
+    /// A chunk that was checked to its last byte, as it is packed.
+    pub(crate) fn packed(&self, id: &ChunkId) -> Result<Packed> {
+        self.load(id, |place| {
+            let packed = self.read_frame(place)?;
+            packed.verify(&self.namer).map_err(|why| StoreError::damaged(at(place), why))?;
+            Ok((packed.id, packed))
+        })
+    }
+
+    /// The content of a chunk of this kind, every byte checked against its id.
     pub(crate) fn content(&self, id: &ChunkId, kind: Kind) -> Result<Vec<u8>> {
-        let (packed, plain) = self.load(id)?;
-        if packed.kind != kind {
-            return Err(StoreError::damaged(format!("chunk {id}"), format!("it is {:?}, not {kind:?}", packed.kind)));
+        let (found, plain) = self.any_content(id)?;
+        if found != kind {
+            return Err(StoreError::damaged(format!("chunk {id}"), format!("it is {found:?}, not {kind:?}")));
         }
         Ok(plain)
+    }
+
+    /// The same of whatever kind it is.
+    pub(crate) fn any_content(&self, id: &ChunkId) -> Result<(Kind, Vec<u8>)> {
+        self.load(id, |place| {
+            let (mut bytes, key) = self.read_bytes(place, place.length)?;
+            let read = frame::read(&mut bytes, &key, place.offset, &self.namer);
+            read.map(|(kind, id, plain)| (id, (kind, plain))).map_err(|why| StoreError::damaged(at(place), why))
+        })
     }
 
     /// Refers to a damaged frame no more. Does nothing where a collection has moved it meanwhile.
@@ -326,10 +338,11 @@ impl Chunks {
         // The number is taken before the file is made, so that two lanes never want the same one.
         let number = {
             let mut state = self.state();
-            let next = state.packs.last_key_value().map_or(1, |(last, _)| last + 1);
+            let next = state.highest + 1;
             let free = || (1..=MAX_PACK).find(|number| !state.packs.contains_key(number));
             let number = if next <= MAX_PACK { Some(next) } else { free() };
             let number = number.ok_or_else(|| StoreError::Worker("all pack numbers are in use".into()))?;
+            state.highest = state.highest.max(number);
             let tick = state.tick;
             let pack = PackState { print: [0; 8], key: None, end: PACK_HEADER, touched: tick, open: true };
             state.packs.insert(number, pack);
@@ -355,7 +368,7 @@ impl Chunks {
     /// Makes a pack durable for the last time and writes its list.
     fn retire(&self, mut pack: OpenPack) -> Result<()> {
         let number = pack.number;
-        if let Err(error) = pack.sync(&*self.files) {
+        if let Err(error) = pack.sync() {
             self.forget_unsynced(&pack);
             return Err(error);
         }
@@ -375,7 +388,7 @@ impl Chunks {
     pub(crate) fn sync_lane(&self, lane: Lane) -> Result<()> {
         let mut open = lock(&self.lanes[lane.at()]);
         let Some(pack) = open.as_mut() else { return Ok(()) };
-        let Err(error) = pack.sync(&*self.files) else { return Ok(()) };
+        let Err(error) = pack.sync() else { return Ok(()) };
         if let Some(pack) = open.take() {
             self.forget_unsynced(&pack);
         }
@@ -396,7 +409,7 @@ impl Chunks {
         state.index.forget(pack.number, from);
         if let Some(known) = state.packs.get_mut(&pack.number) {
             known.open = false;
-            known.end = from.max(PACK_HEADER);
+            known.end = from;
         }
         drop(state);
     }

@@ -76,7 +76,7 @@ impl Store {
         let mut held = lock(&self.inner().marking);
         let mut marking = match held.take() {
             Some(marking) => marking,
-            None => match self.begin() {
+            None => match self.begin()? {
                 Ok(marking) => marking,
                 Err(why) => return Ok(Collected { blocked: Some(why), ..Collected::default() }),
             },
@@ -102,8 +102,9 @@ impl Store {
         Ok(collected)
     }
 
-    /// Takes the tick and then, together, all points and holds; in this order (see the proof above).
-    fn begin(&self) -> std::result::Result<Marking, String> {
+    /// Takes the tick and then, together, all points and holds; in this order (see the proof above). Says why nothing may be
+    /// taken.
+    fn begin(&self) -> Result<std::result::Result<Marking, String>> {
         let limit = {
             let mut state = self.chunks().state();
             let tick = state.next_tick();
@@ -112,10 +113,11 @@ impl Store {
         };
         let points = self.locked_points();
         if let Some((point, why)) = points.broken.first_key_value() {
-            return Err(format!("the manifest of point {point} is damaged: {why}"));
+            return Ok(Err(format!("the manifest of point {point} is damaged: {why}")));
         }
+        self.settle(&points)?;
         let roots = points.whole.values().chain(points.holds.values()).cloned().collect();
-        Ok(Marking { limit, roots, kept: Vec::new() })
+        Ok(Ok(Marking { limit, roots, kept: Vec::new() }))
     }
 
     /// True when all is marked.

@@ -17,6 +17,8 @@
 //! | 64 | 24 each | hashes of the blocks (in sealed packs followed by a tag of 16 bytes) |
 //! | | | payload (in sealed packs its tag is the last 16 bytes) |
 
+use std::cell::RefCell;
+
 use crate::error::{Result, StoreError};
 use crate::id::{BLOCK, BLOCK_HASH, BlockHash, ChunkId, Kind, Namer};
 use crate::seal::{PackKey, Part};
@@ -198,30 +200,59 @@ impl Packed {
 
     /// Decodes it and checks every byte against its id.
     pub(crate) fn verify(&self, namer: &Namer) -> std::result::Result<Vec<u8>, String> {
-        let plain = match self.codec {
-            Codec::Raw if self.payload.len() == self.plain => self.payload.clone(),
-            Codec::Raw => return Err("its length is wrong".into()),
-            Codec::Zstd => zstd::bulk::decompress(&self.payload, self.plain).map_err(|e| format!("zstd: {e}"))?,
-        };
-        if plain.len() != self.plain {
-            return Err(format!("{} bytes came out instead of {}", plain.len(), self.plain));
-        }
-        let named: &[u8] = match self.kind {
-            Kind::Data => {
-                let hashes = split(&self.table);
-                let wrong = plain.chunks(BLOCK).zip(&hashes).position(|(block, hash)| namer.block(block) != *hash);
-                if let Some(at) = wrong {
-                    return Err(format!("block {at} has another content than its hash says"));
-                }
-                &self.table
-            }
-            Kind::Leaf | Kind::Inner | Kind::Blob => &plain,
-        };
-        if namer.chunk(self.kind, named) != self.id {
-            return Err("its content does not match its id".into());
-        }
-        Ok(plain)
+        let Self { kind, id, codec, plain, table, payload } = self;
+        verify(namer, *kind, id, (*codec, *plain), table, payload)
     }
+}
+
+/// Decodes a payload and checks every byte against the id.
+fn verify(
+    namer: &Namer,
+    kind: Kind,
+    id: &ChunkId,
+    (codec, length): (Codec, usize),
+    table: &[u8],
+    payload: &[u8],
+) -> std::result::Result<Vec<u8>, String> {
+    let plain = match codec {
+        Codec::Raw => payload.to_vec(),
+        Codec::Zstd => decompress(payload, length)?,
+    };
+    if plain.len() != length {
+        return Err(format!("{} bytes came out instead of {length}", plain.len()));
+    }
+    let named: &[u8] = match kind {
+        Kind::Data => {
+            let hashes = table.as_chunks::<BLOCK_HASH>().0;
+            let wrong = plain.chunks(BLOCK).zip(hashes).position(|(block, hash)| namer.block(block).0 != *hash);
+            if let Some(at) = wrong {
+                return Err(format!("block {at} has another content than its hash says"));
+            }
+            table
+        }
+        Kind::Leaf | Kind::Inner | Kind::Blob => &plain,
+    };
+    if namer.chunk(kind, named) != *id {
+        return Err("its content does not match its id".into());
+    }
+    Ok(plain)
+}
+
+/// At most so many bytes, whatever the payload says of itself.
+fn decompress(payload: &[u8], length: usize) -> std::result::Result<Vec<u8>, String> {
+    thread_local! {
+        // Making one costs as much as decoding a chunk.
+        static ZSTD: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    ZSTD.with_borrow_mut(|kept| {
+        let mut zstd = match kept.take() {
+            Some(zstd) => zstd,
+            None => zstd::bulk::Decompressor::new().map_err(|e| format!("zstd: {e}"))?,
+        };
+        let plain = zstd.decompress(payload, length).map_err(|e| format!("zstd: {e}"));
+        *kept = Some(zstd);
+        plain
+    })
 }
 
 /// A table's hashes.
@@ -256,6 +287,29 @@ pub(crate) fn open_head(
 /// Reads a whole frame and takes off its seal.
 pub(crate) fn open(bytes: &mut [u8], key: &PackKey, offset: u64) -> std::result::Result<Packed, String> {
     let (header, table) = open_head(bytes, key, offset)?;
+    let payload = open_payload(bytes, &header, key, offset)?.to_vec();
+    Ok(Packed { kind: header.kind, id: header.id, codec: header.codec, plain: header.plain, table, payload })
+}
+
+/// Reads a whole frame and checks every byte of its content. Tells its kind and id too.
+pub(crate) fn read(
+    bytes: &mut [u8],
+    key: &PackKey,
+    offset: u64,
+    namer: &Namer,
+) -> std::result::Result<(Kind, ChunkId, Vec<u8>), String> {
+    let (header, table) = open_head(bytes, key, offset)?;
+    let payload = open_payload(bytes, &header, key, offset)?;
+    let plain = verify(namer, header.kind, &header.id, (header.codec, header.plain), &table, payload)?;
+    Ok((header.kind, header.id, plain))
+}
+
+fn open_payload<'a>(
+    bytes: &'a mut [u8],
+    header: &Header,
+    key: &PackKey,
+    offset: u64,
+) -> std::result::Result<&'a [u8], String> {
     let payload = HEADER + header.table_bytes(key);
     let Some(stored) = bytes.get_mut(payload..payload + header.stored) else {
         return Err("it ends inside its payload".into());
@@ -263,8 +317,7 @@ pub(crate) fn open(bytes: &mut [u8], key: &PackKey, offset: u64) -> std::result:
     if crc32fast::hash(stored) != header.crc {
         return Err("the payload does not match its CRC".into());
     }
-    let payload = key.open(Part::Payload, offset, stored).ok_or("the payload's seal is broken")?.to_vec();
-    Ok(Packed { kind: header.kind, id: header.id, codec: header.codec, plain: header.plain, table, payload })
+    key.open(Part::Payload, offset, stored).ok_or_else(|| "the payload's seal is broken".into())
 }
 
 /// Names and compresses; one for each thread.

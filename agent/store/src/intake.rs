@@ -45,12 +45,14 @@ pub enum Adopted {
 struct Look<'a> {
     intake: &'a mut Intake,
     missing: Vec<ChunkId>,
+    /// The same, to name none twice.
+    wanted: BTreeSet<ChunkId>,
 }
 
 impl Store {
     /// A chunk as it travels, checked: compressed, not sealed.
     pub fn raw(&self, id: ChunkId) -> Result<Vec<u8>> {
-        self.chunks().load(&id)?.0.to_wire()
+        self.chunks().packed(&id)?.to_wire()
     }
 
     /// Begins to take points from another store. What is adopted, or was found here, stays as long as this lives.
@@ -124,7 +126,7 @@ impl Intake {
             return Err(Refusal::OtherDomain.into());
         }
         let base = self.base(manifest)?;
-        let mut look = Look { intake: self, missing: Vec::new() };
+        let mut look = Look { intake: self, missing: Vec::new(), wanted: BTreeSet::new() };
         for disk in &manifest.point.disks {
             let base = base.as_ref().and_then(|hold| hold.manifest().disk(&disk.name));
             look.disk(disk, base)?;
@@ -178,7 +180,7 @@ impl Look<'_> {
     }
 
     fn want(&mut self, id: ChunkId) {
-        if !self.full() {
+        if !self.full() && self.wanted.insert(id) {
             self.missing.push(id);
         }
     }
@@ -239,14 +241,13 @@ impl Look<'_> {
         let chunks = self.intake.store.chunks().clone();
         let leaf = load_leaf(&chunks, &entry.id)?;
         let mut lists = Vec::with_capacity(leaf.chunks.len());
-        let before = self.missing.len();
         for id in &leaf.chunks {
             match self.intake.here(id)? {
                 Some(head) => lists.push(head.hashes),
                 None => self.want(*id),
             }
         }
-        if lists.len() < leaf.chunks.len() || self.missing.len() > before {
+        if lists.len() < leaf.chunks.len() {
             return Ok(false);
         }
         let lie = |what: &str| StoreError::Lie(format!("node {} {what}", entry.id));
@@ -264,13 +265,14 @@ impl Look<'_> {
     }
 
     fn file(&mut self, file: &File) -> Result<()> {
-        let before = self.missing.len();
+        let mut whole = true;
         for id in &file.chunks {
             if self.intake.here(id)?.is_none() {
                 self.want(*id);
+                whole = false;
             }
         }
-        if self.missing.len() > before || self.full() {
+        if !whole {
             return Ok(());
         }
         let chunks = self.intake.store.chunks();

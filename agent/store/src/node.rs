@@ -10,6 +10,8 @@
 //! counting as 24 zeros. Of an inner node's: BLAKE3 over 64 digests. Where all is zeros: 32 zeros. (Keyed in encrypted
 //! stores.) So the digest depends on the content alone, not on how it is stored.
 
+use std::ops::Range;
+
 use crate::frame::CHUNK_BLOCKS;
 use crate::id::{BLOCK_BYTES, BLOCK_HASH, BlockHash, ChunkId, Digest, Namer};
 
@@ -89,8 +91,13 @@ impl Leaf {
 
     /// All blocks in order, as long runs as possible.
     pub(crate) fn runs(&self) -> Vec<Run> {
+        self.runs_in(0..LEAF_BLOCKS)
+    }
+
+    /// The runs of some blocks, cut at the range's ends.
+    pub(crate) fn runs_in(&self, range: Range<usize>) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
-        for (at, slot) in self.slots.iter().enumerate() {
+        for (at, slot) in self.slots.iter().enumerate().take(range.end).skip(range.start) {
             let from = slot.get();
             let goes_on = |run: &Run| match (run.from, from) {
                 (None, None) => true,

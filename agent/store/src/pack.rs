@@ -1,10 +1,12 @@
-//! Pack files: frames one after the other behind a header of 64 bytes, and a list of them beside the pack.
+//! Pack files: frames one after the other behind a header of 128 bytes, and a list of them beside the pack.
 //!
 //! A pack is only ever appended to, by the process that made it. Its list is derived: where it is missing or does not
 //! match, the pack is read through and every frame is checked.
 //!
-//! Header: `RPK1`, number (4), key fingerprint (8, zeros: not sealed), salt (32), check (16: BLAKE3 of the bytes before).
-//! List: `RPL1`, number of frames (4), end of the last frame (8); for each frame prefix of its id (8), offset/16 (4),
+//! Header: `RPK1`, number (4), key fingerprint (8, zeros: not sealed), salt (32), check (16: BLAKE3 of the bytes before);
+//! all this twice, and a third time in the list, because without the salt no frame can be told from a guest's data. It is
+//! durable before the first frame is written: a longer file without a whole header was damaged.
+//! List: `RPL1`, the header (64), number of frames (4), end of the last frame (8); for each frame prefix of its id (8), offset/16 (4),
 //! length/16 (2), kind (1), zero (1); number of hooks (4), each a block's hash prefix (8) and the frame's place in this
 //! list (4); BLAKE3 of all before (32).
 
@@ -23,7 +25,9 @@ pub(crate) const PACKS: &str = "packs";
 const MAGIC: [u8; 4] = *b"RPK1";
 const LIST_MAGIC: [u8; 4] = *b"RPL1";
 /// Bytes before the first frame.
-pub(crate) const PACK_HEADER: u64 = 64;
+pub(crate) const PACK_HEADER: u64 = 128;
+/// One copy of the header.
+const HEADER_COPY: usize = 64;
 /// Frames in a pack: bounds the list that is kept while a pack is written (2 MiB).
 const FRAMES: usize = 65_536;
 
@@ -45,6 +49,8 @@ pub(crate) fn number_of(name: &str, ending: &str) -> Option<u32> {
 /// What stands in a pack.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listing {
+    /// The pack's own.
+    header: Vec<u8>,
     /// Prefix of the id, and place.
     pub(crate) frames: Vec<(u64, Place)>,
     /// Sampled block hashes and the frame that has the block.
@@ -72,6 +78,7 @@ impl Listing {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
         let mut out = Vec::with_capacity(self.frames.len() * 16 + self.hooks.len() * 12 + 64);
         out.extend_from_slice(&LIST_MAGIC);
+        out.extend_from_slice(&self.header);
         out.extend_from_slice(&count(self.frames.len()));
         out.extend_from_slice(&self.end.to_le_bytes());
         for (prefix, place) in &self.frames {
@@ -100,8 +107,9 @@ impl Listing {
         if rest.take::<4>()? != LIST_MAGIC {
             return None;
         }
+        let header = rest.take::<HEADER_COPY>()?.to_vec();
         let count = rest.number()?;
-        let mut listing = Self { end: u64::from_le_bytes(rest.take()?), ..Self::default() };
+        let mut listing = Self { header, end: u64::from_le_bytes(rest.take()?), ..Self::default() };
         for _ in 0..count {
             let prefix = u64::from_le_bytes(rest.take()?);
             let offset = u64::from(u32::from_le_bytes(rest.take()?)) * 16;
@@ -143,8 +151,6 @@ pub(crate) struct OpenPack {
     listing: Listing,
     /// Up to here it survives a power cut.
     synced: u64,
-    /// The folder may not know the file yet.
-    unnamed: bool,
     /// A write failed: what stands behind the last frame is unknown, so nothing is added.
     broken: bool,
     buffer: Vec<u8>,
@@ -154,7 +160,7 @@ impl OpenPack {
     pub(crate) fn create(files: &dyn Files, keys: &Keys, number: u32) -> Result<Self> {
         let (print, salt) = (keys.current(), salt()?);
         let key = Arc::new(keys.pack(print, salt)?);
-        let mut header = Vec::with_capacity(HEADER);
+        let mut header = Vec::with_capacity(HEADER_COPY);
         header.extend_from_slice(&MAGIC);
         header.extend_from_slice(&number.to_le_bytes());
         header.extend_from_slice(&print);
@@ -163,13 +169,14 @@ impl OpenPack {
         header.extend_from_slice(&check.as_bytes()[..16]);
         let name = join(PACKS, &pack_name(number));
         let file = files.create(&name).tried(|| format!("create {name}"))?;
-        if let Err(error) = file.write_at(&header, 0) {
-            // Best effort: an empty pack is removed at the next open.
+        let written = file.write_at(&[&*header, &*header].concat(), 0).and_then(|()| file.sync());
+        if let Err(error) = written.and_then(|()| files.sync_folder(PACKS)) {
+            // Best effort: a pack without a frame is removed at the next open.
             let _ = files.remove(&name);
             return Err(error).tried(|| format!("write {name}"));
         }
-        let listing = Listing { end: PACK_HEADER, ..Listing::default() };
-        Ok(Self { number, print, key, file, listing, synced: 0, unnamed: true, broken: false, buffer: Vec::new() })
+        let listing = Listing { header, end: PACK_HEADER, ..Listing::default() };
+        Ok(Self { number, print, key, file, listing, synced: PACK_HEADER, broken: false, buffer: Vec::new() })
     }
 
     /// True where nothing more should be added.
@@ -191,16 +198,11 @@ impl OpenPack {
     }
 
     /// Makes all that was appended durable.
-    pub(crate) fn sync(&mut self, files: &dyn Files) -> Result<()> {
-        if self.synced == self.listing.end && !self.unnamed {
-            return Ok(());
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        if self.synced < self.listing.end {
+            self.file.sync().tried(|| format!("sync {}", pack_name(self.number)))?;
+            self.synced = self.listing.end;
         }
-        self.file.sync().tried(|| format!("sync {}", pack_name(self.number)))?;
-        if self.unnamed {
-            files.sync_folder(PACKS).tried(|| format!("sync {PACKS}"))?;
-            self.unnamed = false;
-        }
-        self.synced = self.listing.end;
         Ok(())
     }
 
@@ -230,34 +232,37 @@ pub(crate) struct Found {
     pub(crate) listed: bool,
 }
 
-/// Opens a pack of an earlier time. `None` where the file has no whole header: a power cut hit its making, or it was
-/// damaged, and then its frames can't be told from anything else.
+/// Opens a pack of an earlier time. `None` where no header is whole: a power cut hit its making, or it was damaged, and then
+/// its frames can't be told from anything else.
 pub(crate) fn find(files: &dyn Files, keys: &Keys, namer: &Namer, number: u32) -> Result<Option<Found>> {
     let name = join(PACKS, &pack_name(number));
     let file = files.open(&name).tried(|| format!("open {name}"))?;
     let length = file.length().tried(|| format!("measure {name}"))?;
-    let mut header = [0; HEADER];
-    if length < PACK_HEADER {
-        return Ok(None);
-    }
-    file.read_at(&mut header, 0).tried(|| format!("read {name}"))?;
-    let Some((print, salt)) = parse_header(number, &header) else { return Ok(None) };
+    let listing = read_list(files, number).filter(|listing| listing.end <= length);
+    let mut headers = [0; 2 * HEADER_COPY];
+    let there = headers.len().min(usize::try_from(length).unwrap_or(headers.len()));
+    file.read_at(&mut headers[..there], 0).tried(|| format!("read {name}"))?;
+    let (first, second) = headers.split_at(HEADER_COPY);
+    let third = listing.as_ref().map_or(&[][..], |listing| &listing.header);
+    let header = [first, second, third].into_iter().find_map(|copy| Some((copy, parse_header(number, copy)?)));
+    let Some((copy, (print, salt))) = header else { return Ok(None) };
     let key = match keys.pack(print, salt) {
         Ok(key) => Some(Arc::new(key)),
         Err(StoreError::NoKey { .. }) => None,
         Err(error) => return Err(error),
     };
-    let listing = read_list(files, number).filter(|listing| listing.end <= length);
     let listed = listing.is_some();
-    let listing = match (listing, &key) {
-        (Some(listing), _) => listing,
-        (None, Some(key)) => scan(&*file, length, key, namer, number).tried(|| format!("read {name}"))?,
+    let mut found = match (&key, &listing) {
+        (_, Some(listing)) => listing.clone(),
+        (Some(key), None) => scan(&*file, length, key, namer, number).tried(|| format!("read {name}"))?,
         (None, None) => Listing { end: length, ..Listing::default() },
     };
-    Ok(Some(Found { print, key, listing, listed }))
+    found.header = copy.to_vec();
+    Ok(Some(Found { print, key, listing: found, listed }))
 }
 
-fn parse_header(number: u32, header: &[u8; HEADER]) -> Option<(KeyPrint, [u8; 32])> {
+fn parse_header(number: u32, header: &[u8]) -> Option<(KeyPrint, [u8; 32])> {
+    let header: &[u8; HEADER_COPY] = header.try_into().ok()?;
     let check = blake3::hash(&header[..48]);
     let genuine =
         header[..4] == MAGIC && header[4..8] == number.to_le_bytes() && header[48..] == check.as_bytes()[..16];

@@ -135,7 +135,7 @@ impl DiskReader {
     /// Reads inside one leaf.
     fn read_leaf(&self, leaf: &Leaf, offset: usize, buffer: &mut [u8]) -> Result<()> {
         let end = offset + buffer.len();
-        for run in leaf.runs() {
+        for run in leaf.runs_in(offset / BLOCK..end.div_ceil(BLOCK)) {
             let (first, after) = (run.first * BLOCK, (run.first + run.blocks) * BLOCK);
             let (from, to) = (first.max(offset), after.min(end));
             if from < to {

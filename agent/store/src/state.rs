@@ -71,6 +71,8 @@ pub(crate) struct State {
     pub(crate) index: Index,
     pub(crate) hooks: Hooks,
     pub(crate) packs: BTreeMap<u32, PackState>,
+    /// Highest number of a pack so far.
+    pub(crate) highest: u32,
     /// Counts beginnings of drafts and collections: "before" and "after" without a clock.
     pub(crate) tick: u64,
     /// Rises when the disk loses something that was written.
@@ -88,6 +90,7 @@ impl State {
             index: Index::default(),
             hooks: Hooks::new(hook_bytes),
             packs: BTreeMap::new(),
+            highest: 0,
             tick: 0,
             poison: 0,
             sessions: BTreeMap::new(),

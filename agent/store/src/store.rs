@@ -180,6 +180,9 @@ impl Store {
 
     /// The same on any file layer.
     pub fn open_on(files: Arc<dyn Files>, options: Options) -> Result<Self> {
+        if !options.read_only {
+            prepare(&*files)?;
+        }
         let namer = options.encryption.as_ref().map_or_else(Namer::plain, |all| Namer::keyed(&all.domain));
         let head = read_head(&*files, &namer, options.read_only)?;
         let keys = Keys::new(options.encryption.as_ref());
@@ -342,6 +345,20 @@ impl Store {
         write_whole(&*self.chunks().files, POINTS, &name, &bytes).tried(|| format!("write {POINTS}/{name}"))
     }
 
+    /// Makes durable which points there are, and takes away manifests of points that could not be finished. What a collection
+    /// must know before it takes anything.
+    pub(crate) fn settle(&self, points: &Points) -> Result<()> {
+        let files = &self.chunks().files;
+        for name in files.list(POINTS).tried(|| format!("list {POINTS}"))? {
+            let point = name.strip_suffix(".json").and_then(|id| id.parse::<PointId>().ok());
+            let known = |point| points.whole.contains_key(&point) || points.broken.contains_key(&point);
+            if point.is_some_and(|point| !known(point)) {
+                files.remove(&join(POINTS, &name)).tried(|| format!("remove {POINTS}/{name}"))?;
+            }
+        }
+        files.sync_folder(POINTS).tried(|| format!("sync {POINTS}"))
+    }
+
     /// Removes a point, also a damaged one. When this returns it is gone for good; the room comes back by `collect`.
     pub fn remove(&self, point: PointId) -> Result<()> {
         self.writable()?;
@@ -358,6 +375,43 @@ impl Store {
         points.broken.remove(&point);
         files.sync_folder(POINTS).tried(|| format!("sync {POINTS}"))
     }
+}
+
+/// Makes the folders, and makes durable what is seen: an earlier process may have ended before it could.
+fn prepare(files: &dyn Files) -> Result<()> {
+    let foreign = foreign(files)?;
+    if let Some(name) = foreign {
+        let why = format!("there is no {HEAD}, but {name} is there");
+        return Err(StoreError::NotAStore { path: "the folder".into(), why });
+    }
+    for folder in [PACKS, POINTS] {
+        files.make_folder(folder).tried(|| format!("make {folder}"))?;
+    }
+    for folder in ["", PACKS, POINTS] {
+        files.sync_folder(folder).tried(|| format!("sync the folder {folder:?}"))?;
+    }
+    Ok(())
+}
+
+/// Something that can't be where a store is about to be made.
+fn foreign(files: &dyn Files) -> Result<Option<String>> {
+    /// What may stand in a folder before it is a store: our lock, what a power cut left of making one, and what file
+    /// systems put there.
+    const HARMLESS: [&str; 4] = ["lock", "lost+found", PACKS, POINTS];
+    let names = files.list("").tried(|| "list the store's folder".into())?;
+    if names.iter().any(|name| name == HEAD) {
+        return Ok(None);
+    }
+    let harmless = |name: &String| HARMLESS.contains(&name.as_str()) || name.ends_with(ASIDE);
+    if let Some(name) = names.iter().find(|name| !harmless(name)) {
+        return Ok(Some(name.clone()));
+    }
+    for folder in [PACKS, POINTS].into_iter().filter(|folder| names.iter().any(|name| name == folder)) {
+        if let Some(name) = files.list(folder).tried(|| format!("list {folder}"))?.first() {
+            return Ok(Some(join(folder, name)));
+        }
+    }
+    Ok(None)
 }
 
 fn point_name(point: PointId) -> String {
@@ -383,23 +437,6 @@ fn read_head(files: &dyn Files, namer: &Namer, read_only: bool) -> Result<Head> 
 }
 
 fn make_head(files: &dyn Files, namer: &Namer) -> Result<Head> {
-    /// What may stand in a folder before it is a store: our lock, what a power cut left of making one, and what file
-    /// systems put there.
-    const HARMLESS: [&str; 4] = ["lock", "lost+found", PACKS, POINTS];
-    let names = files.list("").tried(|| "list the store's folder".into())?;
-    let foreign = names.iter().find(|name| !HARMLESS.contains(&name.as_str()) && !name.ends_with(ASIDE));
-    if let Some(name) = foreign {
-        let why = format!("there is no {HEAD}, but {name} is there");
-        return Err(StoreError::NotAStore { path: "the folder".into(), why });
-    }
-    for folder in [PACKS, POINTS] {
-        files.make_folder(folder).tried(|| format!("make {folder}"))?;
-        let inside = files.list(folder).tried(|| format!("list {folder}"))?;
-        if let Some(name) = inside.first() {
-            let why = format!("{HEAD} is missing, but {folder}/{name} is there");
-            return Err(StoreError::NotAStore { path: "the folder".into(), why });
-        }
-    }
     let id = crate::seal::salt()?.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     let head = Head { format: FORMAT.into(), id, names: namer.label(), readme: README.into() };
     let bytes = serde_json::to_vec_pretty(&head).map_err(|e| StoreError::Worker(format!("write JSON: {e}")))?;

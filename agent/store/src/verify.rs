@@ -263,7 +263,7 @@ impl Walk<'_, '_> {
         if places.iter().any(|place| chunks.state().index.is_marked(id.prefix(), *place, Mark::Checked)) {
             return Ok(None);
         }
-        let why = match chunks.load(id) {
+        let why = match chunks.any_content(id) {
             Ok(_) => {
                 self.progress.bytes += places.iter().map(|place| place.length as u64).sum::<u64>();
                 let mut state = chunks.state();

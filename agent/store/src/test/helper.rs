@@ -15,6 +15,16 @@ pub(crate) fn options() -> Options {
     Options { threads: 0, pack_bytes: 64 << 10, hook_bytes: 64 << 10, ..Options::default() }
 }
 
+/// A point with this as its disk `vda`, all of it read.
+pub(crate) fn write(store: &Store, parent: Option<PointId>, image: &[u8], at: u64) -> PointId {
+    let mut draft = store.draft(GUEST, parent).unwrap();
+    let mut writer = draft.disk("vda", image.len() as u64).unwrap();
+    writer.write(0, image).unwrap();
+    writer.close().unwrap();
+    draft.file("domain.xml", format!("<domain at='{at}'/>").as_bytes()).unwrap();
+    draft.finish(meta(at)).unwrap()
+}
+
 /// The whole disk as its bytes.
 pub(crate) fn content(store: &Store, point: PointId, disk: &str) -> Vec<u8> {
     let reader = store.disk(point, disk).unwrap();
