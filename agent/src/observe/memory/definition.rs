@@ -1,0 +1,85 @@
+//! What a guest's definition says of its memory.
+
+use quick_xml::Reader;
+use quick_xml::events::{BytesStart, Event};
+use roost_protocol::MiB;
+
+/// As defined, not as it is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Definition {
+    /// `currentMemory`: what it has when nobody squeezes it.
+    pub(crate) full: MiB,
+    /// Its driver takes memory from the balloon before the guest kills a program.
+    pub(crate) rescue: bool,
+    /// Its pages may be merged.
+    pub(crate) share: bool,
+    pub(crate) balloon: bool,
+}
+
+/// Reads a domain's XML; `None` when it isn't one.
+pub(crate) fn read(xml: &str) -> Option<Definition> {
+    let mut reader = Reader::from_str(xml);
+    let mut path: Vec<String> = Vec::new();
+    let mut found = Definition { share: true, ..Definition::default() };
+    let (mut unit, mut memory, mut current) = (1_024, None, None);
+    loop {
+        match reader.read_event().ok()? {
+            Event::Start(tag) => {
+                note(&path, &tag, &mut found);
+                unit = bytes_of(attribute(&tag, "unit").as_deref());
+                path.push(tag.name().0.to_owned());
+            }
+            Event::Empty(tag) => note(&path, &tag, &mut found),
+            Event::End(_) => drop(path.pop()),
+            Event::Text(text) => {
+                let number = || -> Option<u64> { text.trim().parse().ok() };
+                let place: Vec<&str> = path.iter().map(String::as_str).collect();
+                match place.as_slice() {
+                    ["domain", "memory"] => memory = number().map(|number| number.saturating_mul(unit)),
+                    ["domain", "currentMemory"] => current = number().map(|number| number.saturating_mul(unit)),
+                    _ => {}
+                }
+            }
+            Event::Eof => break,
+            Event::GeneralRef(_)
+            | Event::CData(_)
+            | Event::Comment(_)
+            | Event::Decl(_)
+            | Event::PI(_)
+            | Event::DocType(_) => {}
+        }
+    }
+    found.full = MiB::of_bytes(current.or(memory)?);
+    Some(found)
+}
+
+fn note(path: &[String], tag: &BytesStart<'_>, found: &mut Definition) {
+    let place: Vec<&str> = path.iter().map(String::as_str).chain([tag.name().0]).collect();
+    match place.as_slice() {
+        ["domain", "memoryBacking", "nosharepages"] => found.share = false,
+        ["domain", "devices", "memballoon"] => {
+            found.balloon = attribute(tag, "model").is_some_and(|model| model != "none");
+            found.rescue = attribute(tag, "autodeflate").as_deref() == Some("on");
+        }
+        _ => {}
+    }
+}
+
+fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {
+    let attribute = tag.attributes().flatten().find(|attribute| attribute.key.0 == name)?;
+    Some(attribute.value.to_string())
+}
+
+/// libvirt's units; without one it means KiB.
+fn bytes_of(unit: Option<&str>) -> u64 {
+    match unit {
+        Some("b" | "bytes") => 1,
+        Some("KB") => 1_000,
+        Some("MB") => 1_000_000,
+        Some("GB") => 1_000_000_000,
+        Some("M" | "MiB") => 1 << 20,
+        Some("G" | "GiB") => 1 << 30,
+        Some("T" | "TiB") => 1 << 40,
+        Some(_) | None => 1 << 10,
+    }
+}

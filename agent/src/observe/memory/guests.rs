@@ -1,0 +1,127 @@
+//! Memory of the running guests: their processes, their definitions, and what their balloons tell through libvirt.
+
+use std::collections::BTreeMap;
+
+use roost_agent_core::memory::{Balloon, GuestMemory, Told};
+use roost_libvirt::{BalloonStats, Hypervisor, StatsGroups, XmlForm};
+use roost_protocol::memory::MemoryWish;
+use roost_protocol::{GuestId, MiB, Millis, Stamp, Time};
+
+use super::Eye;
+use super::definition::{self, Definition};
+
+/// Between two questions for a process' fair part of its memory.
+const FAIR_EVERY: Millis = Millis::seconds(300);
+
+/// What is kept of guests between looks.
+#[derive(Debug, Default)]
+pub(crate) struct Guests {
+    known: BTreeMap<GuestId, Known>,
+    asked_at: Option<Time>,
+}
+
+#[derive(Debug)]
+struct Known {
+    pid: u32,
+    since: Time,
+    definition: Definition,
+    balloon: Option<(Time, BalloonStats, Option<Millis>)>,
+    fair: Option<(Time, MiB)>,
+}
+
+impl Guests {
+    /// The running guests. Balloons are asked when the last answer is older than `freshness`. None of them is ours; the
+    /// caller knows which are.
+    pub(crate) fn look(
+        &mut self,
+        now: Time,
+        wall: Stamp,
+        eye: &Eye,
+        hypervisor: &Hypervisor,
+        freshness: Millis,
+    ) -> BTreeMap<GuestId, GuestMemory> {
+        self.walk(now, hypervisor);
+        if self.asked_at.is_none_or(|at| now.since(at) >= freshness) {
+            self.asked_at = Some(now);
+            self.ask(now, wall, hypervisor);
+        }
+        let mut seen = BTreeMap::new();
+        for (id, known) in &mut self.known {
+            let Some((resident, shared)) = eye.process(known.pid) else { continue };
+            if known.fair.is_none_or(|(at, _)| now.since(at) >= FAIR_EVERY) {
+                known.fair = eye.proportional(known.pid).map(|fair| (now, fair));
+            }
+            seen.insert(*id, known.memory(now, resident, shared));
+        }
+        seen
+    }
+
+    /// Guests that came and went.
+    fn walk(&mut self, now: Time, hypervisor: &Hypervisor) {
+        let pids = roost_libvirt::qemu_pids();
+        self.known.retain(|id, known| pids.get(&id.bytes()) == Some(&known.pid));
+        for (uuid, pid) in pids {
+            let id = GuestId::from_bytes(uuid);
+            if self.known.contains_key(&id) {
+                continue;
+            }
+            // A definition of its own for the next start doesn't matter to the one that runs.
+            let xml = hypervisor.xml(&uuid, XmlForm { inactive: true, ..XmlForm::default() });
+            let Some(definition) = xml.ok().and_then(|xml| definition::read(&xml)) else { continue };
+            self.known.insert(id, Known { pid, since: now, definition, balloon: None, fair: None });
+        }
+    }
+
+    fn ask(&mut self, now: Time, wall: Stamp, hypervisor: &Hypervisor) {
+        let groups = StatsGroups { balloon: true, running_only: true, ..StatsGroups::default() };
+        let all = match hypervisor.bulk_stats(groups) {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::debug!(%error, "ask for balloons");
+                return;
+            }
+        };
+        for one in all {
+            let Some(known) = self.known.get_mut(&GuestId::from_bytes(one.uuid)) else { continue };
+            let age = age(one.balloon.last_update_s, wall);
+            known.balloon = one.balloon.current_kib.map(|_| (now, one.balloon, age));
+        }
+    }
+}
+
+impl Known {
+    fn memory(&self, now: Time, resident: MiB, shared: Option<MiB>) -> GuestMemory {
+        let full = self.definition.full;
+        let balloon = self.balloon.as_ref().filter(|_| self.definition.balloon);
+        GuestMemory {
+            full,
+            resident,
+            proportional: self.fair.map(|(_, fair)| fair),
+            shared,
+            cpu_permille: 0,
+            age: now.since(self.since),
+            ours: false,
+            rescue: self.definition.rescue,
+            wish: MemoryWish { share: self.definition.share, ..MemoryWish::default() },
+            balloon: balloon
+                .and_then(|(at, stats, age)| as_told(stats, age.map(|age| Millis(age.0 + now.since(*at).0)))),
+        }
+    }
+}
+
+/// The balloon in the core's words; what the guest never told stays unknown.
+pub(super) fn as_told(stats: &BalloonStats, age: Option<Millis>) -> Option<Balloon> {
+    let mib = |kib: u64| MiB(kib / 1_024);
+    let told = || {
+        let (unused, usable) = (mib(stats.unused_kib?), mib(stats.usable_kib?));
+        let (swapped_in, major_faults) = (mib(stats.swap_in_kib.unwrap_or(0)), stats.major_faults.unwrap_or(0));
+        Some(Told { age: age?, unused, usable, swapped_in, major_faults })
+    };
+    Some(Balloon { current: mib(stats.current_kib?), told: told() })
+}
+
+/// How old numbers of this second are; both clocks are this host's own.
+pub(super) fn age(last_update_s: Option<u64>, wall: Stamp) -> Option<Millis> {
+    let at = last_update_s.filter(|at| *at > 0)?;
+    Some(Millis(wall.0.saturating_sub(at.saturating_mul(1_000))))
+}
