@@ -3,7 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "a replayed seed is for reading")]
 
-use roost_tests::simulation::{Faults, Mutant, run};
+use roost_tests::simulation::{Faults, Mutant, run, run_with_backups};
 
 /// Seeds in one run of the tests; `ROOST_SEEDS` asks for more, `ROOST_SEED` replays one and prints its transcript.
 const SEEDS: u64 = 1_000;
@@ -38,6 +38,34 @@ fn promises_hold_whatever_goes_wrong() {
 #[test]
 fn promises_hold_even_when_the_aggregator_loses_its_data() {
     all_seeds(100_000, Faults::ALL);
+}
+
+/// Seeds with backups: each lives through some 1,000 tasks.
+const SEEDS_WITH_BACKUPS: u64 = 200;
+
+#[test]
+fn backups_keep_their_promises_whatever_goes_wrong() {
+    if let Some(seed) = number("ROOST_BACKUP_SEED") {
+        match run_with_backups(seed, Faults::KEEP_DATA, None) {
+            Ok(world) => println!("{}", world.transcript().join("\n")),
+            Err(broken) => panic!("{}\n{broken}", broken.transcript),
+        }
+        return;
+    }
+    for seed in 0..number("ROOST_SEEDS").unwrap_or(SEEDS_WITH_BACKUPS) {
+        if let Err(broken) = run_with_backups(seed, Faults::KEEP_DATA, None) {
+            panic!(
+                "{broken}\nreplay: ROOST_BACKUP_SEED={seed} cargo nextest run -p roost-tests backups_keep --no-capture"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_backup_that_does_not_give_way_is_noticed() {
+    let broken = |seed| run_with_backups(seed, Faults::KEEP_DATA, Some(Mutant::CancelIsLost)).err();
+    let noticed = (0..SEEDS_PER_MUTANT).find_map(broken);
+    assert_eq!(noticed.map(|broken| broken.promise), Some("no point is torn by a start"));
 }
 
 #[test]

@@ -7,10 +7,12 @@ use roost_protocol::host::{Alarm, HostFacts};
 use roost_protocol::message::{Hello, OLDEST, ToAgent, ToAggregator, VERSION, Welcome};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
+use crate::backup::Backups;
+use crate::backup::plan::{Limits, Room};
 use crate::beat::Beats;
 use crate::command::Pending;
-use crate::event::{Action, Event, Task, TaskId};
-use crate::guests::Guests;
+use crate::event::{Action, Event, Lane, Task, TaskId};
+use crate::guests::{Guests, alive};
 use crate::ledger::{Change, Kept, Record, Stage};
 
 /// What an agent is told once.
@@ -23,6 +25,10 @@ pub struct Config {
     /// First and longest wait before a crashed guest is started again; doubles in between.
     pub restart_first: Millis,
     pub restart_longest: Millis,
+    /// What falls together with this host (a rack, a room); empty: not known.
+    pub zone: String,
+    /// What this host allows its backups.
+    pub backup: Limits,
 }
 
 /// One host's decisions.
@@ -41,6 +47,9 @@ pub struct Agent {
     next_task: u64,
     pub(crate) pending: Pending,
     pub(crate) beats: Beats,
+    pub(crate) backups: Backups,
+    /// The time of the event that is dealt with.
+    pub(crate) clock: Now,
     pub(crate) alarms: BTreeMap<(String, Option<GuestId>), Alarm>,
     /// Changes that the ledger lost; written again when it recovers.
     unsaved: Vec<Change>,
@@ -60,6 +69,13 @@ pub(crate) enum Hypervisor {
 pub(crate) struct Running {
     pub(crate) what: Task,
     pub(crate) purpose: Purpose,
+    pub(crate) began: Now,
+    /// The guest was off when it began.
+    pub(crate) cold: bool,
+    /// It was asked to end.
+    pub(crate) cancelled: bool,
+    /// By somebody who wants no more of it.
+    pub(crate) unwanted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +83,8 @@ pub(crate) enum Purpose {
     Operation(OperationId),
     /// The host's own wish: autostart or restart.
     Wish,
+    /// Backups by the host itself: schedule, replica, pruning, upkeep.
+    Backup,
 }
 
 /// Now, on both clocks.
@@ -80,6 +98,7 @@ impl Agent {
     /// An agent that just started and has seen nothing yet.
     pub fn new(config: Config, kept: Kept) -> Self {
         let pending = Pending::from_kept(&kept.operations);
+        let backups = Backups::new(&kept);
         Self {
             config,
             wishes: kept.wishes,
@@ -93,6 +112,8 @@ impl Agent {
             next_task: 0,
             pending,
             beats: Beats::default(),
+            backups,
+            clock: Now { time: Time(0), wall: Stamp(0) },
             alarms: BTreeMap::new(),
             unsaved: Vec::new(),
             next_list: Time(0),
@@ -102,9 +123,11 @@ impl Agent {
     /// What to do about `event`. `now` is this machine's monotonic clock, `wall` its wall clock, for people only.
     pub fn on(&mut self, now: Time, wall: Stamp, event: Event) -> Vec<Action> {
         let now = Now { time: now, wall };
+        self.clock = now;
         let mut actions = self.take_in(now, event);
         self.begin_operations(now, &mut actions);
         self.keep_wishes(now, &mut actions);
+        self.keep_backups(now, &mut actions);
         if now.time >= self.next_list && self.hypervisor == Hypervisor::Up {
             self.next_list = now.time + self.config.list_every;
             actions.push(Action::List);
@@ -129,7 +152,8 @@ impl Agent {
     /// When the core wants to be told [`Event::Tick`] at the latest.
     pub fn deadline(&self) -> Option<Time> {
         let list = (self.hypervisor == Hypervisor::Up).then_some(self.next_list);
-        [list, self.beats.deadline(), self.pending.deadline(), self.guests.deadline()].into_iter().flatten().min()
+        let others = [self.beats.deadline(), self.pending.deadline(), self.guests.deadline(), self.backups.deadline()];
+        others.into_iter().chain([list]).flatten().min()
     }
 
     /// The first message of a connection.
@@ -159,17 +183,20 @@ impl Agent {
             Event::Received(message) => self.received(now, message, &mut actions),
             Event::Finished { task, result } => self.finished(now, task, result, &mut actions),
             Event::Advanced { task, percent, step } => self.advanced(task, percent, step, &mut actions),
-            Event::Sampled { host, guests } => self.beats.sampled(host, guests),
+            Event::Sampled { host, guests } => {
+                self.backups.pressure = host.pressure;
+                self.beats.sampled(host, guests);
+            }
             Event::Begin { operation } => self.pending.written(operation),
             Event::LedgerFailed { lost, why } => self.ledger_failed(now, lost, why, &mut actions),
             Event::LedgerRecovered => self.ledger_recovered(&mut actions),
             Event::Condition { alarm, raised } => self.condition(alarm, raised),
             Event::Facts(facts) => self.config.facts = facts,
-            Event::StoreOpened { .. }
-            | Event::StoreAway { .. }
-            | Event::StoreRoom { .. }
-            | Event::Kept { .. }
-            | Event::NotKept { .. } => {}
+            Event::StoreOpened { points } => self.store_opened(now, points),
+            Event::StoreAway { why } => self.store_away(now, &why),
+            Event::StoreRoom { total, free, used } => self.store_room(now, Room { total, free, used }),
+            Event::Kept { point } => self.backups.sets.put(point),
+            Event::NotKept { guest, point } => self.backups.sets.remove(guest, point),
         }
         actions
     }
@@ -204,7 +231,8 @@ impl Agent {
                 }
             }
             ToAgent::Cancel { operation } => self.cancel(operation, actions),
-            ToAgent::Points(_) | ToAgent::Peers { .. } => {}
+            ToAgent::Points(query) => actions.push(Action::Send(ToAggregator::Points(self.points_page(&query)))),
+            ToAgent::Peers { peers } => self.peers(peers, actions),
             // The link keeps these to itself.
             ToAgent::Welcome(_) | ToAgent::Refused(_) | ToAgent::Certificate { .. } => {}
         }
@@ -214,13 +242,17 @@ impl Agent {
     pub(crate) fn run(&mut self, what: Task, purpose: Purpose, actions: &mut Vec<Action>) {
         let task = TaskId(self.next_task);
         self.next_task += 1;
-        self.tasks.insert(task, Running { what: what.clone(), purpose });
+        self.give_way(&what, actions);
+        let cold = self.guests.get(what.guest()).is_none_or(|known| !alive(known.seen.state));
+        let running =
+            Running { what: what.clone(), purpose, began: self.clock, cold, cancelled: false, unwanted: false };
+        self.tasks.insert(task, running);
         actions.push(Action::Run { task, what });
     }
 
-    /// True while a task works on this guest.
+    /// True while a task changes this guest.
     pub(crate) fn busy(&self, guest: GuestId) -> bool {
-        self.tasks.values().any(|running| running.what.guest() == guest)
+        self.lane_busy(guest, &Lane::Change)
     }
 
     /// Raises or clears an alarm; an alarm raised again keeps its first time.

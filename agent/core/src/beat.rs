@@ -121,8 +121,9 @@ impl Agent {
         self.beats.sequence += 1;
         let known = &self.guests.known;
         self.beats.samples.retain(|guest, _| known.contains_key(guest));
-        let message = if snapshot { self.snapshot() } else { self.changes(alarms, document) };
+        let message = if snapshot { self.snapshot(now.time) } else { self.changes(now.time, alarms, document) };
         self.guests.dirty.clear();
+        self.backup_told(now.time);
         self.beats.host_changed = false;
         for sample in self.beats.samples.values_mut() {
             sample.changed = false;
@@ -130,7 +131,7 @@ impl Agent {
         actions.push(Action::Send(message));
     }
 
-    fn snapshot(&self) -> ToAggregator {
+    fn snapshot(&self, now: Time) -> ToAggregator {
         ToAggregator::Snapshot(Snapshot {
             sequence: self.beats.sequence,
             guests: self.reports(),
@@ -138,11 +139,11 @@ impl Agent {
             freshness: self.freshness(),
             sample: self.beats.host.clone(),
             samples: self.beats.samples.values().map(|kept| kept.sample.clone()).collect(),
-            backup: None,
+            backup: self.whole_backup_beat(now),
         })
     }
 
-    fn changes(&self, alarms: bool, document: bool) -> ToAggregator {
+    fn changes(&self, now: Time, alarms: bool, document: bool) -> ToAggregator {
         let reports = self.reports();
         let gone = self.guests.dirty.iter().filter(|guest| !self.guests.known.contains_key(guest)).copied().collect();
         let digest = digest(reports.iter());
@@ -157,7 +158,7 @@ impl Agent {
             samples: changed.map(|kept| kept.sample.clone()).collect(),
             digest,
             document: document.then_some(self.document),
-            backup: None,
+            backup: self.backup_beat(now),
         })
     }
 }

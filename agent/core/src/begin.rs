@@ -32,6 +32,9 @@ impl Agent {
         if let Some(entry) = self.pending.entries.get_mut(&operation) {
             entry.begin_by.get_or_insert(now.time + command.budget_ms);
         }
+        if command.verb.beside() {
+            return self.begin_beside(now, &command, again, actions);
+        }
         if self.hypervisor != Hypervisor::Up || self.busy(command.guest) {
             return;
         }
@@ -58,7 +61,12 @@ impl Agent {
             .map(|(id, _)| *id)
             .collect();
         for operation in late {
-            let why = if self.hypervisor == Hypervisor::Up { "the guest was busy" } else { "libvirt was away" };
+            let beside = self.operations.get(&operation).is_some_and(|record| record.command.verb.beside());
+            let why = match self.hypervisor {
+                _ if beside => "other backups run, or the host's store is not open",
+                Hypervisor::Up => "the guest was busy",
+                Hypervisor::Unseen | Hypervisor::Down { .. } => "libvirt was away",
+            };
             self.end(operation, Some(failure(FailureCode::TimedOut, format!("not begun in time: {why}"))), actions);
         }
     }
@@ -78,9 +86,9 @@ impl Agent {
                 return self.work(command, Task::Import { guest, xml: xml.clone() }, actions);
             }
             (Verb::Delete { .. }, None) if again => None,
+            (Verb::Restore { order }, state) => return self.begin_restore(command, order, state, again, actions),
             (
                 Verb::Backup { .. }
-                | Verb::Restore { .. }
                 | Verb::VerifyBackup { .. }
                 | Verb::DeletePoint { .. }
                 | Verb::PinPoint { .. }
@@ -88,7 +96,7 @@ impl Agent {
                 | Verb::PruneNow
                 | Verb::ProveBackup { .. },
                 _,
-            ) => Some(failure(FailureCode::Unsupported, "this host has no backup store")),
+            ) => return self.begin_beside(now, command, again, actions),
             (_, None) => Some(failure(FailureCode::NotFound, "this host has no such guest")),
             (Verb::Start | Verb::Manage { power: Power::Running }, Some(state)) => {
                 return self.begin_start(command, state, actions);
@@ -225,7 +233,7 @@ impl Agent {
         }
     }
 
-    fn work(&mut self, command: &Command, what: Task, actions: &mut Vec<Action>) {
+    pub(crate) fn work(&mut self, command: &Command, what: Task, actions: &mut Vec<Action>) {
         self.pending.set(command.operation, Phase::Working);
         self.run(what, Purpose::Operation(command.operation), actions);
     }

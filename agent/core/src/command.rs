@@ -7,8 +7,8 @@ use roost_protocol::message::ToAggregator;
 use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Progress, Verb};
 use roost_protocol::{GuestId, OperationId, Time};
 
-use crate::agent::{Agent, Now, Purpose};
-use crate::event::{Action, Task, TaskId, TaskResult};
+use crate::agent::{Agent, Now, Purpose, Running};
+use crate::event::{Action, Lane, Task, TaskId, TaskResult};
 use crate::guests::alive;
 use crate::ledger::{Change, Record, Stage};
 
@@ -30,9 +30,45 @@ pub(crate) struct Pending {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) guest: GuestId,
+    pub(crate) queue: Queue,
     pub(crate) phase: Phase,
     /// Latest time to begin; from the first look on.
     pub(crate) begin_by: Option<Time>,
+}
+
+/// What commands of one guest wait in one behind the other. Only those that change the guest hold up each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Queue {
+    Change,
+    Backup,
+    /// What reads points at length.
+    Points,
+    /// What is done at once.
+    Brief,
+}
+
+impl Queue {
+    fn of(verb: &Verb) -> Self {
+        match verb {
+            Verb::Create { .. }
+            | Verb::Import { .. }
+            | Verb::Start
+            | Verb::Shutdown { .. }
+            | Verb::Stop
+            | Verb::Pause
+            | Verb::Resume
+            | Verb::Reset
+            | Verb::Delete { .. }
+            | Verb::Manage { .. }
+            | Verb::Release
+            | Verb::Restore { .. } => Queue::Change,
+            Verb::Backup { .. } => Queue::Backup,
+            Verb::VerifyBackup { .. } | Verb::ProveBackup { .. } => Queue::Points,
+            Verb::DeletePoint { .. } | Verb::PinPoint { .. } | Verb::SetBackupPolicy { .. } | Verb::PruneNow => {
+                Queue::Brief
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +94,7 @@ impl Pending {
         let mut pending = Self::default();
         for (id, record) in operations {
             match &record.stage {
-                Stage::Taken => pending.add(*id, record.command.guest, true, None),
+                Stage::Taken => pending.add(&record.command, true, None),
                 Stage::Ended { seen: true, .. } => pending.seen.push_back(*id),
                 Stage::Ended { seen: false, .. } => {}
             }
@@ -66,9 +102,10 @@ impl Pending {
         pending
     }
 
-    fn add(&mut self, operation: OperationId, guest: GuestId, again: bool, begin_by: Option<Time>) {
+    fn add(&mut self, command: &Command, again: bool, begin_by: Option<Time>) {
+        let (operation, guest, queue) = (command.operation, command.guest, Queue::of(&command.verb));
         let phase = if again { Phase::Waiting { again } } else { Phase::Unwritten };
-        self.entries.insert(operation, Entry { guest, phase, begin_by });
+        self.entries.insert(operation, Entry { guest, queue, phase, begin_by });
         self.order.push_back(operation);
     }
 
@@ -84,13 +121,20 @@ impl Pending {
         self.order.retain(|id| *id != operation);
     }
 
-    /// True while a command for this guest has not ended.
+    /// True while a command that changes this guest has not ended.
     pub(crate) fn has(&self, guest: GuestId) -> bool {
-        self.entries.values().any(|entry| entry.guest == guest)
+        self.entries.values().any(|entry| entry.guest == guest && entry.queue == Queue::Change)
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.entries.values().filter_map(Entry::deadline).min()
+    }
+
+    /// Waits once more, for as long as it might at first.
+    fn wait_again(&mut self, operation: OperationId) {
+        if let Some(entry) = self.entries.get_mut(&operation) {
+            (entry.phase, entry.begin_by) = (Phase::Waiting { again: true }, None);
+        }
     }
 
     pub(crate) fn set(&mut self, operation: OperationId, phase: Phase) {
@@ -99,13 +143,13 @@ impl Pending {
         }
     }
 
-    /// The first command of each guest, in order of arrival.
+    /// The first command of each guest and queue, in order of arrival.
     pub(crate) fn first_per_guest(&self) -> Vec<OperationId> {
         let mut guests = std::collections::BTreeSet::new();
         self.order
             .iter()
             .copied()
-            .filter(|id| self.entries.get(id).is_some_and(|entry| guests.insert(entry.guest)))
+            .filter(|id| self.entries.get(id).is_some_and(|entry| guests.insert((entry.guest, entry.queue))))
             .collect()
     }
 }
@@ -146,7 +190,7 @@ impl Agent {
             let text = format!("{PENDING} commands wait on this host already; try again when some have ended");
             return tell(operation, Some(failure(FailureCode::Busy, text)), actions);
         }
-        self.pending.add(operation, command.guest, false, Some(now.time + command.budget_ms));
+        self.pending.add(&command, false, Some(now.time + command.budget_ms));
         let record = Record { command, stage: Stage::Taken };
         let mut changes = vec![Change::Operation { record: record.clone() }];
         if record.command.epoch > self.epoch {
@@ -161,24 +205,33 @@ impl Agent {
     /// A task ended.
     pub(crate) fn finished(&mut self, now: Now, task: TaskId, result: TaskResult, actions: &mut Vec<Action>) {
         let Some(running) = self.tasks.remove(&task) else { return };
+        self.backup_ended(now, &running, &result, actions);
         match running.purpose {
+            Purpose::Backup => {}
             Purpose::Wish => self.wish_finished(now, running.what.guest(), result, actions),
-            Purpose::Operation(operation) => self.operation_finished(operation, running.what, result, actions),
+            Purpose::Operation(operation) => self.operation_finished(operation, running, result, actions),
         }
     }
 
     fn operation_finished(
         &mut self,
         operation: OperationId,
-        what: Task,
+        running: Running,
         result: TaskResult,
         actions: &mut Vec<Action>,
     ) {
-        actions.push(Action::List);
+        let what = running.what;
+        if what.lane() == Lane::Change {
+            actions.push(Action::List);
+        }
         let Some(phase) = self.pending.entries.get(&operation).map(|entry| entry.phase.clone()) else { return };
         let Some(command) = self.operations.get(&operation).map(|record| record.command.clone()) else { return };
         match (phase, result) {
             (Phase::Undoing(why), _) => self.end(operation, Some(why), actions),
+            // It gave way to what changes the guest, and begins anew when that has ended.
+            (_, Err(why)) if why.code == FailureCode::Cancelled && running.cancelled && !running.unwanted => {
+                self.pending.wait_again(operation);
+            }
             (_, Err(why)) if why.code == FailureCode::HypervisorAway => {
                 self.retry_later(operation, &command, why, actions)
             }
@@ -254,6 +307,8 @@ impl Agent {
             }
             (Verb::Create { .. }, Task::Start { .. }) => self.end_with_wish(command, Some(Power::Running), actions),
             (Verb::Create { start, .. }, _) => self.created(command, *start, actions),
+            (Verb::Restore { order }, Task::Start { .. }) => self.restored_and_started(command, order, actions),
+            (Verb::Restore { order }, _) => self.restored(command, order, actions),
             (Verb::Import { .. }, _) => self.end_with_wish(command, Some(Power::Stopped), actions),
             (Verb::Delete { .. }, _) => self.end_with_wish(command, None, actions),
             (
@@ -266,7 +321,6 @@ impl Agent {
                 | Verb::Manage { .. }
                 | Verb::Release
                 | Verb::Backup { .. }
-                | Verb::Restore { .. }
                 | Verb::VerifyBackup { .. }
                 | Verb::DeletePoint { .. }
                 | Verb::PinPoint { .. }
@@ -298,7 +352,7 @@ impl Agent {
     }
 
     /// Ends an operation: kept first, told after.
-    fn end_with(
+    pub(crate) fn end_with(
         &mut self,
         operation: OperationId,
         failure: Option<Failure>,
@@ -344,7 +398,23 @@ impl Agent {
         let waiting =
             self.pending.entries.get(&operation).is_some_and(|entry| entry.phase == Phase::Waiting { again: false });
         if waiting {
-            self.end(operation, Some(failure(FailureCode::Cancelled, "cancelled before it was begun")), actions);
+            return self.end(
+                operation,
+                Some(failure(FailureCode::Cancelled, "cancelled before it was begun")),
+                actions,
+            );
+        }
+        // What changes a guest is done once begun; what reads one, or makes one anew, can be left.
+        let ours = |running: &Running| {
+            let restore = matches!(running.what, Task::Restore { .. });
+            running.purpose == Purpose::Operation(operation) && (restore || running.what.lane() != Lane::Change)
+        };
+        let task = self.tasks.iter().find(|(_, running)| ours(running)).map(|(task, _)| *task);
+        if let Some(task) = task {
+            self.cancel_task(task, actions);
+            if let Some(running) = self.tasks.get_mut(&task) {
+                running.unwanted = true;
+            }
         }
     }
 

@@ -131,6 +131,7 @@ impl Agent {
             known.retry_at = None;
         }
         self.mark_dirty(now, guest);
+        self.came_alive(guest, actions);
         self.state_seen(now, guest, actions);
         if stopped_itself && !self.pending.has(guest) {
             self.accept_stop(guest, "it shut itself down", actions);

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod alarm;
+pub mod backup;
 mod beat;
 mod begin;
 mod command;

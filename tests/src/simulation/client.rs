@@ -25,6 +25,9 @@ impl World {
         let host = self.random.index(self.hosts.len());
         let known: Vec<GuestId> = self.hosts[host].guests.keys().copied().collect();
         let guest = if known.is_empty() { GuestId::from_u128(1) } else { known[self.random.index(known.len())] };
+        if self.setting.backups && self.random.chance(500) {
+            return (guest, None, self.backup_wish(host, guest));
+        }
         let verb = match self.random.below(11) {
             0 => Verb::Start,
             1 => Verb::Stop,

@@ -50,12 +50,16 @@ impl World {
             }
             5 => {
                 self.hosts[host].disk_full = true;
+                self.tell_room(host);
                 self.after(heal_in, Happening::DiskFree { host });
             }
             6 => self.crash_a_guest(host),
             7 => self.reboot_host(host),
             8 => self.shut_down_a_guest_from_inside(host),
-            9 => self.hosts[host].wall_ahead = self.random.below(3) * 63_072_000_000,
+            9 => {
+                self.hosts[host].wall_ahead = self.random.below(3) * 63_072_000_000;
+                self.hosts[host].clock_moved = self.now;
+            }
             _ => {
                 self.kill_aggregator();
                 self.aggregator.lose_data();

@@ -1,14 +1,16 @@
 //! One simulated host: an agent core, its durable ledger, a hypervisor with guests that live on without the agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roost_agent_core::event::{Cause, Seen};
 use roost_agent_core::{Agent, Change, Config, Kept, Stage, Task, TaskId};
+use roost_protocol::backup::BackupSummary;
 use roost_protocol::guest::PowerState;
 use roost_protocol::host::HostFacts;
-use roost_protocol::{GuestId, HostId, MiB, Millis, Stamp, Time};
+use roost_protocol::{GuestId, HostId, MiB, Millis, PointId, Stamp, Time};
 
 use super::Mutant;
+use super::backup::{Begun, limits};
 
 /// A host.
 #[derive(Debug)]
@@ -31,6 +33,18 @@ pub(crate) struct Host {
     /// What the truth recorder counts.
     pub(crate) resets: BTreeMap<GuestId, u32>,
     pub(crate) forced: u32,
+    /// The backup store: outlives the agent.
+    pub(crate) store: BTreeMap<PointId, BackupSummary>,
+    /// Points that verification will find damaged.
+    pub(crate) rotten: BTreeSet<PointId>,
+    /// Points kept for guests of other hosts.
+    pub(crate) held: BTreeMap<PointId, GuestId>,
+    pub(crate) cancelled: BTreeSet<TaskId>,
+    pub(crate) begun: BTreeMap<TaskId, Begun>,
+    /// The agent has seen all guests in this life.
+    pub(crate) looked: bool,
+    /// When the wall clock last leapt.
+    pub(crate) clock_moved: u64,
 }
 
 /// One guest as it really is.
@@ -64,6 +78,13 @@ impl Host {
             wall_ahead: 0,
             resets: BTreeMap::new(),
             forced: 0,
+            store: BTreeMap::new(),
+            rotten: BTreeSet::new(),
+            held: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            begun: BTreeMap::new(),
+            looked: false,
+            clock_moved: 0,
         }
     }
 
@@ -75,6 +96,8 @@ impl Host {
             list_every: Millis::seconds(30),
             restart_first: Millis::seconds(1),
             restart_longest: Millis::seconds(20),
+            zone: String::new(),
+            backup: limits(),
         }
     }
 
@@ -155,6 +178,9 @@ impl Host {
     pub(crate) fn begin_life(&mut self, mutant: Option<Mutant>) {
         self.life += 1;
         self.tasks.clear();
+        self.cancelled.clear();
+        self.begun.clear();
+        self.looked = false;
         let mut kept = self.ledger.clone();
         if mutant == Some(Mutant::LedgerForgetsCommands) {
             kept.operations.retain(|_, record| record.stage != Stage::Taken);

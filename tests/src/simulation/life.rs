@@ -1,7 +1,7 @@
 //! The hosts' lives: agents begin, are told, act and die; guests live on.
 
 use roost_agent_core::event::{Action as AgentAction, Cause, Event as AgentEvent};
-use roost_agent_core::{Change, Made, Stage, Task, TaskId};
+use roost_agent_core::{Change, Lane, Made, Stage, Task, TaskId};
 use roost_protocol::GuestId;
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::message::ToAggregator;
@@ -20,7 +20,9 @@ impl World {
         if self.hosts[host].libvirt_up {
             let domains = self.hosts[host].all_seen();
             self.tell_agent(host, AgentEvent::HypervisorUp { domains, host_booted: booted });
+            self.hosts[host].looked = true;
         }
+        self.open_store(host);
         self.after(100, Happening::Connect { host, life });
     }
 
@@ -45,6 +47,7 @@ impl World {
         if !std::mem::replace(&mut self.hosts[host].libvirt_up, true) {
             let domains = self.hosts[host].all_seen();
             self.tell_agent(host, AgentEvent::HypervisorUp { domains, host_booted: false });
+            self.hosts[host].looked = true;
         }
     }
 
@@ -176,13 +179,14 @@ impl World {
             }
             AgentAction::Run { task, what } => {
                 self.note(format!("host {host} runs {what:?}"));
+                self.backup_begun(host, task, &what);
                 self.hosts[host].tasks.insert(task, what);
                 let life = self.hosts[host].life;
                 let slow = if self.random.chance(100) { 8_000 } else { 600 };
                 let span = 20 + self.random.below(slow);
                 self.after(span, Happening::TaskDone { host, life, task });
             }
-            AgentAction::Cancel { task } => self.note(format!("host {host} cancels task {}", task.0)),
+            AgentAction::Cancel { task } => self.cancel(host, task),
             AgentAction::Begin { operation } => self.tell_agent(host, AgentEvent::Begin { operation }),
             AgentAction::Send(message) => self.send_to_aggregator(host, message),
             AgentAction::KeepDocument { generation, sealed } => {
@@ -232,6 +236,9 @@ impl World {
             Verb::Start if self.meant.get(&guest).is_some_and(Option::is_some) => {
                 self.meant.insert(guest, Some(Power::Running))
             }
+            Verb::Restore { order } if self.meant.get(&guest).is_some_and(Option::is_some) => {
+                self.meant.insert(guest, Some(if order.start { Power::Running } else { Power::Stopped }))
+            }
             Verb::Create { start: false, .. } | Verb::Import { .. } | Verb::Manage { power: Power::Stopped } => {
                 self.meant.insert(guest, Some(Power::Stopped))
             }
@@ -259,9 +266,17 @@ impl World {
             return;
         }
         self.hosts[host].tasks.remove(&task);
-        if !self.hosts[host].libvirt_up {
+        if !self.hosts[host].libvirt_up && (what.lane() == Lane::Change || what.lane() == Lane::Read) {
+            self.hosts[host].begun.remove(&task);
+            self.hosts[host].cancelled.remove(&task);
             let failure = Failure { code: FailureCode::HypervisorAway, text: "libvirt is away".into() };
             return self.tell_agent(host, AgentEvent::Finished { task, result: Err(failure) });
+        }
+        if let Some(result) = self.backup_done(host, task, &what) {
+            if matches!(what, Task::Restore { .. }) {
+                self.tell_changed(host, what.guest());
+            }
+            return self.tell_agent(host, AgentEvent::Finished { task, result });
         }
         let result = self.hosts[host].carry_out(&what);
         if let (Err(why), Task::Create { .. }) = (&result, &what) {

@@ -2,6 +2,7 @@
 //! seed. Same seed, same run.
 
 mod aggregator;
+mod backup;
 mod client;
 mod faults;
 mod host;
@@ -26,6 +27,8 @@ pub enum Mutant {
     BeatsAreLost,
     /// The aggregator forgets operations that have not ended when it restarts.
     OperationsForgotten,
+    /// A backup that is asked to give way goes on, and publishes what it read.
+    CancelIsLost,
     /// A guest that is switched off on purpose is started again: the wish is not set before the act.
     WishNotKept,
 }
@@ -35,7 +38,18 @@ pub enum Mutant {
 /// # Errors
 /// The promise that was broken; its text has the transcript's end.
 pub fn run(seed: u64, faults: Faults, mutant: Option<Mutant>) -> Result<World, Broken> {
-    let setting = Setting { hosts: 3, guests: 4, faults, mutant };
+    live(seed, Setting { hosts: 3, guests: 4, faults, mutant, backups: false })
+}
+
+/// Runs one seed with backups, schedules each 20 seconds and replicas.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_backups(seed: u64, faults: Faults, mutant: Option<Mutant>) -> Result<World, Broken> {
+    live(seed, Setting { hosts: 3, guests: 4, faults, mutant, backups: true })
+}
+
+fn live(seed: u64, setting: Setting) -> Result<World, Broken> {
     let mut world = World::new(seed, setting);
     world.live(120_000)?;
     world.heal();

@@ -39,7 +39,8 @@ impl World {
         self.no_command_is_run_twice()?;
         self.no_acknowledged_operation_is_lost()?;
         self.wishes_are_kept()?;
-        self.the_intent_survives()
+        self.the_intent_survives()?;
+        self.backups_are_well()
     }
 
     pub(crate) fn broken(&self, promise: &'static str, detail: String) -> Broken {

@@ -7,7 +7,7 @@ use roost_agent_core::event::Event as AgentEvent;
 use roost_aggregator_core::event::{Event, LinkId};
 use roost_protocol::guest::Power;
 use roost_protocol::message::{ToAgent, ToAggregator};
-use roost_protocol::{GuestId, OperationId};
+use roost_protocol::{GuestId, OperationId, PointId};
 
 use super::Mutant;
 use super::aggregator::Aggregator;
@@ -23,6 +23,8 @@ pub struct Setting {
     pub guests: u64,
     pub faults: Faults,
     pub mutant: Option<Mutant>,
+    /// Guests have backup policies and replicas.
+    pub backups: bool,
 }
 
 /// Everything.
@@ -56,6 +58,12 @@ pub struct World {
     pub(crate) inbox: VecDeque<(usize, AgentEvent)>,
     pub(crate) telling: bool,
     pub(crate) quiet: bool,
+    /// Points made so far, on all hosts.
+    pub(crate) points: u64,
+    /// Points that somebody asked to delete.
+    pub(crate) delete_asked: BTreeSet<PointId>,
+    /// The promise about backups that broke on the way.
+    pub(crate) backup_broken: Option<(&'static str, String)>,
 }
 
 /// One connection, as both sides believe it.
@@ -126,7 +134,13 @@ impl World {
             inbox: VecDeque::new(),
             telling: false,
             quiet: false,
+            points: 0,
+            delete_asked: BTreeSet::new(),
+            backup_broken: None,
         };
+        if setting.backups {
+            world.prepare_backups();
+        }
         world.start_aggregator();
         for host in 0..world.hosts.len() {
             world.start_agent(host, false);
@@ -155,6 +169,12 @@ impl World {
             }
             if let Some(detail) = &self.twice {
                 return Err(self.broken("no command is run twice", detail.clone()));
+            }
+            if let Some((promise, detail)) = &self.backup_broken {
+                return Err(self.broken(promise, detail.clone()));
+            }
+            if self.setting.backups {
+                self.late_ones_are_told()?;
             }
         }
         self.now = end;
@@ -223,6 +243,7 @@ impl World {
             Happening::DiskFree { host } => {
                 if std::mem::take(&mut self.hosts[host].disk_full) {
                     self.tell_agent(host, AgentEvent::LedgerRecovered);
+                    self.tell_room(host);
                 }
             }
             Happening::Ask => {

@@ -1,0 +1,116 @@
+//! Restores: as it was, as new, at once, and what is refused.
+
+use roost_protocol::PointId;
+use roost_protocol::backup::{RestoreAs, RestoreOrder, Target};
+use roost_protocol::guest::{Power, PowerState};
+use roost_protocol::operation::{FailureCode, Verb};
+
+use super::rig::{HOUR, Rig, guest, policy};
+use crate::event::{Made, Task};
+
+fn rig() -> Rig {
+    let mut rig = Rig::new(1);
+    rig.follow(1, policy("hourly"));
+    rig.live(3 * HOUR + 2_000);
+    rig
+}
+
+fn order(point: PointId, to_be: RestoreAs) -> RestoreOrder {
+    RestoreOrder { set: guest(1), point, from: Target::Local, to_be, start: true, at_once: false }
+}
+
+fn restore(order: RestoreOrder) -> Verb {
+    Verb::Restore { order: Box::new(order) }
+}
+
+fn as_new(name: &str) -> RestoreAs {
+    RestoreAs::AsNew { name: name.into(), hostname: None, windows_name: None, domain: None }
+}
+
+#[test]
+fn as_it_was_is_refused_while_the_original_runs_and_done_when_it_is_off() {
+    let mut rig = rig();
+    let point = rig.points(1)[0];
+    assert_eq!(rig.refused(1, restore(order(point, RestoreAs::AsItWas))), FailureCode::WrongState);
+    rig.set_state(1, PowerState::Off);
+    let operation = rig.command(1, restore(order(point, RestoreAs::AsItWas)));
+    rig.live(5_000);
+    assert_eq!((rig.outcome(operation), rig.guests[&guest(1)]), (Some(None), PowerState::Running));
+    // What is built upon the old disks would be wrong: the next one reads all.
+    rig.live(HOUR);
+    assert!(rig.log.iter().rev().find(|line| line.starts_with("run Backup")).unwrap().contains("full: true"));
+}
+
+#[test]
+fn as_new_makes_a_managed_guest_beside_the_running_original() {
+    let mut rig = rig();
+    let point = rig.points(1)[2];
+    assert_eq!(rig.refused(7, restore(order(point, as_new("guest-1")))), FailureCode::AlreadyExists);
+    assert_eq!(rig.refused(7, restore(order(point, as_new("../x")))), FailureCode::Invalid);
+    assert_eq!(rig.refused(7, restore(order(PointId::from_u128(3), as_new("new")))), FailureCode::NotFound);
+    assert_eq!(rig.refused(7, restore(order(point, RestoreAs::AsItWas))), FailureCode::Invalid);
+    let operation = rig.command(7, restore(order(point, as_new("new"))));
+    rig.live(5_000);
+    assert_eq!(rig.outcome(operation), Some(None));
+    assert_eq!(rig.kept.wishes[&guest(7)].power, Power::Running);
+    assert_eq!(rig.guests.values().filter(|state| **state == PowerState::Running).count(), 2);
+}
+
+#[test]
+fn a_damaged_point_is_refused_and_the_next_older_one_offered() {
+    let mut rig = rig();
+    let points = rig.points(1);
+    rig.damaged.insert(points[2]);
+    rig.command(1, Verb::VerifyBackup { point: Some(points[2]) });
+    rig.live(2_000);
+    let operation = rig.command(7, restore(order(points[2], as_new("new"))));
+    assert_eq!(rig.outcome(operation), Some(Some(FailureCode::Damaged)));
+    let record = format!("{:?}", rig.kept.operations[&operation].stage);
+    assert!(record.contains(&points[1].to_string()), "{record}");
+}
+
+#[test]
+fn the_data_of_a_guest_restored_at_once_is_brought_in_whatever_restarts() {
+    let mut rig = rig();
+    let point = rig.points(1)[1];
+    rig.by_hand = true;
+    let at_once = RestoreOrder { at_once: true, ..order(point, as_new("new")) };
+    let operation = rig.command(7, restore(at_once));
+    rig.succeed(rig.running(|task| matches!(task, Task::Restore { .. })));
+    // The data is served before the guest is started.
+    assert!(rig.place_of("run Pull") < rig.place_of("run Start"));
+    rig.succeed(rig.running(|task| matches!(task, Task::Start { .. })));
+    assert_eq!(rig.outcome(operation), Some(None));
+    // A stop leaves the pull alone; a restart of the agent begins it again; its point is not removed.
+    rig.command(7, Verb::Stop);
+    assert!(rig.cancelled.is_empty());
+    rig.restart();
+    let pull = rig.running(|task| matches!(task, Task::Pull { .. }));
+    assert_eq!(rig.refused(1, Verb::DeletePoint { point, even_last: true }), FailureCode::Busy);
+    rig.fail(pull, FailureCode::TargetAway);
+    assert!(rig.alarms().contains(&"restore-pull".to_owned()));
+    rig.live(11_000);
+    rig.succeed(rig.running(|task| matches!(task, Task::Pull { .. })));
+    rig.live(1_000);
+    assert!(
+        !rig.alarms().contains(&"restore-pull".to_owned())
+            && rig.kept.runs.get(&guest(7)).is_none_or(|run| run.pull.is_none())
+    );
+}
+
+#[test]
+fn an_interrupted_restore_is_begun_again_and_one_that_was_whole_is_not() {
+    let mut rig = rig();
+    let point = rig.points(1)[1];
+    rig.by_hand = true;
+    let operation = rig.command(7, restore(order(point, as_new("new"))));
+    rig.restart();
+    rig.running(|task| matches!(task, Task::Restore { .. }));
+    rig.guests.insert(guest(7), PowerState::Off);
+    rig.restart();
+    assert!(!rig.tasks.values().any(|(task, _)| matches!(task, Task::Restore { .. })));
+    rig.by_hand = false;
+    rig.live(3_000);
+    assert_eq!((rig.outcome(operation), rig.guests[&guest(7)]), (Some(None), PowerState::Running));
+    let _ = Made::Nothing;
+}

@@ -1,0 +1,397 @@
+//! One host whose tasks end at once, or by hand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roost_protocol::backup::{
+    BackupPolicy, BackupSummary, Consistency, Damage, Peer, Proof, Schedule, SetSummary, Target, Why,
+};
+use roost_protocol::guest::PowerState;
+use roost_protocol::host::{HostFacts, HostSample, Pressure};
+use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
+use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Verb};
+use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp, Time};
+
+use crate::agent::{Agent, Config};
+use crate::backup::plan::Limits;
+use crate::event::{Action, Cause, Event, Lane, Made, Seen, Task, TaskId, TaskResult};
+use crate::ledger::{Change, Kept};
+
+pub(super) const HOUR: u64 = 3_600_000;
+pub(super) const OWN: HostId = HostId::from_u128(1);
+/// How long a task takes.
+const TAKES: u64 = 1_000;
+/// 2026-01-01 00:00 UTC.
+const BEGIN: u64 = 1_767_225_600_000;
+
+pub(super) fn guest(number: u128) -> GuestId {
+    GuestId::from_u128(number)
+}
+
+pub(super) fn policy(expression: &str) -> BackupPolicy {
+    let schedule = Some(Schedule { expression: expression.into(), ..Schedule::default() });
+    BackupPolicy { generation: Generation(1), schedule, ..BackupPolicy::default() }
+}
+
+pub(super) fn peer(host: u128) -> Peer {
+    Peer {
+        host: HostId::from_u128(host),
+        name: format!("host-{host}"),
+        addresses: vec!["192.0.2.1:7443".into()],
+        key: [0; 32],
+        zone: String::new(),
+        total: 1 << 40,
+        free: 1 << 39,
+        replicas: 0,
+        up: true,
+    }
+}
+
+pub(super) fn summary(number: u128, guest: GuestId, at: u64) -> BackupSummary {
+    BackupSummary {
+        point: PointId::from_u128(number),
+        guest,
+        guest_name: format!("guest-{}", u128::from_be_bytes(guest.bytes())),
+        origin: OWN,
+        started: Stamp(at),
+        finished: Stamp(at),
+        why: Why::Schedule,
+        consistency: Consistency::Crash,
+        parent: None,
+        size: 1 << 30,
+        read: 1,
+        stored: 1,
+        pinned: false,
+        proof: Proof::Untried,
+        copies: Vec::new(),
+        damaged: None,
+        note: String::new(),
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Rig {
+    pub(super) agent: Agent,
+    pub(super) kept: Kept,
+    time: u64,
+    pub(super) wall: u64,
+    pub(super) guests: BTreeMap<GuestId, PowerState>,
+    /// Tasks and when they end.
+    pub(super) tasks: BTreeMap<TaskId, (Task, u64)>,
+    pub(super) cancelled: BTreeSet<TaskId>,
+    /// The store on disk.
+    store: BTreeMap<PointId, BackupSummary>,
+    next_point: u128,
+    next_operation: u128,
+    outcomes: BTreeMap<OperationId, Option<FailureCode>>,
+    pub(super) told_sets: BTreeMap<GuestId, SetSummary>,
+    pub(super) log: Vec<String>,
+    pub(super) tries: u32,
+    pub(super) most_at_once: usize,
+    // What goes wrong.
+    pub(super) by_hand: bool,
+    pub(super) broken: Option<FailureCode>,
+    pub(super) peers_gone: bool,
+    pub(super) proofs_fail: bool,
+    pub(super) damaged: BTreeSet<PointId>,
+}
+
+fn config() -> Config {
+    Config {
+        host: OWN,
+        facts: HostFacts::default(),
+        list_every: Millis(60_000),
+        restart_first: Millis(1_000),
+        restart_longest: Millis(60_000),
+        zone: String::new(),
+        backup: Limits::default(),
+    }
+}
+
+impl Rig {
+    pub(super) fn new(guests: u128) -> Self {
+        let mut rig = Self {
+            agent: Agent::new(config(), Kept::default()),
+            kept: Kept::default(),
+            time: 1_000,
+            wall: BEGIN,
+            guests: (1..=guests).map(|number| (guest(number), PowerState::Running)).collect(),
+            tasks: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            store: BTreeMap::new(),
+            next_point: 1_000,
+            next_operation: 1,
+            outcomes: BTreeMap::new(),
+            told_sets: BTreeMap::new(),
+            log: Vec::new(),
+            tries: 0,
+            most_at_once: 0,
+            by_hand: false,
+            broken: None,
+            peers_gone: false,
+            proofs_fail: false,
+            damaged: BTreeSet::new(),
+        };
+        rig.begin();
+        rig
+    }
+
+    fn begin(&mut self) {
+        let domains = self.guests.keys().map(|guest| self.seen(*guest)).collect();
+        self.tell(Event::HypervisorUp { domains, host_booted: false });
+        self.open_store();
+    }
+
+    pub(super) fn open_store(&mut self) {
+        self.tell(Event::StoreOpened { points: self.store.values().cloned().collect() });
+    }
+
+    /// The agent dies and comes back; its monotonic clock begins anew.
+    pub(super) fn restart(&mut self) {
+        self.tasks.clear();
+        self.time = 0;
+        self.agent = Agent::new(config(), self.kept.clone());
+        self.begin();
+    }
+
+    /// Time passes while nobody looks.
+    pub(super) fn sleep(&mut self, span: u64) {
+        self.wall += span;
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time(self.time)
+    }
+
+    fn seen(&self, guest: GuestId) -> Seen {
+        Seen {
+            guest,
+            name: format!("guest-{}", u128::from_be_bytes(guest.bytes())),
+            state: self.guests[&guest],
+            cause: Cause::Crashed,
+            persistent: true,
+            vcpus: 1,
+            memory_mib: MiB(64),
+            disks: Vec::new(),
+        }
+    }
+
+    pub(super) fn set_state(&mut self, number: u128, state: PowerState) {
+        self.guests.insert(guest(number), state);
+        self.tell(Event::Changed { domain: self.seen(guest(number)) });
+    }
+
+    pub(super) fn pressure(&mut self, io_centi: u32) {
+        let pressure = Some(Pressure { io_centi, ..Pressure::default() });
+        self.tell(Event::Sampled { host: HostSample { pressure, ..HostSample::default() }, guests: Vec::new() });
+    }
+
+    pub(super) fn link(&mut self) {
+        let welcome = Welcome { version: 3, grid: GridId::from_u128(1), epoch: Epoch(1), document: Generation(0) };
+        self.tell(Event::LinkUp { welcome });
+    }
+
+    pub(super) fn peers(&mut self, peers: Vec<Peer>) {
+        self.tell(Event::Received(ToAgent::Peers { peers }));
+    }
+
+    pub(super) fn tell(&mut self, event: Event) {
+        let actions = self.agent.on(Time(self.time), Stamp(self.wall), event);
+        for action in actions {
+            self.act(action);
+        }
+        let reads = |task: &Task| matches!(task, Task::Backup { order, .. } if order.why != Why::Replica);
+        self.most_at_once = self.most_at_once.max(self.tasks.values().filter(|(task, _)| reads(task)).count());
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Persist(changes) => changes.into_iter().for_each(|change| self.keep(change)),
+            Action::Run { task, what } => {
+                self.log.push(format!("run {what:?}"));
+                self.tasks.insert(task, (what, self.time + TAKES));
+            }
+            Action::Cancel { task } => {
+                self.log.push(format!("cancel {}", task.0));
+                self.cancelled.insert(task);
+            }
+            Action::Begin { operation } => self.tell(Event::Begin { operation }),
+            Action::Send(ToAggregator::Outcome(Outcome { operation, failure })) => {
+                self.outcomes.insert(operation, failure.map(|failure| failure.code));
+            }
+            Action::Send(ToAggregator::Snapshot(snapshot)) => self.told(snapshot.backup.unwrap_or_default().sets),
+            Action::Send(ToAggregator::Beat(beat)) => self.told(beat.backup.unwrap_or_default().sets),
+            Action::List => {
+                let domains = self.guests.keys().map(|guest| self.seen(*guest)).collect();
+                self.tell(Event::Listed { domains });
+            }
+            Action::Send(_) | Action::KeepDocument { .. } | Action::SendDocument => {}
+            Action::Note { text, .. } => self.log.push(text),
+        }
+    }
+
+    fn told(&mut self, sets: Vec<SetSummary>) {
+        self.told_sets.extend(sets.into_iter().map(|set| (set.guest, set)));
+    }
+
+    fn keep(&mut self, change: Change) {
+        match change {
+            Change::Policy { guest, policy: Some(policy) } => drop(self.kept.policies.insert(guest, *policy)),
+            Change::Policy { guest, policy: None } => drop(self.kept.policies.remove(&guest)),
+            Change::Run { guest, run: Some(run) } => drop(self.kept.runs.insert(guest, *run)),
+            Change::Run { guest, run: None } => drop(self.kept.runs.remove(&guest)),
+            Change::Peers(peers) => self.kept.peers = peers,
+            Change::Wish { guest, desired: Some(desired) } => drop(self.kept.wishes.insert(guest, desired)),
+            Change::Operation { record } => drop(self.kept.operations.insert(record.command.operation, record)),
+            Change::Wish { .. } | Change::Forget { .. } | Change::Epoch(_) => {}
+        }
+    }
+
+    /// Lives for that long, from deadline to deadline; tasks end in their time unless the test ends them.
+    pub(super) fn live(&mut self, span: u64) {
+        let end = self.time + span;
+        loop {
+            let due = self.tasks.iter().filter(|_| !self.by_hand).map(|(task, (_, at))| (*at, *task)).min();
+            let deadline = self.agent.deadline().map(|at| at.0.max(self.time));
+            let next = [due.map(|(at, _)| at), deadline].into_iter().flatten().min().filter(|at| *at <= end);
+            let Some(next) = next.map(|at| at.max(self.time)) else { break };
+            assert!(next > self.time || due.is_some_and(|(at, _)| at <= self.time) || deadline > Some(self.time - 1));
+            self.wall += next - self.time;
+            self.time = next;
+            match due.filter(|(at, _)| *at <= next) {
+                Some((_, task)) => self.end(task),
+                None => self.tell(Event::Tick),
+            }
+        }
+        self.wall += end - self.time;
+        self.time = end;
+        self.tell(Event::Tick);
+    }
+
+    fn end(&mut self, task: TaskId) {
+        let away = |task: &Task| matches!(task.lane(), Lane::Place(_));
+        let what = &self.tasks[&task].0;
+        let backup = matches!(what, Task::Backup { .. });
+        self.tries += u32::from(backup);
+        match self.broken {
+            _ if self.cancelled.contains(&task) => self.fail(task, FailureCode::Cancelled),
+            _ if self.peers_gone && away(what) => self.fail(task, FailureCode::TargetAway),
+            Some(code) if backup => self.fail(task, code),
+            Some(_) | None => self.succeed(task),
+        }
+    }
+
+    pub(super) fn fail(&mut self, task: TaskId, code: FailureCode) {
+        self.tasks.remove(&task);
+        let result: TaskResult = Err(Failure { code, text: "it went wrong".into() });
+        self.tell(Event::Finished { task, result });
+    }
+
+    pub(super) fn succeed(&mut self, task: TaskId) {
+        let (what, _) = self.tasks.remove(&task).unwrap();
+        let made = self.carry_out(&what);
+        self.tell(Event::Finished { task, result: Ok(made) });
+    }
+
+    fn carry_out(&mut self, what: &Task) -> Made {
+        match what {
+            Task::Backup { guest, order } => {
+                self.next_point += 1;
+                let at = self.wall.saturating_sub(TAKES);
+                let point = BackupSummary { why: order.why, ..summary(self.next_point, *guest, at) };
+                self.store.insert(point.point, point.clone());
+                Made::Point(Box::new(point))
+            }
+            Task::Ship { point, to, .. } => Made::Shipped { point: *point, to: to.clone() },
+            Task::Verify { .. } => {
+                let damage = |point: &PointId| Damage {
+                    guest: what.guest(),
+                    point: *point,
+                    disk: "vda".into(),
+                    from: 0,
+                    length: 9,
+                    why: "digest".into(),
+                };
+                Made::Verified { damages: self.damaged.iter().map(damage).collect() }
+            }
+            Task::Prune { at, remove, .. } => {
+                if *at == Target::Local {
+                    self.store.retain(|point, _| !remove.contains(point));
+                }
+                Made::Pruned { removed: remove.clone(), freed: 1 }
+            }
+            Task::Prove { point, .. } => {
+                let at = Stamp(self.wall);
+                let failed = Proof::Failed { at, why: "dark".into() };
+                let proof = if self.proofs_fail { failed } else { Proof::Proven { at, by: "console".into() } };
+                Made::Proven { point: *point, proof }
+            }
+            Task::Restore { order, guest } => {
+                self.guests.insert(*guest, PowerState::Off);
+                Made::Restored { pulling: order.at_once }
+            }
+            Task::Start { guest } => {
+                self.guests.insert(*guest, PowerState::Running);
+                Made::Nothing
+            }
+            Task::Create { .. }
+            | Task::Import { .. }
+            | Task::Shutdown { .. }
+            | Task::ForceOff { .. }
+            | Task::Pause { .. }
+            | Task::Resume { .. }
+            | Task::Reset { .. }
+            | Task::Delete { .. }
+            | Task::CleanUp { .. }
+            | Task::Pull { .. }
+            | Task::Pin { .. } => Made::Nothing,
+        }
+    }
+
+    /// Gives a command; its id.
+    pub(super) fn command(&mut self, number: u128, verb: Verb) -> OperationId {
+        let operation = OperationId::from_u128(self.next_operation);
+        self.next_operation += 1;
+        let budget_ms = Millis(4 * HOUR);
+        let command = Command { operation, epoch: Epoch(1), budget_ms, guest: guest(number), verb };
+        self.tell(Event::Received(ToAgent::Command(command)));
+        operation
+    }
+
+    pub(super) fn follow(&mut self, number: u128, policy: BackupPolicy) {
+        let operation = self.command(number, Verb::SetBackupPolicy { policy: Some(Box::new(policy)) });
+        assert_eq!(self.outcome(operation), Some(None));
+    }
+
+    /// The code of a command that is refused at once.
+    pub(super) fn refused(&mut self, number: u128, verb: Verb) -> FailureCode {
+        let operation = self.command(number, verb);
+        self.outcome(operation).unwrap().unwrap()
+    }
+
+    /// None: not ended.
+    pub(super) fn outcome(&self, operation: OperationId) -> Option<Option<FailureCode>> {
+        self.outcomes.get(&operation).copied()
+    }
+
+    /// The one task of that kind.
+    pub(super) fn running(&self, which: impl Fn(&Task) -> bool) -> TaskId {
+        let found: Vec<TaskId> =
+            self.tasks.iter().filter(|(_, (task, _))| which(task)).map(|(task, _)| *task).collect();
+        assert_eq!(found.len(), 1, "{:?}", self.tasks);
+        found[0]
+    }
+
+    pub(super) fn place_of(&self, line: &str) -> usize {
+        self.log.iter().position(|other| other.starts_with(line)).unwrap()
+    }
+
+    /// Points that are not of a replica, oldest first, as the agent knows them.
+    pub(super) fn points(&self, number: u128) -> Vec<PointId> {
+        let lasting = |point: &&BackupSummary| point.why != Why::Replica;
+        self.agent.backups.sets.of(guest(number)).filter(lasting).map(|point| point.point).collect()
+    }
+
+    pub(super) fn alarms(&self) -> Vec<String> {
+        self.agent.alarms.keys().map(|(code, _)| code.clone()).collect()
+    }
+}
