@@ -2,19 +2,19 @@
 
 #[allow(dead_code, reason = "the driver learns to ask for backups next")]
 pub(crate) mod backup;
-#[allow(dead_code, reason = "the driver asks for plans of memory next")]
 pub(crate) mod balloon;
 pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod domain;
 pub(crate) mod image;
 pub(crate) mod import;
-#[allow(dead_code, reason = "the driver asks for plans of memory next")]
 pub(crate) mod ksm;
 #[allow(dead_code, reason = "as above")]
 pub(crate) mod nbd;
 pub(crate) mod place;
 pub(crate) mod points;
+#[allow(dead_code, reason = "as above")]
+pub(crate) mod restore;
 #[cfg(test)]
 mod test;
 pub(crate) mod xml;

@@ -2,15 +2,16 @@
 //! ([`hot`]); whatever goes wrong, it goes on on its own disks ([`watch`], [`tidy`]). How and why: docs/decisions/0009.
 
 mod cold;
-mod definition;
+pub(crate) mod definition;
 mod hot;
+pub(crate) mod kept;
 mod overlay;
 mod pull;
-mod reader;
+pub(crate) mod reader;
 pub(crate) mod scratch;
 pub(crate) mod sink;
 #[cfg(test)]
-mod test;
+pub(crate) mod test;
 pub(crate) mod tidy;
 mod watch;
 
@@ -37,13 +38,15 @@ use crate::files;
 /// Names of a point's files.
 pub(crate) const DEFINITION: &str = "domain.xml";
 pub(crate) const NVRAM: &str = "nvram";
+pub(crate) const KERNEL: &str = "kernel";
+pub(crate) const INITRD: &str = "initrd";
 /// Before the name of each file of the TPM's state.
 pub(crate) const TPM: &str = "tpm-";
 /// The checkpoint that a point was made at.
 pub(crate) const MARK: &str = "mark";
 /// Where libvirt keeps the states of TPMs, below a folder named by the guest's id.
-const TPM_FOLDER: &str = "/var/lib/libvirt/swtpm";
-/// Largest file of firmware or TPM; theirs have less than 1 MiB.
+pub(crate) const TPM_FOLDER: &str = "/var/lib/libvirt/swtpm";
+/// Largest file beside the disks: what the store takes. Firmware and TPM have less than 1 MiB, kernels 30.
 const FILE_BYTES: u64 = 64 << 20;
 
 /// How the moment of a running guest is held for reading.
@@ -104,10 +107,12 @@ fn keep_files(
     mark: Option<&str>,
 ) -> Result<(), Failure> {
     sink.file(DEFINITION, definition.as_bytes())?;
-    if let Some(path) = &state.nvram
-        && let Some(bytes) = read_file(path)?
-    {
-        sink.file(NVRAM, &bytes)?;
+    for (name, path) in [(NVRAM, &state.nvram), (KERNEL, &state.kernel), (INITRD, &state.initrd)] {
+        if let Some(path) = path
+            && let Some(bytes) = read_file(path)?
+        {
+            sink.file(name, &bytes)?;
+        }
     }
     if state.tpm {
         keep_tpm(sink, &Path::new(TPM_FOLDER).join(guest.to_string()))?;

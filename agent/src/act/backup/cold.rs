@@ -70,10 +70,10 @@ fn read(work: &Hot<'_>, state: &State, mark: Option<&str>, sink: &mut dyn Sink) 
     for disk in &state.disks {
         let mark = mark.filter(|_| disk.format == Format::Qcow2);
         // Without the bitmap, or with a broken one, all is read and compared.
-        let with_bitmap = mark.and_then(|mark| Server::start(work.room, disk, Some(mark), true).ok());
+        let with_bitmap = mark.and_then(|mark| Server::start(&work.room.path, disk, Some(mark), true).ok());
         let server = match with_bitmap {
             Some(server) => server,
-            None => Server::start(work.room, disk, None, true)?,
+            None => Server::start(&work.room.path, disk, None, true)?,
         };
         let context = server.bitmap.as_ref().map(|mark| format!("qemu:dirty-bitmap:{mark}"));
         let mut client = work.connected(Client::connect(&server.socket, &disk.target, context.as_deref()))?;

@@ -33,6 +33,9 @@ pub(crate) struct State {
     pub(crate) name: String,
     pub(crate) disks: Vec<Disk>,
     pub(crate) nvram: Option<PathBuf>,
+    /// What it boots directly, where it does not boot from a disk.
+    pub(crate) kernel: Option<PathBuf>,
+    pub(crate) initrd: Option<PathBuf>,
     /// Whether it has an emulated TPM.
     pub(crate) tpm: bool,
     /// Whether its guest agent is there.
@@ -55,13 +58,18 @@ pub(crate) fn read(xml: &str) -> Result<State, Failure> {
     if disks.len() > DISKS {
         return Err(invalid(format!("the guest has more than {DISKS} disks")));
     }
-    let nvram = root.child("os").and_then(|os| os.child("nvram")).map(|nvram| nvram.text.trim());
+    let of_os = |kind: &str| {
+        let path = root.child("os").and_then(|os| os.child(kind)).map(|path| path.text.trim());
+        path.filter(|path| !path.is_empty()).map(PathBuf::from)
+    };
     let tpm = all("tpm").filter_map(|tpm| tpm.child("backend"));
     let agent = all("channel").filter_map(|channel| channel.child("target"));
     Ok(State {
         name,
         disks,
-        nvram: nvram.filter(|path| !path.is_empty()).map(PathBuf::from),
+        nvram: of_os("nvram"),
+        kernel: of_os("kernel"),
+        initrd: of_os("initrd"),
         tpm: tpm.into_iter().any(|backend| backend.attribute("type") == Some("emulator")),
         agent: agent
             .into_iter()

@@ -292,12 +292,12 @@ impl Hot<'_> {
     fn serve(&self, disk: &Disk, plan: &mut Plan) -> Result<Server, Failure> {
         let mark = plan.base.as_ref().map(|(_, mark)| mark.as_str()).filter(|_| disk.format == Format::Qcow2);
         if let Some(mark) = mark {
-            match Server::start(self.room, disk, Some(mark), false) {
+            match Server::start(&self.room.path, disk, Some(mark), false) {
                 Ok(server) => return Ok(server),
                 Err(why) => plan.note = format!("the record of changes of {} was lost ({})", disk.target, why.text),
             }
         }
-        Server::start(self.room, disk, None, false)
+        Server::start(&self.room.path, disk, None, false)
     }
 
     fn free(&self) -> Result<(), Failure> {

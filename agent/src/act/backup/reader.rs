@@ -34,17 +34,17 @@ pub(super) enum What {
 
 /// A server of one disk, gone when this is dropped.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub(super) socket: PathBuf,
+pub(crate) struct Server {
+    pub(crate) socket: PathBuf,
     /// The bitmap it tells of.
-    pub(super) bitmap: Option<String>,
+    pub(crate) bitmap: Option<String>,
     pid: PathBuf,
 }
 
 impl Server {
     /// Serves an image read-only, with a bitmap if one is named. `share` also lets QEMU open it for writing meanwhile.
-    pub(super) fn start(room: &Room, disk: &Disk, bitmap: Option<&str>, share: bool) -> Result<Self, Failure> {
-        let at = |ending: &str| room.path.join(format!("{}.{ending}", disk.target));
+    pub(crate) fn start(folder: &Path, disk: &Disk, bitmap: Option<&str>, share: bool) -> Result<Self, Failure> {
+        let at = |ending: &str| folder.join(format!("{}.{ending}", disk.target));
         let (socket, pid) = (at("socket"), at(PID));
         let _ = fs::remove_file(&socket);
         let driver = if disk.device { "host_device" } else { "file" };

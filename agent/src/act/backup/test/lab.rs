@@ -19,10 +19,10 @@ use crate::act::backup::{Backup, Wish};
 const KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/lab/mb.S");
 const INSIDE: &str = "ROOST_BACKUP_INSIDE";
 /// Set for the process that is to be killed.
-pub(super) const ROLE: &str = "ROOST_BACKUP_ROLE";
-pub(super) const DISK: u64 = 64 << 20;
+pub(crate) const ROLE: &str = "ROOST_BACKUP_ROLE";
+pub(crate) const DISK: u64 = 64 << 20;
 /// Generous, as the machine may be loaded.
-pub(super) const SOON: Duration = Duration::from_secs(120);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 /// The guest writes one sector each so many ticks of 10 ms.
 const EVERY: u32 = 2;
 
@@ -40,7 +40,12 @@ const QEMU_CONF: &str = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 
 const LIBVIRTD_CONF: &str = "auth_unix_rw = \"none\"\nlog_outputs = \"3:file:/var/log/libvirt/libvirtd.log\"\n";
 
 /// Runs `test` in a namespace where all ends with it.
-pub(super) fn in_lab(name: &str, test: impl FnOnce(Lab)) {
+pub(crate) fn in_lab(name: &str, test: impl FnOnce(Lab)) {
+    in_lab_as(&format!("act::backup::test::{name}"), test);
+}
+
+/// The same for a test with this whole name.
+pub(crate) fn in_lab_as(name: &str, test: impl FnOnce(Lab)) {
     if env::var("ROOST_REAL").as_deref() != Ok("1") {
         return eprintln!("{name}: skipped, as ROOST_REAL=1 is not set");
     }
@@ -61,7 +66,7 @@ pub(super) fn in_lab(name: &str, test: impl FnOnce(Lab)) {
     let status = Command::new("unshare")
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SCRIPT, "sh"])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", &format!("act::backup::test::{name}"), "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env("R", root.path())
         .env(INSIDE, root.path())
         .status()
@@ -70,22 +75,22 @@ pub(super) fn in_lab(name: &str, test: impl FnOnce(Lab)) {
 }
 
 /// One host.
-pub(super) struct Lab {
-    pub(super) root: PathBuf,
-    pub(super) hypervisor: Arc<Hypervisor>,
-    pub(super) scratch: Scratch,
+pub(crate) struct Lab {
+    pub(crate) root: PathBuf,
+    pub(crate) hypervisor: Arc<Hypervisor>,
+    pub(crate) scratch: Scratch,
 }
 
 /// One guest.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Guest(pub(super) GuestId);
+pub(crate) struct Guest(pub(crate) GuestId);
 
-pub(super) fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-pub(super) fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + SOON;
     while !done() {
         assert!(Instant::now() < end, "{what}");
@@ -93,7 +98,7 @@ pub(super) fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-pub(super) fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
@@ -130,18 +135,18 @@ impl Lab {
     }
 
     /// kill -9, and a new one.
-    pub(super) fn kill_libvirtd(&self) {
+    pub(crate) fn kill_libvirtd(&self) {
         kill(fs::read_to_string("/run/libvirtd.pid").unwrap().trim().parse().unwrap());
         until("it is gone", || self.hypervisor.domains().is_err());
     }
 
-    pub(super) fn new_libvirtd(&mut self) {
+    pub(crate) fn new_libvirtd(&mut self) {
         start_libvirtd();
         self.hypervisor = connect();
     }
 
     /// A running guest with a disk of `DISK` bytes in this format, partly filled, that it writes to all the time.
-    pub(super) fn guest(&self, number: u8, format: &str) -> Guest {
+    pub(crate) fn guest(&self, number: u8, format: &str) -> Guest {
         let guest = Guest(GuestId::from_u128(0x7777_0000 + u128::from(number)));
         let disk = self.disk(guest, format);
         run(Command::new("qemu-img").args(["create", "-q", "-f", format]).arg(&disk).arg(DISK.to_string()));
@@ -153,14 +158,14 @@ impl Lab {
     }
 
     /// Starts a guest that is off, with a new clock and an empty record of it.
-    pub(super) fn begin_anew(&self, guest: Guest) {
+    pub(crate) fn begin_anew(&self, guest: Guest) {
         let _ = fs::remove_file(self.root.join(format!("{}.serial", guest.0)));
         run(Command::new("qemu-io").args(["-c", "write -z 0 8M"]).arg(self.disk(guest, "qcow2")));
         self.hypervisor.start(&guest.0.bytes()).unwrap();
         until("the guest writes", || self.ticks(guest) > 50);
     }
 
-    pub(super) fn disk(&self, guest: Guest, format: &str) -> PathBuf {
+    pub(crate) fn disk(&self, guest: Guest, format: &str) -> PathBuf {
         self.root.join(format!("{}.{format}", guest.0))
     }
 
@@ -179,7 +184,7 @@ impl Lab {
     }
 
     /// The guest's clock, in ticks, as it told last.
-    pub(super) fn ticks(&self, guest: Guest) -> u32 {
+    pub(crate) fn ticks(&self, guest: Guest) -> u32 {
         let text = fs::read(self.root.join(format!("{}.serial", guest.0))).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
         let told = text.rsplit("HB ").find_map(|rest| u32::from_str_radix(rest.get(..8)?, 16).ok());
@@ -187,22 +192,22 @@ impl Lab {
     }
 
     /// Fails unless the guest goes on within two seconds (more on a machine that does not give it its time).
-    pub(super) fn ticks_on(&self, guest: Guest) {
+    pub(crate) fn ticks_on(&self, guest: Guest) {
         let (before, began) = (self.ticks(guest), Instant::now());
         until("the guest ticks on", || self.ticks(guest) > before);
         let allowed = Duration::from_secs(if env::var_os("ROOST_LOADED").is_some() { 60 } else { 10 });
         assert!(began.elapsed() < allowed, "{:?}", began.elapsed());
     }
 
-    pub(super) fn qemu(&self, guest: Guest) -> i32 {
+    pub(crate) fn qemu(&self, guest: Guest) -> i32 {
         i32::try_from(qemu_pid(&guest.0.bytes()).unwrap()).unwrap()
     }
 
-    pub(super) fn back_up(&self, guest: Guest, wish: Wish, set: &Memory) -> Result<PointId, Failure> {
+    pub(crate) fn back_up(&self, guest: Guest, wish: Wish, set: &Memory) -> Result<PointId, Failure> {
         self.back_up_unless(guest, wish, set, &AtomicBool::new(false))
     }
 
-    pub(super) fn back_up_unless(
+    pub(crate) fn back_up_unless(
         &self,
         guest: Guest,
         wish: Wish,
@@ -214,7 +219,7 @@ impl Lab {
     }
 
     /// Nothing of a backup is left: no job, no layer, no process, no file.
-    pub(super) fn clean(&self, guest: Guest) {
+    pub(crate) fn clean(&self, guest: Guest) {
         let uuid = guest.0.bytes();
         for inactive in [false, true] {
             let xml = self.hypervisor.xml(&uuid, XmlForm { inactive, ..XmlForm::default() }).unwrap();
@@ -228,7 +233,7 @@ impl Lab {
     }
 
     /// What the guest's disk holds, once it is off.
-    pub(super) fn content(&self, guest: Guest, format: &str) -> Vec<u8> {
+    pub(crate) fn content(&self, guest: Guest, format: &str) -> Vec<u8> {
         let raw = self.root.join("content.raw");
         run(Command::new("qemu-img")
             .args(["convert", "-f", format, "-O", "raw"])
@@ -240,7 +245,7 @@ impl Lab {
 
 /// The last tick that a captured disk holds. The guest writes (tick, sector) to one sector after the other; a capture of
 /// one moment holds all writes up to one, and none after it.
-pub(super) fn moment(disk: &[u8]) -> u32 {
+pub(crate) fn moment(disk: &[u8]) -> u32 {
     let word = |at: usize| u32::from_le_bytes(disk[at..at + 4].try_into().unwrap());
     let slots = 128;
     let at = |slot: usize| slot * 65_536;

@@ -16,7 +16,7 @@ use crate::act::failure;
 
 /// What a target does to those that write to it.
 #[derive(Clone, Debug, Default)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[default]
     None,
     /// Is full after so many bytes.
@@ -26,14 +26,14 @@ pub(super) enum Fault {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Point {
-    pub(super) id: PointId,
-    pub(super) parent: Option<PointId>,
-    pub(super) disks: BTreeMap<String, Vec<u8>>,
-    pub(super) files: BTreeMap<String, Vec<u8>>,
-    pub(super) facts: Facts,
+pub(crate) struct Point {
+    pub(crate) id: PointId,
+    pub(crate) parent: Option<PointId>,
+    pub(crate) disks: BTreeMap<String, Vec<u8>>,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    pub(crate) facts: Facts,
     /// Bytes that were handed over.
-    pub(super) read: u64,
+    pub(crate) read: u64,
 }
 
 #[derive(Debug, Default)]
@@ -45,25 +45,25 @@ struct Shared {
 
 /// The set.
 #[derive(Debug, Default)]
-pub(super) struct Memory(Arc<Shared>);
+pub(crate) struct Memory(Arc<Shared>);
 
 impl Memory {
-    pub(super) fn faulty(fault: Fault) -> Self {
+    pub(crate) fn faulty(fault: Fault) -> Self {
         let memory = Self::default();
         memory.set(fault);
         memory
     }
 
-    pub(super) fn set(&self, fault: Fault) {
+    pub(crate) fn set(&self, fault: Fault) {
         *self.0.fault.lock().unwrap() = fault;
         self.0.written.store(0, Ordering::SeqCst);
     }
 
-    pub(super) fn points(&self) -> Vec<Point> {
+    pub(crate) fn points(&self) -> Vec<Point> {
         self.0.points.lock().unwrap().clone()
     }
 
-    pub(super) fn last(&self) -> Point {
+    pub(crate) fn last(&self) -> Point {
         self.points().pop().unwrap()
     }
 }
