@@ -1,6 +1,8 @@
 //! Waits in one place and changes in another: takes one event at a time, asks the core, and has its actions done. The
 //! only file that knows observing, acting and reporting. Nothing here waits but for the next event.
 
+pub(crate) mod memory;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;

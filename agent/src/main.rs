@@ -22,6 +22,7 @@ use clap::Parser;
 use roost_agent_core::{Agent, Event};
 use roost_protocol::enrol::JoinToken;
 use roost_protocol::host::Virtualization;
+use roost_protocol::memory::MemoryPolicy;
 use roost_protocol::transport;
 use roost_protocol::{HostId, Millis};
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +34,7 @@ use act::points::Points;
 use act::xml::Accelerator;
 use config::{Arguments, Command, Config, SnmpCommand};
 use driver::Driver;
+use driver::memory::Tuner;
 use ledger::Opened;
 use observe::{details, facts, libvirt::Watcher, samples};
 use report::identity::Store;
@@ -115,6 +117,7 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let watcher =
         Watcher::start(&config.libvirt_uri, new_boot.is_some(), facts.clone(), changed.clone(), sender.clone())?;
     samples::start(&[config.state_dir.clone(), config.guests()], changed, watcher.hypervisor(), sender.clone())?;
+    start_memory(&config, &facts.boot_id, watcher.hypervisor(), &sender)?;
     let points = points(&config, host, watcher.hypervisor(), &sender).await?;
     let workers = Workers::new(watcher.hypervisor(), place, accelerator, points, sender);
     let aggregator = aggregator.or_else(|| config.aggregator.clone());
@@ -126,6 +129,13 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
         .run()
         .await;
     Ok(())
+}
+
+/// Memory density, by its own thread.
+fn start_memory(config: &Config, boot: &str, hypervisor: Slot, events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
+    let (found, boot) = (config.state_dir.join("ksm-found"), boot.to_owned());
+    let tuner = Tuner { hypervisor, events: events.clone(), policy: MemoryPolicy::default(), found, boot };
+    tuner.start().context("start the memory thread")
 }
 
 /// The host's store of restore points. Without it guests are looked after all the same, and an alarm says why.

@@ -6,7 +6,6 @@ pub(crate) mod facts;
 mod hardware;
 mod ksm;
 pub(crate) mod libvirt;
-#[allow(dead_code, reason = "the driver asks for plans of memory next")]
 pub(crate) mod memory;
 pub(crate) mod proc;
 pub(crate) mod room;

@@ -4,6 +4,9 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 use roost_protocol::MiB;
 
+/// The name space of the mark that agents put on what they make.
+const MARKER: &str = "https://roost.dev/guest/1";
+
 /// As defined, not as it is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Definition {
@@ -14,6 +17,8 @@ pub(crate) struct Definition {
     /// Its pages may be merged.
     pub(crate) share: bool,
     pub(crate) balloon: bool,
+    /// Made by an agent, as its metadata says.
+    pub(crate) ours: bool,
 }
 
 /// Reads a domain's XML; `None` when it isn't one.
@@ -60,6 +65,9 @@ fn note(path: &[String], tag: &BytesStart<'_>, found: &mut Definition) {
         ["domain", "devices", "memballoon"] => {
             found.balloon = attribute(tag, "model").is_some_and(|model| model != "none");
             found.rescue = attribute(tag, "autodeflate").as_deref() == Some("on");
+        }
+        ["domain", "metadata", own] if own.ends_with(":guest") => {
+            found.ours |= tag.attributes().flatten().any(|attribute| attribute.value.as_ref() == MARKER);
         }
         _ => {}
     }

@@ -30,8 +30,7 @@ struct Known {
 }
 
 impl Guests {
-    /// The running guests. Balloons are asked when the last answer is older than `freshness`. None of them is ours; the
-    /// caller knows which are.
+    /// The running guests. Balloons are asked when the last answer is older than `freshness`.
     pub(crate) fn look(
         &mut self,
         now: Time,
@@ -100,7 +99,7 @@ impl Known {
             shared,
             cpu_permille: 0,
             age: now.since(self.since),
-            ours: false,
+            ours: self.definition.ours,
             rescue: self.definition.rescue,
             wish: MemoryWish { share: self.definition.share, ..MemoryWish::default() },
             balloon: balloon

@@ -80,13 +80,20 @@ fn this_kernel_is_read() {
 
 #[test]
 fn a_definition_says_what_may_be_taken_and_shared() {
+    let mark = "<metadata><roost:guest xmlns:roost='https://roost.dev/guest/1'/></metadata>";
     let balloon = "<devices><memballoon model='virtio' autodeflate='on'><stats period='2'/></memballoon></devices>";
     let made = |memory: &str, rest: &str| definition::read(&format!("<domain>{memory}{rest}</domain>")).unwrap();
-    let ours = made("<memory unit='GiB'>4</memory><currentMemory unit='MiB'>1024</currentMemory>", balloon);
-    assert_eq!(ours, definition::Definition { full: MiB(1_024), rescue: true, share: true, balloon: true });
+    let ours = made(
+        "<memory unit='GiB'>4</memory><currentMemory unit='MiB'>1024</currentMemory>",
+        &format!("{mark}{balloon}"),
+    );
+    assert_eq!(ours, definition::Definition { full: MiB(1_024), rescue: true, share: true, balloon: true, ours: true });
     let plain = "<memory>2097152</memory><memoryBacking><nosharepages/></memoryBacking>";
     let other = made(plain, "<devices><memballoon model='none'/></devices>");
-    assert_eq!(other, definition::Definition { full: MiB(2_048), rescue: false, share: false, balloon: false });
+    assert_eq!(
+        other,
+        definition::Definition { full: MiB(2_048), rescue: false, share: false, balloon: false, ours: false }
+    );
     for bad in ["", "<domain/>", "<domain><memory>x</memory></domain>", "<domain", "nonsense"] {
         assert_eq!(definition::read(bad), None, "{bad}");
     }
