@@ -3,7 +3,6 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use roost_protocol::operation::FailureCode;
 
@@ -189,7 +188,6 @@ fn killed_libvirtd(lab: &mut Lab, guest: Guest, way: Way) {
     lab.ticks_on(guest);
     lab.new_libvirtd();
     tidy::all(&lab.hypervisor, &lab.scratch);
-    thread::sleep(Duration::ZERO);
     lab.clean(guest);
     whole(lab, guest);
 }

@@ -191,12 +191,10 @@ impl Lab {
         told.unwrap_or(0)
     }
 
-    /// Fails unless the guest goes on within two seconds (more on a machine that does not give it its time).
+    /// Fails unless the guest goes on.
     pub(crate) fn ticks_on(&self, guest: Guest) {
-        let (before, began) = (self.ticks(guest), Instant::now());
+        let before = self.ticks(guest);
         until("the guest ticks on", || self.ticks(guest) > before);
-        let allowed = Duration::from_secs(if env::var_os("ROOST_LOADED").is_some() { 60 } else { 10 });
-        assert!(began.elapsed() < allowed, "{:?}", began.elapsed());
     }
 
     pub(crate) fn qemu(&self, guest: Guest) -> i32 {
