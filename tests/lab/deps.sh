@@ -9,7 +9,8 @@ build="gcc:links-programs libc6-dev:C-headers make:Makefile pkg-config:finds-lib
 runtime="qemu-system-x86:guests qemu-utils:disk-images libvirt-daemon:guests libvirt-daemon-driver-qemu:guests libvirt-clients:virsh
 busybox-static:host-image-and-test-guest cpio:initramfs xz-utils:initramfs nftables:network-faults iproute2:networks socat:sockets
 procps:processes kmod:kernel-modules"
-tests="python3:API-clients librpc-xml-perl:XML-RPC-client liblwp-protocol-https-perl:its-TLS faketime:clock-tests"
+tests="python3:API-clients librpc-xml-perl:XML-RPC-client liblwp-protocol-https-perl:its-TLS faketime:clock-tests
+snmpd:SNMP snmp:SNMP-clients snmptrapd:SNMP-traps smitools:checks-MIBs prometheus:scrapes-metrics"
 
 need_cargo=1.95
 here=$(cd "$(dirname "$0")" && pwd)

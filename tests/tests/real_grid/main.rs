@@ -7,5 +7,6 @@ mod faults;
 mod halfway;
 mod joining;
 mod lifecycle;
+mod monitoring;
 mod survival;
 mod xmlrpc;

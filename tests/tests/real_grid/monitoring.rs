@@ -1,0 +1,146 @@
+//! A host watched by programs that others wrote: net-snmp's snmpd, snmpwalk and snmptrapd, promtool and Prometheus.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use roost_tests::grid::{self, Grid, eventually, program, text, tiny};
+use serde_json::{Value, json};
+
+/// Samples come every second, details every fifteen; a loaded machine is slower.
+const SOON: Duration = Duration::from_secs(60);
+const ACCESS: &str = "-v3 -l authPriv -u mon -a SHA-256 -A authpass12345 -x AES -X privpass12345";
+const METRICS: &str = "9177";
+
+#[test]
+fn real_host_is_watched_by_snmp_and_prometheus() {
+    grid::story(1, |grid| {
+        let folder = prepare(grid)?;
+        grid.give_images(1)?;
+        grid.start_agent(1)?;
+        grid.await_host(1, "up", SOON)?;
+        for name in ["one", "two"] {
+            let mut spec = tiny(name, "h1", true);
+            spec["disks"] = json!([{"from": "blank", "size_mib": 64}]);
+            grid.api.done(reqwest::Method::POST, "/guests", &spec)?;
+        }
+        let log = |name: &str| folder.join(name);
+        let conf = log("snmpd.conf");
+        let environment = format!("SNMPCONFPATH={0} SNMP_PERSISTENT_DIR={0}/kept MIBS=", folder.display());
+        let daemon = |name: &str, rest: &str| -> Result<()> {
+            let line = format!(
+                "exec env {environment} {name} -f -C -c {0}/{name}.conf -Lf {0}/{name}.log {rest}",
+                folder.display()
+            );
+            grid.lab.spawn(1, &log(&format!("{name}.out")), &["sh", "-c", &line]).map(drop)
+        };
+        ensure!(fs::read_to_string(&conf)?.contains("master agentx"), "no drop-in");
+        fs::write(log("snmptrapd.conf"), "authCommunity log public\n")?;
+        daemon("snmptrapd", "-On udp:127.0.0.1:162")?;
+        daemon("snmpd", "")?;
+        watched_by_snmp(grid, &environment)?;
+        traps_arrive(grid, &folder)?;
+        scraped(grid, &folder)
+    });
+}
+
+/// Settings of the agent, and the drop-in that it writes.
+fn prepare(grid: &Grid) -> Result<PathBuf> {
+    let folder = grid.lab.folder().join("watch");
+    fs::create_dir_all(&folder)?;
+    grid.configure(1, &grid.token("h1")?)?;
+    let settings = grid.lab.folder().join("agent-1.toml");
+    let socket = folder.join("agentx");
+    let more = format!("snmp_socket = '{}'\nmetrics_listen = '0.0.0.0:{METRICS}'\n", socket.display());
+    OpenOptions::new().append(true).open(&settings)?.write_all(more.as_bytes())?;
+    let mut setup = Command::new(program("roost-agent")?);
+    setup.args(["--config", text(&settings)?, "snmp", "setup", "--v3-user", "mon", "--listen", "udp:127.0.0.1:161"]);
+    setup.args(["--trap", "127.0.0.1:162", "--output", text(&folder.join("snmpd.conf"))?]);
+    setup.env("ROOST_SNMP_AUTH", "authpass12345").env("ROOST_SNMP_PRIV", "privpass12345");
+    grid::output(&mut setup)?;
+    Ok(folder)
+}
+
+fn snmp(grid: &Grid, environment: &str, program: &str, oid: &str) -> Result<String> {
+    let line = format!("exec env {environment} {program} {ACCESS} -On 127.0.0.1:161 .1.3.6.1.2.1.236.{oid}");
+    grid.lab.exec(1, &["sh", "-c", &line])
+}
+
+fn watched_by_snmp(grid: &Grid, environment: &str) -> Result<()> {
+    eventually("both guests run, by SNMP", SOON, || {
+        let states = snmp(grid, environment, "snmpbulkwalk", "1.4.1.6")?;
+        ensure!(states.matches("INTEGER: 4").count() == 2, "{states}");
+        Ok(())
+    })?;
+    eventually("details of both guests, by SNMP", SOON, || {
+        let all = snmp(grid, environment, "snmpbulkwalk", "1")?;
+        let column =
+            |column: &str| all.lines().filter(|line| line.contains(&format!(".236.1.{column}."))).collect::<Vec<_>>();
+        ensure!(column("5.1.2").iter().filter(|line| !line.ends_with(": 0")).count() == 2, "CPU time: {all}");
+        ensure!(column("7.1.11").iter().filter(|line| line.ends_with(": 64")).count() == 2, "sizes of disks: {all}");
+        ensure!(column("4.1.16").iter().filter(|line| !line.contains("(0)")).count() == 2, "uptime: {all}");
+        Ok(())
+    })
+}
+
+fn traps_arrive(grid: &Grid, folder: &std::path::Path) -> Result<()> {
+    let qemu = grid.qemu(1, "one")?.to_string();
+    grid.lab.exec(1, &["kill", "-9", &qemu])?;
+    eventually("snmptrapd is told of a crash and of the new start", SOON, || {
+        let received = fs::read_to_string(folder.join("snmptrapd.log")).unwrap_or_default();
+        for number in [9, 1] {
+            let name = format!("OID: .1.3.6.1.2.1.236.0.{number}\t");
+            ensure!(received.lines().any(|line| line.contains(&name) && line.contains("one")), "{number}: {received}");
+        }
+        Ok(())
+    })
+}
+
+fn scraped(grid: &Grid, folder: &std::path::Path) -> Result<()> {
+    // Whoever was first has set it; plain HTTP needs one all the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let page = format!("http://{}:{METRICS}/metrics", grid.lab.address(1));
+    let wanted =
+        ["libvirt_domain_vcpu_time_seconds_total{domain=\"two\"", "libvirt_domain_block_stats_write_bytes_total"];
+    let mut metrics = String::new();
+    eventually("metrics of both guests", SOON, || {
+        metrics = reqwest::blocking::get(&page)?.text()?;
+        ensure!(wanted.iter().all(|name| metrics.contains(name)), "{metrics}");
+        Ok(())
+    })?;
+    checked_by_promtool(&metrics)?;
+    let settings = format!(
+        "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: roost, static_configs: [{{targets: ['127.0.0.1:{METRICS}']}}]}}]\n"
+    );
+    fs::write(folder.join("prometheus.yml"), settings)?;
+    let line = format!(
+        "exec prometheus --config.file={0}/prometheus.yml --storage.tsdb.path={0}/tsdb --web.listen-address=0.0.0.0:9090",
+        folder.display()
+    );
+    grid.lab.spawn(1, &folder.join("prometheus.log"), &["sh", "-c", &line])?;
+    eventually("Prometheus has both guests", SOON, || {
+        let query = format!("http://{}:9090/api/v1/query?query=libvirt_domain_info_meta", grid.lab.address(1));
+        let answer: Value = reqwest::blocking::get(&query)?.json()?;
+        ensure!(answer["data"]["result"].as_array().map(Vec::len) == Some(2), "{answer}");
+        Ok(())
+    })
+}
+
+fn checked_by_promtool(metrics: &str) -> Result<()> {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("promtool is missing: tests/lab/deps.sh test")?;
+    promtool.stdin.take().context("its input")?.write_all(metrics.as_bytes())?;
+    let said = promtool.wait_with_output()?;
+    let complaint = String::from_utf8_lossy(&said.stderr);
+    if !said.status.success() || !complaint.is_empty() {
+        bail!("promtool: {complaint}\n{metrics}");
+    }
+    Ok(())
+}
