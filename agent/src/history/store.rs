@@ -3,6 +3,8 @@
 //! anything twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,6 +44,8 @@ CREATE TABLE number (
 /// Why history can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HistoryError {
+    #[error("make history {path}")]
+    Make { path: PathBuf, source: std::io::Error },
     #[error("open history {path}")]
     Open { path: PathBuf, source: rusqlite::Error },
     #[error("bring history up to date")]
@@ -83,6 +87,9 @@ impl Store {
     }
 
     fn try_open(path: &Path, limit_bytes: u64) -> Result<Self, HistoryError> {
+        // SQLite's own files beside it get the same mode.
+        let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        made.map_err(|source| HistoryError::Make { path: path.into(), source })?;
         let mut sql = Connection::open(path).map_err(|source| HistoryError::Open { path: path.into(), source })?;
         let damaged = |error: rusqlite::Error| match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
@@ -230,7 +237,7 @@ impl Store {
     /// Buckets of these series, of the width that gives at most about `points` of them. All series when none is named.
     pub(crate) fn query(&self, wanted: &[Series], span: Span, points: u64, now_s: u64) -> Result<Answer, HistoryError> {
         let (tier, step_s) = law::plan(now_s.saturating_sub(span.from), span.to.saturating_sub(span.from), points);
-        let mut all = Buckets2::new();
+        let mut all = BTreeMap::new();
         self.read_chunks(tier, wanted, span, step_s, &mut all).map_err(HistoryError::Read)?;
         for (series, chunk) in &self.open {
             if wanted.is_empty() || wanted.contains(series) {
@@ -238,7 +245,7 @@ impl Store {
                 take_in(all.entry(*series).or_default(), open, span, step_s);
             }
         }
-        all.retain(|_, buckets| !buckets.is_empty());
+        all.retain(|_, line: &mut Line| !line.is_empty());
         Ok(Answer { step_s, series: all })
     }
 
@@ -248,7 +255,7 @@ impl Store {
         wanted: &[Series],
         span: Span,
         step_s: u64,
-        all: &mut Buckets2,
+        all: &mut BTreeMap<Series, Line>,
     ) -> Result<(), rusqlite::Error> {
         let first = signed(span.from - span.from % TIERS[tier].chunk_s);
         let number = i64::try_from(tier).unwrap_or(0);
@@ -306,19 +313,31 @@ impl Store {
 }
 
 /// Buckets of several series.
-pub(crate) type Buckets2 = BTreeMap<Series, Buckets>;
+type Buckets2 = BTreeMap<Series, Buckets>;
 
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// Width of each bucket.
     pub(crate) step_s: u64,
-    pub(crate) series: Buckets2,
+    pub(crate) series: BTreeMap<Series, Line>,
 }
 
-fn take_in(into: &mut Buckets, buckets: impl Iterator<Item = (u64, Bucket)>, span: Span, step_s: u64) {
+/// Buckets in order of their beginning, each of which is there once.
+pub(crate) type Line = Vec<(u64, Bucket)>;
+
+fn take_in(line: &mut Line, buckets: impl Iterator<Item = (u64, Bucket)>, span: Span, step_s: u64) {
     for (at, bucket) in buckets.filter(|(at, _)| (span.from..span.to).contains(at)) {
-        into.entry(at - at % step_s).or_default().add(&bucket);
+        let at = at - at % step_s;
+        match line.last_mut() {
+            Some((last, sum)) if *last == at => sum.add(&bucket),
+            // Only after a clock was set back.
+            Some((last, _)) if *last > at => match line.binary_search_by_key(&at, |(at, _)| *at) {
+                Ok(place) => line[place].1.add(&bucket),
+                Err(place) => line.insert(place, (at, bucket)),
+            },
+            Some(_) | None => line.push((at, bucket)),
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! History over days, restarts, clocks set back, and full files.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::law::TIERS;
-use super::store::{Buckets2, Store};
+use super::store::{Line, Store};
 use super::*;
 
 /// A Monday, midnight.
@@ -27,8 +28,8 @@ fn fill(store: &mut Store, guests: u8, from: u64, to: u64, step: usize) {
     }
 }
 
-fn sum(buckets: &Buckets2) -> (u64, u64) {
-    let all = buckets.values().flat_map(|buckets| buckets.values());
+fn sum(lines: &BTreeMap<Series, Line>) -> (u64, u64) {
+    let all = lines.values().flatten().map(|(_, bucket)| bucket);
     all.fold((0, 0), |(count, sum), bucket| (count + bucket.count, sum + bucket.sums[0]))
 }
 
