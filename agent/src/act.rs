@@ -1,6 +1,5 @@
 //! What the agent does to guests: one task at a time per guest, in workers that may hang without harm to others.
 
-#[allow(dead_code, reason = "the driver learns to ask for backups next")]
 pub(crate) mod backup;
 pub(crate) mod balloon;
 pub(crate) mod copy;
@@ -9,11 +8,9 @@ pub(crate) mod domain;
 pub(crate) mod image;
 pub(crate) mod import;
 pub(crate) mod ksm;
-#[allow(dead_code, reason = "as above")]
 pub(crate) mod nbd;
 pub(crate) mod place;
 pub(crate) mod points;
-#[allow(dead_code, reason = "as above")]
 pub(crate) mod restore;
 #[cfg(test)]
 mod test;

@@ -186,7 +186,13 @@ impl Tools {
             | Task::Pin { .. }
             | Task::Prove { .. } => {
                 let none = || failure(FailureCode::Unsupported, "this host has no backup store: see its alarms");
-                let hands = Hands { hypervisor: &hypervisor, unwanted, tell };
+                let hands = Hands {
+                    hypervisor: &hypervisor,
+                    place: &self.place,
+                    accelerator: self.accelerator,
+                    unwanted,
+                    tell,
+                };
                 return self.points.as_ref().ok_or_else(none)?.carry_out(what, &hands);
             }
             Task::Start { .. } => hypervisor.start(&uuid),

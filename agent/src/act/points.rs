@@ -1,11 +1,11 @@
-//! What is done with restore points: making them in the host's store, verifying, pinning, removing them, and bringing
-//! them to folders. The store itself is a crate of its own; here are its doors for tasks.
+//! What is done with restore points: making them in the host's store, verifying, pinning, removing them, bringing them to
+//! folders, and making guests of them. The store itself is a crate of its own; here are its doors for tasks.
 
 mod pace;
-mod set;
 mod ship;
 #[cfg(test)]
 mod test;
+mod told;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,15 +16,19 @@ use std::time::Duration;
 use roost_agent_core::event::BackupOrder;
 use roost_agent_core::{Made, Task, TaskResult};
 use roost_libvirt::Hypervisor;
-use roost_protocol::backup::{BackupSummary, Damage, Target};
+use roost_protocol::backup::{BackupSummary, Damage, RestoreOrder, Target};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, HostId, PointId};
 use roost_store::{Budget, Options, Progress, Scope, Store, StoreError};
 
-use self::set::StoreSet;
+use super::backup::kept::{self, Kept};
 use super::backup::scratch::Scratch;
 use super::backup::{Backup, Wish, tidy};
 use super::failure;
+use super::place::Place;
+use super::restore::origin::FromStore;
+use super::restore::{Order, Restore};
+use super::xml::Accelerator;
 
 /// Bytes of layers that one guest's backup may take.
 const SCRATCH_CAP: u64 = 8 << 30;
@@ -49,6 +53,8 @@ pub(crate) struct Points {
 /// What a task of points is given beside itself.
 pub(crate) struct Hands<'a> {
     pub(crate) hypervisor: &'a Arc<Hypervisor>,
+    pub(crate) place: &'a Place,
+    pub(crate) accelerator: Accelerator,
     pub(crate) unwanted: &'a AtomicBool,
     pub(crate) tell: &'a dyn Fn(u32, &str),
 }
@@ -70,7 +76,7 @@ impl Points {
 
     /// All points that can be read, as the core knows them.
     pub(crate) fn all(&self) -> Vec<BackupSummary> {
-        self.store.points().iter().map(|summary| set::told(summary, self.host)).collect()
+        self.store.points().iter().map(|summary| told::told(summary, self.host)).collect()
     }
 
     /// Frees guests from layers that a dead agent left.
@@ -99,8 +105,9 @@ impl Points {
             Task::Ship { .. } | Task::Prune { .. } => {
                 Err(failure(FailureCode::Unsupported, "copies on other hosts, and encrypted ones, are not there yet"))
             }
-            Task::Restore { .. } | Task::Pull { .. } | Task::Prove { .. } => {
-                Err(failure(FailureCode::Unsupported, "this agent can't restore points yet"))
+            Task::Restore { guest, order } => self.restore(*guest, order, hands),
+            Task::Pull { .. } | Task::Prove { .. } => {
+                Err(failure(FailureCode::Unsupported, "this agent can't boot points by itself yet"))
             }
             Task::Create { .. }
             | Task::Import { .. }
@@ -116,16 +123,43 @@ impl Points {
     }
 
     fn back_up(&self, guest: GuestId, order: &BackupOrder, hands: &Hands<'_>) -> TaskResult {
+        let scratch = Scratch { read_speed: order.bandwidth.unwrap_or(0), ..Scratch::clone(&self.scratch) };
         let work =
-            Backup { hypervisor: hands.hypervisor, scratch: &self.scratch, unwanted: hands.unwanted, tell: hands.tell };
-        let set = StoreSet { store: &self.store, guest, host: self.host, host_name: &self.host_name, order };
+            Backup { hypervisor: hands.hypervisor, scratch: &scratch, unwanted: hands.unwanted, tell: hands.tell };
+        let (host, name) = (Some(self.host), self.host_name.to_string());
+        let origin = kept::Origin { host, name, why: order.why, label: order.note.clone() };
+        let set = Kept { store: self.store.clone(), guest, origin };
         let point = work.run(guest, Wish { freeze: order.freeze, full: order.full, way: None }, &set)?;
-        let kept = |error| store_failure("look at the new point", &error);
+        let kept = |error: StoreError| store_failure("look at the new point", &error);
         if order.pin {
             self.store.set_pinned(point, true).map_err(kept)?;
         }
         let summary = self.store.manifest(point).map_err(kept)?.summary();
-        Ok(Made::Point(Box::new(set::told(&summary, self.host))))
+        Ok(Made::Point(Box::new(told::told(&summary, self.host))))
+    }
+
+    /// With `at_once` it ends when all data is here, and the guest runs long before.
+    fn restore(&self, guest: GuestId, order: &RestoreOrder, hands: &Hands<'_>) -> TaskResult {
+        let store = match &order.from {
+            Target::Local => self.store.clone(),
+            Target::Directory { path, key: None } => ship::open(&self.allowed, path)?,
+            Target::Directory { .. } | Target::Peer { .. } => {
+                return Err(failure(
+                    FailureCode::Unsupported,
+                    "points on other hosts, and encrypted ones, can't be restored from there yet",
+                ));
+            }
+        };
+        let work = Restore {
+            hypervisor: hands.hypervisor,
+            place: hands.place,
+            accelerator: hands.accelerator,
+            unwanted: hands.unwanted,
+            tell: hands.tell,
+        };
+        let wish = Order { guest, to_be: order.to_be.clone(), replace: true, start: false, at_once: order.at_once };
+        work.run(&wish, &FromStore { store, point: order.point })?;
+        Ok(Made::Restored { pulling: false })
     }
 
     fn verify(&self, guest: GuestId, point: Option<PointId>, hands: &Hands<'_>) -> TaskResult {
@@ -160,22 +194,8 @@ fn prune(store: &Store, remove: &[PointId]) -> TaskResult {
     Ok(Made::Pruned { removed, freed: collected.freed_bytes })
 }
 
-/// The store's "no" in the words that travel.
-pub(crate) fn store_failure(tried: &str, error: &StoreError) -> Failure {
-    let code = match error {
-        StoreError::UnknownPoint(_) | StoreError::UnknownName { .. } => FailureCode::NotFound,
-        StoreError::Full { .. } => FailureCode::NoSpace,
-        StoreError::Refused(_) => FailureCode::Invalid,
-        StoreError::Busy { .. } => FailureCode::Busy,
-        StoreError::Io { .. }
-        | StoreError::NotAStore { .. }
-        | StoreError::Damaged { .. }
-        | StoreError::Missing(_)
-        | StoreError::NoKey { .. }
-        | StoreError::Lie(_)
-        | StoreError::Poisoned
-        | StoreError::Worker(_) => FailureCode::Internal,
-    };
-    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
-    failure(code, format!("{tried}: {error}{cause}"))
+/// The store's "no" in the words that travel, and what was tried.
+fn store_failure(tried: &str, error: &StoreError) -> Failure {
+    let Failure { code, text } = kept::store_failure(error);
+    failure(code, format!("{tried}: {text}"))
 }

@@ -71,6 +71,7 @@ impl Scratch {
     }
 
     /// Whether the guest has a room.
+    #[cfg(test)]
     pub(crate) fn is_used(&self, guest: GuestId) -> bool {
         self.folder.join(guest.to_string()).exists()
     }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use roost_protocol::backup::{Consistency, Why};
+use roost_protocol::backup::{Consistency, SENTENCE, Why};
 use roost_protocol::{PointId, Stamp};
 
 use super::*;
@@ -17,10 +17,14 @@ fn points(folder: &Path, allowed: &[PathBuf]) -> Points {
     Points::open(&folder.join("store"), folder.join("scratch"), HOST, "h1", allowed).unwrap()
 }
 
+fn set(points: &Points) -> Kept {
+    let origin = kept::Origin { host: Some(HOST), name: "h1".into(), why: Why::Command, label: "n".repeat(400) };
+    Kept { store: points.store.clone(), guest: GUEST, origin }
+}
+
 /// One point whose disk begins with this byte, block by block.
 fn make(points: &Points, byte: u8, moment: u64) -> PointId {
-    let order = BackupOrder { why: Why::Command, note: "n".repeat(400), ..BackupOrder::default() };
-    let set = StoreSet { store: &points.store, guest: GUEST, host: HOST, host_name: "h1", order: &order };
+    let set = set(points);
     let mut sink = set.draft(set.newest()).unwrap();
     let mut disk = sink.disk("vda", SIZE).unwrap();
     disk.write(0, &[byte; 8192]).unwrap();
@@ -48,15 +52,14 @@ fn the_newest_point_and_its_mark_are_found_again_and_lists_say_what_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let kept = points(folder.path(), &[]);
     let (first, second) = (make(&kept, 1, 10), make(&kept, 2, 20));
-    let order = BackupOrder::default();
-    let set = StoreSet { store: &kept.store, guest: GUEST, host: HOST, host_name: "h1", order: &order };
+    let set = set(&kept);
     assert_eq!(set.newest(), Some(second));
     assert_eq!(set.marks().unwrap(), [(second, "mark-2".to_owned()), (first, "mark-1".to_owned())]);
     let all = kept.all();
     let told = all.iter().find(|point| point.point == second).unwrap();
     assert_eq!((told.guest, told.origin, told.parent, told.started), (GUEST, HOST, Some(first), Stamp(20)));
     assert_eq!((told.why, told.consistency, told.size), (Why::Command, Consistency::Filesystem, SIZE));
-    assert_eq!(told.note.len(), roost_protocol::backup::SENTENCE);
+    assert_eq!(told.note.len(), SENTENCE);
 }
 
 #[test]

@@ -1,0 +1,32 @@
+//! Points as the core and lists know them.
+
+use roost_protocol::HostId;
+use roost_protocol::backup::{BackupSummary, SENTENCE};
+use roost_store::Summary;
+
+/// A point as the core and lists know it. `here`: the origin of points that don't say.
+pub(super) fn told(summary: &Summary, here: HostId) -> BackupSummary {
+    let mut guest_name = summary.meta.guest_name.clone();
+    guest_name.truncate(guest_name.floor_char_boundary(SENTENCE));
+    let mut note = summary.meta.note.clone();
+    note.truncate(note.floor_char_boundary(SENTENCE));
+    BackupSummary {
+        point: summary.point,
+        guest: summary.guest,
+        guest_name,
+        origin: summary.meta.origin_host.unwrap_or(here),
+        started: summary.meta.started,
+        finished: summary.meta.finished,
+        why: summary.meta.why,
+        consistency: summary.meta.consistency,
+        parent: summary.parent,
+        size: summary.size_bytes,
+        read: summary.read_bytes,
+        stored: summary.stored_bytes,
+        pinned: summary.pinned,
+        proof: summary.proof.clone(),
+        copies: Vec::new(),
+        damaged: None,
+        note,
+    }
+}
