@@ -6,7 +6,7 @@
 use roost_tests::memory::{Mutant, Summary, run};
 
 /// Seeds in one run of the tests; `ROOST_SEEDS` asks for more, `ROOST_SEED` replays one and prints its transcript.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 60;
 /// Within so many seeds a broken rule must be noticed.
 const SEEDS_PER_MUTANT: u64 = 100;
 
