@@ -66,6 +66,8 @@ pub(crate) struct Wish {
     pub(crate) full: bool,
     /// For tests and measurements; else the best for the case.
     pub(crate) way: Option<Way>,
+    /// For tests: changed bytes above which layers are taken.
+    pub(crate) pull_most: Option<u64>,
 }
 
 /// What a worker that makes backups has at hand.

@@ -198,8 +198,14 @@ impl Hot<'_> {
             unsure = "the guest thawed by itself or too late".into();
         }
         begun?;
-        if plan.way == Way::Pull && known.persistent && self.wish.way.is_none() {
-            self.prefer_layers(known, plan)?;
+        let free_choice = plan.way == Way::Pull && known.persistent && self.wish.way.is_none();
+        if free_choice && self.changed_much(known, plan)? {
+            // A pull job would slow the guest down for long. The layer's moment is another one, with its own freeze.
+            self.free()?;
+            let mark = plan.mark.clone();
+            self.forget(|name| Some(name) == mark.as_deref());
+            plan.way = Way::Overlay;
+            return self.hold(known, plan);
         }
         let consistency = if whole { Consistency::Filesystem } else { Consistency::Crash };
         if !whole && self.wish.freeze != Freeze::Never {
@@ -229,27 +235,20 @@ impl Hot<'_> {
         begun.map_err(|error| fail(&error))
     }
 
-    /// Goes over to layers when so much has changed that a pull job would slow the guest down for long.
-    fn prefer_layers(&self, known: &Known, plan: &mut Plan) -> Result<(), Failure> {
+    /// Whether so much has changed that reading it takes long.
+    fn changed_much(&self, known: &Known, plan: &Plan) -> Result<bool, Failure> {
         let mut changed = 0;
         for disk in &known.state.disks {
             let mut client = self.pull_client(disk, plan)?;
             let mut at = 0;
-            while at < client.size() && changed <= PULL_MOST {
+            while at < client.size() && changed <= self.wish.pull_most.unwrap_or(PULL_MOST) {
                 let extents = client.extents(at).map_err(|error| reader::source_failure(&error, self.stop))?;
                 at = extents.last().map_or(u64::MAX, |last| last.offset + last.length);
                 let dirty = extents.iter().filter(|extent| extent.dirty && !extent.zero);
                 changed += dirty.map(|extent| extent.length).sum::<u64>();
             }
         }
-        if changed <= PULL_MOST {
-            return Ok(());
-        }
-        self.free()?;
-        let mark = plan.mark.clone();
-        self.forget(|name| Some(name) == mark.as_deref());
-        plan.way = Way::Overlay;
-        self.hold(known, plan).map(drop)
+        Ok(changed > self.wish.pull_most.unwrap_or(PULL_MOST))
     }
 
     fn pull_client(&self, disk: &Disk, plan: &Plan) -> Result<Client, Failure> {

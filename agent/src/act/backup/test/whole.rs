@@ -89,3 +89,17 @@ fn real_raw_disks_and_lost_bitmaps_are_read_whole_and_compared() {
         lab.clean(guest);
     });
 }
+
+#[test]
+fn real_large_changes_are_read_below_layers_and_still_only_the_changes() {
+    in_lab("whole::real_large_changes_are_read_below_layers_and_still_only_the_changes", |lab| {
+        let (guest, set) = (lab.guest(1, "qcow2"), Memory::default());
+        moment_of(&lab, guest, Wish::default(), &set);
+        let wish = Wish { pull_most: Some(0), ..Wish::default() };
+        moment_of(&lab, guest, wish, &set);
+        let changed = set.last();
+        assert!(changed.read > 0 && changed.read <= 8 << 20 && changed.parent.is_some(), "{}", changed.read);
+        assert_eq!(lab.hypervisor.checkpoints(&guest.0.bytes()).unwrap().len(), 1);
+        byte_for_byte(&lab, guest, wish, &set);
+    });
+}
