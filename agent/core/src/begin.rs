@@ -85,7 +85,7 @@ impl Agent {
             (Verb::Import { xml }, None) => {
                 return self.work(command, Task::Import { guest, xml: xml.clone() }, actions);
             }
-            (Verb::Delete { .. }, None) if again => None,
+            (Verb::Delete { keep_disks }, None) if again => return self.undefined(command, *keep_disks, actions),
             (Verb::Restore { order }, state) => return self.begin_restore(command, order, state, again, actions),
             (
                 Verb::Backup { .. }
@@ -230,6 +230,14 @@ impl Agent {
             let text =
                 "the guest did not shut down in time; it may not listen to the power button: try again, or stop it";
             self.end(operation, Some(failure(FailureCode::TimedOut, text)), actions);
+        }
+    }
+
+    /// An earlier life of the agent undefined it; the disks go after that.
+    fn undefined(&mut self, command: &Command, keep_disks: bool, actions: &mut Vec<Action>) {
+        match keep_disks {
+            true => self.end_with_wish(command, None, actions),
+            false => self.work(command, Task::CleanUp { guest: command.guest }, actions),
         }
     }
 

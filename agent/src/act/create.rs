@@ -179,15 +179,28 @@ impl Maker<'_> {
         let fail = |error| hypervisor_failure(&error);
         let definition = self.hypervisor.xml(&uuid, XmlForm { inactive: true, ..XmlForm::default() }).map_err(fail)?;
         let ours = !keep_disks && definition.contains(MARKER) && self.place.guest(guest).is_dir();
-        self.hypervisor.undefine(&uuid).map_err(fail)?;
         if !ours {
-            return Ok(());
+            return self.hypervisor.undefine(&uuid).map_err(fail);
         }
-        // Should it be cut off here, the mark tells that nobody needs the rest.
-        self.place.mark(guest).and_then(|()| self.place.remove(guest))
+        // First, so that however it is cut off, nobody needs what is marked and not defined. A full disk has no room for
+        // the mark, and all the more reason to be freed.
+        if let Err(why) = self.place.mark(guest) {
+            tracing::warn!(%guest, why = why.text, "mark the guest as one to be removed");
+        }
+        if let Err(error) = self.hypervisor.undefine(&uuid) {
+            let why = hypervisor_failure(&error);
+            // Whether it is still defined isn't known without libvirt; a mark on a defined guest does no harm.
+            if why.code != FailureCode::HypervisorAway
+                && let Err(error) = self.place.finish(guest)
+            {
+                tracing::warn!(%guest, %error, "unmark the guest that stays");
+            }
+            return Err(why);
+        }
+        self.place.remove(guest)
     }
 
-    /// Removes what an interrupted creation left behind.
+    /// Removes what an interrupted creation or removal left behind.
     pub(crate) fn clean_up(&self, guest: GuestId) -> Result<(), Failure> {
         let domains = self.hypervisor.domains().map_err(|error| hypervisor_failure(&error))?;
         let defined = domains.iter().any(|domain| domain.uuid == guest.bytes());
