@@ -102,13 +102,9 @@ impl Link {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut alarmed = false;
         loop {
-            let began = Instant::now();
-            let Err(why) = self.session(&mut alarmed).await else { continue };
+            let Err(why) = self.session(&mut alarmed, &mut backoff).await else { continue };
             if matches!(why, Ended::Over) {
                 return;
-            }
-            if began.elapsed() > RETRY.1 {
-                backoff.reset();
             }
             let wait = self.after(&why, &mut backoff, &mut alarmed).await;
             let (Ok(wait), false) = (wait, self.events.is_closed()) else { return };
@@ -153,7 +149,7 @@ impl Link {
     }
 
     /// One connection, from its beginning to its end.
-    async fn session(&mut self, alarmed: &mut bool) -> Result<(), Ended> {
+    async fn session(&mut self, alarmed: &mut bool, backoff: &mut Backoff) -> Result<(), Ended> {
         let endpoint = transport::client_endpoint()?;
         let membership = match self.store.membership()? {
             Some(membership) => membership,
@@ -180,6 +176,8 @@ impl Link {
             | ToAgent::Peers { .. } => return Err(Ended::NoWelcome),
         };
         tracing::info!(grid = %welcome.grid, version = welcome.version, "connected to the aggregator");
+        // However long it was away before: should it be restarted next, hosts are to be back in seconds.
+        backoff.reset();
         if std::mem::take(alarmed) {
             self.condition(String::new(), false).await?;
         }
