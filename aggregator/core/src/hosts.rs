@@ -1,6 +1,6 @@
 //! Hosts: who is taken in, what they report, and when they fall silent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roost_protocol::guest::{GuestReport, GuestSample, digest};
 use roost_protocol::host::{Freshness, HostSample};
@@ -201,6 +201,9 @@ impl Grid {
 
     fn beat(&mut self, now: Now, link: LinkId, id: HostId, beat: Beat, actions: &mut Vec<Action>) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
+        if !beat.guests.is_empty() && guests_after(host, &beat) > GUESTS_PER_HOST {
+            return self.misbehaved(now, link, id, "it reports more guests than a host may have", actions);
+        }
         host.freshness = beat.freshness;
         if let Some(document) = beat.document {
             host.document = document;
@@ -210,9 +213,6 @@ impl Grid {
         }
         if let Some(sample) = beat.sample {
             host.sample = sample;
-        }
-        if host.guests.len() + beat.guests.len() > 2 * GUESTS_PER_HOST {
-            return self.misbehaved(now, link, id, "it reports more guests than a host may have", actions);
         }
         if !beat.guests.is_empty() || !beat.gone.is_empty() {
             self.guests_changed(now, id, beat.guests, beat.gone, actions);
@@ -401,6 +401,16 @@ impl Grid {
             actions.push(Action::SpreadDocument);
         }
     }
+}
+
+/// Guests that the host would have after this beat.
+fn guests_after(host: &Host, beat: &Beat) -> usize {
+    let mut guests: BTreeSet<GuestId> = host.guests.keys().copied().collect();
+    for gone in &beat.gone {
+        guests.remove(gone);
+    }
+    guests.extend(beat.guests.iter().map(|report| report.id));
+    guests.len()
 }
 
 fn trusted(record: &HostRecord, key: &[u8; 32]) -> bool {

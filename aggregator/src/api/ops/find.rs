@@ -24,7 +24,9 @@ pub(crate) fn guest<'a>(grid: &'a Grid, wanted: &str) -> Result<GuestView<'a>, P
         let found = host.and_then(|host| Some(GuestView { host, guest: host.guests.get(&id)? }));
         return found.ok_or_else(|| Problem::not_found("guest", wanted));
     }
-    let named = guests(grid).filter(|view| view.guest.report.name == wanted);
+    // Where two hosts report the same guest, the first counts, as by its id.
+    let first = |view: &GuestView<'_>| grid.guest_host(view.guest.report.id) == Some(view.host.id);
+    let named = guests(grid).filter(|view| view.guest.report.name == wanted && first(view));
     one("guest", wanted, named, |view| view.guest.report.id.to_string())
 }
 
