@@ -1,7 +1,8 @@
-//! Tasks against a real libvirt. Runs where `ROOST_TEST_LIBVIRT` names one (`qemu:///system` in a host of tests/lab);
-//! passes without a word elsewhere.
+//! Tasks against a real libvirt: each test runs itself once more in a host of tests/lab of its own. Needs root and
+//! `ROOST_REAL=1`, and then fails where it can't run.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -16,6 +17,60 @@ use super::domain::Workers;
 use super::place::Place;
 use super::xml::Accelerator;
 
+/// Set for the process inside the host.
+const INSIDE: &str = "ROOST_TEST_LIBVIRT";
+
+/// Runs `test` in a host; `name` is the calling test's own.
+fn in_a_host(name: &str, test: impl AsyncFnOnce(Rig)) {
+    if let Ok(uri) = std::env::var(INSIDE) {
+        return tokio::runtime::Runtime::new().unwrap().block_on(test(Rig::new(&uri)));
+    }
+    if std::env::var("ROOST_REAL").as_deref() != Ok("1") {
+        return eprintln!("{name}: skipped, as ROOST_REAL=1 is not set");
+    }
+    let lab = Lab::up();
+    let inside = format!("{INSIDE}=qemu:///system");
+    let program = std::env::current_exe().unwrap();
+    let mut again = lab.script(&["exec", "1", "env", &inside]);
+    let ended = again.arg(program).args(["--exact", name, "--nocapture"]).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success() && said.contains("1 passed"), "in the host: {}\n{said}", ended.status);
+}
+
+/// One powered host, gone when dropped. Named as the labs of tests/src/grid, which remove what killed tests left.
+struct Lab {
+    folder: PathBuf,
+    pid: u32,
+}
+
+impl Lab {
+    fn up() -> Self {
+        let pid = std::process::id();
+        let lab = Self { folder: Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../.lab-cache/rt{pid}")), pid };
+        std::fs::create_dir_all(&lab.folder).unwrap();
+        let up = lab.script(&["up", "1"]).output().unwrap();
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        lab
+    }
+
+    fn script(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/lab/hosts.sh"));
+        let net = format!("10.{}.{}", 100 + self.pid % 50, self.pid / 50 % 250);
+        command.args(words).env("HOSTS_PREFIX", format!("rt{}", self.pid)).env("HOSTS_NET", net);
+        command.env("HOSTS_DIR", self.folder.join("hosts"));
+        command
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let down = self.script(&["down"]).status();
+        if !down.is_ok_and(|status| status.success()) || std::fs::remove_dir_all(&self.folder).is_err() {
+            eprintln!("{} is left", self.folder.display());
+        }
+    }
+}
+
 struct Rig {
     dir: tempfile::TempDir,
     hypervisor: Arc<Hypervisor>,
@@ -26,15 +81,14 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Option<Self> {
-        let uri = std::env::var("ROOST_TEST_LIBVIRT").ok()?;
+    fn new(uri: &str) -> Self {
         let dir = tempfile::tempdir_in("/var/lib").unwrap();
-        let hypervisor = Arc::new(Hypervisor::open(&uri).unwrap());
+        let hypervisor = Arc::new(Hypervisor::open(uri).unwrap());
         let (slot, receiver) = watch::channel(Some(hypervisor.clone()));
         let place = Place::open(&dir.path().join("images"), &dir.path().join("guests")).unwrap();
         let (sender, events) = mpsc::channel(64);
         let workers = Workers::new(receiver, place.clone(), Accelerator::Tcg, None, sender);
-        Some(Self { dir, hypervisor, _slot: slot, workers, events, place })
+        Self { dir, hypervisor, _slot: slot, workers, events, place }
     }
 
     async fn run(&mut self, what: Task) -> TaskResult {
@@ -72,9 +126,12 @@ fn image(path: &str, format: &str) -> DiskSpec {
     DiskSpec::Image { path: path.into(), format: format.into() }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_guest_lives_its_whole_life() {
-    let Some(mut rig) = Rig::new() else { return };
+#[test]
+fn real_a_guest_lives_its_whole_life() {
+    in_a_host("act::test::real_a_guest_lives_its_whole_life", a_guest_lives_its_whole_life);
+}
+
+async fn a_guest_lives_its_whole_life(mut rig: Rig) {
     rig.qemu_img(&["create", "-q", "-f", "qcow2", "good.qcow2", "64M"]);
     let guest = GuestId::from(uuid::Uuid::new_v4());
     let name = format!("life 'q\" & <x> 🦀 {guest}");
@@ -101,9 +158,15 @@ async fn a_guest_lives_its_whole_life() {
     assert_eq!(rig.run(Task::Start { guest }).await.unwrap_err().code, FailureCode::NotFound);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_half_made_stays_when_a_creation_is_refused() {
-    let Some(mut rig) = Rig::new() else { return };
+#[test]
+fn real_nothing_half_made_stays_when_a_creation_is_refused() {
+    in_a_host(
+        "act::test::real_nothing_half_made_stays_when_a_creation_is_refused",
+        nothing_half_made_stays_when_a_creation_is_refused,
+    );
+}
+
+async fn nothing_half_made_stays_when_a_creation_is_refused(mut rig: Rig) {
     rig.qemu_img(&["create", "-q", "-f", "qcow2", "-b", "/etc/hosts", "-F", "raw", "backing.qcow2"]);
     rig.qemu_img(&["create", "-q", "-f", "qcow2", "-o", "data_file=d.raw,data_file_raw=on", "data.qcow2", "1M"]);
     std::fs::copy(rig.dir.path().join("images/backing.qcow2"), rig.dir.path().join("images/false.raw")).unwrap();
@@ -128,9 +191,15 @@ async fn nothing_half_made_stays_when_a_creation_is_refused() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_honest_import_is_defined_under_its_new_id_and_its_image_outlives_it() {
-    let Some(mut rig) = Rig::new() else { return };
+#[test]
+fn real_an_honest_import_is_defined_under_its_new_id_and_its_image_outlives_it() {
+    in_a_host(
+        "act::test::real_an_honest_import_is_defined_under_its_new_id_and_its_image_outlives_it",
+        an_honest_import_is_defined_under_its_new_id_and_its_image_outlives_it,
+    );
+}
+
+async fn an_honest_import_is_defined_under_its_new_id_and_its_image_outlives_it(mut rig: Rig) {
     rig.qemu_img(&["create", "-q", "-f", "qcow2", "good.qcow2", "64M"]);
     let guest = GuestId::from(uuid::Uuid::new_v4());
     let xml = format!(
