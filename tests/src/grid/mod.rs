@@ -166,6 +166,13 @@ impl Grid {
         self.lab.exec(host, &["kill", &format!("-{signal}"), &pid]).map(drop)
     }
 
+    /// Resident memory of a host's agent (0: the aggregator).
+    pub fn memory_kib(&self, host: u8) -> Result<u64> {
+        let status = self.lab.exec(host, &["cat", &format!("/proc/{}/status", self.pid(host)?)])?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        line.trim().trim_end_matches(" kB").parse().with_context(|| format!("VmRSS {line:?}"))
+    }
+
     fn pid(&self, host: u8) -> Result<u32> {
         let known = self.running.get(usize::from(host)).copied().flatten();
         known.with_context(|| format!("nothing of ours runs on host {host}"))

@@ -11,7 +11,7 @@ const RESTARTED: Duration = Duration::from_secs(5);
 /// Agent or libvirt come back, and all is as it was.
 const CONVERGED: Duration = Duration::from_secs(30);
 /// How often libvirt is killed.
-const LIBVIRT_DEATHS: u32 = 5;
+const LIBVIRT_DEATHS: u32 = 20;
 
 #[test]
 fn real_crashed_guest_runs_again_with_no_aggregator() {
