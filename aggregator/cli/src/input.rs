@@ -14,16 +14,16 @@ use crate::size;
 /// Largest file taken as an input: the server's own bound on bodies.
 const LARGEST: u64 = 1 << 20;
 
-/// The request for one operation; `reference` stands for its path parameter when there are several things to do it to.
+/// The request for one operation; `reference` stands for its first path parameter when there are several things to do it to.
 pub(crate) fn request(
     operation: &Operation,
     matches: &ArgMatches,
     reference: Option<&str>,
 ) -> Result<Request, Failure> {
-    let mut request = Request::default();
+    let (mut request, mut reference) = (Request::default(), reference);
     for segment in operation.path.split('/').skip(1) {
         request.path.push(match segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
-            Some(name) => reference.map(str::to_owned).or_else(|| text(matches, name)).unwrap_or_default(),
+            Some(name) => reference.take().map(str::to_owned).or_else(|| text(matches, name)).unwrap_or_default(),
             None => segment.to_owned(),
         });
     }
@@ -169,6 +169,8 @@ mod test {
         let shutdown = made(&["roost", "guest", "shutdown", "web1", "--force-after", "2m"]).unwrap();
         assert_eq!(shutdown.path, ["guests", "web1", "actions", "shutdown"]);
         assert_eq!(shutdown.body, Some(json!({"force_after_s": 120})));
+        let pin = made(&["roost", "backup", "pin", "web1", "p1"]).unwrap();
+        assert_eq!(pin.path, ["backup-sets", "web1", "backups", "p1", "actions", "pin"], "only the first is the thing");
         let list = made(&["roost", "guest", "list", "--managed=false", "--sort", "-name"]).unwrap();
         assert_eq!(list.query, [("managed".into(), "false".into()), ("sort".into(), "-name".into())]);
         assert_eq!(list.body, None);

@@ -86,20 +86,24 @@ pub(crate) fn grid_key(user: &str, key: &str) -> String {
     format!("{user}/{key}")
 }
 
+macro_rules! handlers {
+    ($wanted:expr, $($name:literal => $handler:path,)*) => {
+        match $wanted {
+            $($name => {
+                let handler: Handler = |api, caller, input| Box::pin($handler(api, caller, input));
+                Some(handler)
+            })*
+            _ => None,
+        }
+    };
+}
+
 /// The handler of an operation; a test sees to it that each has one.
 pub(crate) fn handler(name: &str) -> Option<Handler> {
-    macro_rules! handlers {
-        ($($name:literal => $handler:path,)*) => {
-            match name {
-                $($name => {
-                    let handler: Handler = |api, caller, input| Box::pin($handler(api, caller, input));
-                    Some(handler)
-                })*
-                _ => None,
-            }
-        };
+    if let Some(handler) = backup_handler(name) {
+        return Some(handler);
     }
-    handlers! {
+    handlers! { name,
         "host.list" => host::list,
         "host.get" => host::get,
         "host.remove" => host::remove,
@@ -123,6 +127,28 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "grid.get" => grid::get,
         "event.list" => event::list,
         "event.stream" => event::stream,
+        "join_token.list" => token::list_join,
+        "join_token.get" => token::get_join,
+        "join_token.create" => token::create_join,
+        "join_token.delete" => token::delete_join,
+        "api_token.list" => token::list_api,
+        "api_token.get" => token::get_api,
+        "api_token.create" => token::create_api,
+        "api_token.delete" => token::delete_api,
+        "user.list" => user::list,
+        "user.get" => user::get,
+        "user.create" => user::create,
+        "user.set_password" => user::set_password,
+        "user.delete" => user::delete,
+        "session.login" => session::login,
+        "session.get" => session::get,
+        "session.list" => session::list,
+        "session.logout" => session::logout,
+    }
+}
+
+fn backup_handler(name: &str) -> Option<Handler> {
+    handlers! { name,
         "backup_policy.list" => policy::list,
         "backup_policy.get" => policy::get,
         "backup_policy.create" => policy::create,
@@ -145,22 +171,5 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "backup.restore" => backup::restore,
         "replica.list" => backup::replicas,
         "replica.get" => backup::replica,
-        "join_token.list" => token::list_join,
-        "join_token.get" => token::get_join,
-        "join_token.create" => token::create_join,
-        "join_token.delete" => token::delete_join,
-        "api_token.list" => token::list_api,
-        "api_token.get" => token::get_api,
-        "api_token.create" => token::create_api,
-        "api_token.delete" => token::delete_api,
-        "user.list" => user::list,
-        "user.get" => user::get,
-        "user.create" => user::create,
-        "user.set_password" => user::set_password,
-        "user.delete" => user::delete,
-        "session.login" => session::login,
-        "session.get" => session::get,
-        "session.list" => session::list,
-        "session.logout" => session::logout,
     }
 }
