@@ -23,6 +23,8 @@ use super::world::World;
 const KEEP_LAST: usize = 3;
 /// Without a point for so long an alarm must be there: two moments of the schedule, the jitter, and a little.
 const LATE: u64 = 20_000 * 2 + 5_000 + 5_000;
+/// Alarms are compared with the stores so often, in true time.
+const LOOK_EVERY: u64 = 500;
 /// A clock that leapt is followed when the agent looks again, at the latest when it lists its guests.
 const CLOCK_SEEN: u64 = 40_000;
 /// Dated more than that after now, a point counts as one of a clock that was ahead.
@@ -85,6 +87,11 @@ impl World {
         if self.setting.mutant != Some(Mutant::CancelIsLost) {
             self.hosts[host].cancelled.insert(task);
         }
+    }
+
+    /// Points made, and late ones that were told of, so far.
+    pub fn backups_seen(&self) -> (u64, u64) {
+        (self.points, self.late_told)
     }
 
     /// A task is begun: limits are kept, and nothing overlaps that must not.
@@ -300,8 +307,13 @@ impl World {
     }
 
     /// Where no point was made in time, people are told.
-    pub(crate) fn late_ones_are_told(&self) -> Result<(), Broken> {
+    pub(crate) fn late_ones_are_told(&mut self) -> Result<(), Broken> {
         const PROMISE: &str = "a late backup is told";
+        if self.now < self.late_looked + LOOK_EVERY {
+            return Ok(());
+        }
+        self.late_looked = self.now;
+        let mut late = 0;
         for host in self.hosts.iter().filter(|host| host.looked && self.now >= host.clock_moved + CLOCK_SEEN) {
             let Some(agent) = &host.agent else { continue };
             let wall = host.wall(self.now).0;
@@ -316,11 +328,14 @@ impl World {
                 let since = host.ledger.runs.get(guest).and_then(|run| run.since);
                 let told = agent.raised().any(|alarm| alarm.code == "backup-late" && alarm.guest == Some(*guest));
                 let reference = newest.max(since.filter(|since| since.0 <= wall));
-                if reference.is_some_and(|at| wall > at.0 + LATE) && !told {
+                let is_late = reference.is_some_and(|at| wall > at.0 + LATE);
+                late += u64::from(is_late);
+                if is_late && !told {
                     return Err(self.broken(PROMISE, format!("{guest}: newest {newest:?}, now {wall}")));
                 }
             }
         }
+        self.late_told += late;
         Ok(())
     }
 

@@ -38,15 +38,15 @@ pub enum Mutant {
 /// # Errors
 /// The promise that was broken; its text has the transcript's end.
 pub fn run(seed: u64, faults: Faults, mutant: Option<Mutant>) -> Result<World, Broken> {
-    live(seed, Setting { hosts: 3, guests: 4, faults, mutant, backups: false })
+    live(seed, Setting { hosts: 3, guests: 4, faults, mutant, backups: false, alone: false })
 }
 
-/// Runs one seed with backups, schedules each 20 seconds and replicas.
+/// Runs one seed with backups, schedules each 20 seconds and replicas; `alone`: without an aggregator until faults heal.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with_backups(seed: u64, faults: Faults, mutant: Option<Mutant>) -> Result<World, Broken> {
-    live(seed, Setting { hosts: 3, guests: 4, faults, mutant, backups: true })
+pub fn run_with_backups(seed: u64, faults: Faults, mutant: Option<Mutant>, alone: bool) -> Result<World, Broken> {
+    live(seed, Setting { hosts: 3, guests: 4, faults, mutant, backups: true, alone })
 }
 
 fn live(seed: u64, setting: Setting) -> Result<World, Broken> {

@@ -118,7 +118,7 @@ impl World {
     }
 
     pub(crate) fn start_aggregator(&mut self) {
-        if self.aggregator.grid.is_some() {
+        if self.aggregator.grid.is_some() || (self.setting.alone && !self.quiet) {
             return;
         }
         if std::mem::take(&mut self.lost_data) {

@@ -25,6 +25,8 @@ pub struct Setting {
     pub mutant: Option<Mutant>,
     /// Guests have backup policies and replicas.
     pub backups: bool,
+    /// No aggregator lives until faults heal.
+    pub alone: bool,
 }
 
 /// Everything.
@@ -64,6 +66,8 @@ pub struct World {
     pub(crate) delete_asked: BTreeSet<PointId>,
     /// The promise about backups that broke on the way.
     pub(crate) backup_broken: Option<(&'static str, String)>,
+    pub(crate) late_looked: u64,
+    pub(crate) late_told: u64,
 }
 
 /// One connection, as both sides believe it.
@@ -137,6 +141,8 @@ impl World {
             points: 0,
             delete_asked: BTreeSet::new(),
             backup_broken: None,
+            late_looked: 0,
+            late_told: 0,
         };
         if setting.backups {
             world.prepare_backups();

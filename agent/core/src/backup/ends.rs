@@ -89,14 +89,7 @@ impl Agent {
             (Task::Backup { order, .. }, Err(why)) => self.backup_failed(now, running, order.why, why, actions),
             (Task::Ship { point, to, .. }, Ok(_)) => self.shipped(now, guest, *point, to, actions),
             (Task::Ship { to, .. }, Err(why)) => self.place_failed(now, guest, to, why),
-            (Task::Prune { at, remove, .. }, Ok(Made::Pruned { removed, .. })) => {
-                self.pruned(now, guest, at, remove, removed, actions);
-            }
-            (Task::Prune { at: Target::Local, .. }, Err(_)) => {
-                let again = now.time + self.config.backup.retry_first;
-                self.care(guest).prune = Some(again);
-            }
-            (Task::Prune { at, .. }, Err(why)) => self.place_failed(now, guest, at, why),
+            (Task::Prune { at, remove, .. }, result) => self.prune_ended(now, guest, at, remove, result, actions),
             (Task::Verify { point, .. }, Ok(Made::Verified { damages })) => {
                 self.verified(now, guest, *point, damages, actions);
             }
@@ -143,7 +136,6 @@ impl Agent {
                 | Task::Delete { .. }
                 | Task::CleanUp { .. }
                 | Task::Backup { .. }
-                | Task::Prune { .. }
                 | Task::Pin { .. }
                 | Task::Restore { .. }
                 | Task::Verify { .. }
@@ -252,6 +244,26 @@ impl Agent {
         if replica && care.replica.made.is_some() {
             care.replica.broken = Some(short(&failure.text));
             self.backups.sets.replicas.insert(guest);
+        }
+    }
+
+    fn prune_ended(
+        &mut self,
+        now: Now,
+        guest: GuestId,
+        at: &Target,
+        asked: &[PointId],
+        result: &TaskResult,
+        actions: &mut Vec<Action>,
+    ) {
+        match (at, result) {
+            (_, Ok(Made::Pruned { removed, .. })) => self.pruned(now, guest, at, asked, removed, actions),
+            (_, Ok(_)) => {}
+            (Target::Local, Err(_)) => {
+                let again = now.time + self.config.backup.retry_first;
+                self.care(guest).prune = Some(again);
+            }
+            (Target::Peer { .. } | Target::Directory { .. }, Err(why)) => self.place_failed(now, guest, at, why),
         }
     }
 
