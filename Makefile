@@ -3,7 +3,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-grid
+.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-grid bench-store
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,3 +40,6 @@ bench-agent: ## an agent with 50 guests: memory, CPU per guest and sample
 bench-grid: ## an aggregator with 2,000 simulated hosts: CPU per sample, memory, operations, latency
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-grid
+
+bench-store: ## the chunk store beside borg, restic and qemu-img: DATA=folder of v1.raw, v2.raw WORK=folder with 8 GiB of room
+	$(CARGO) run --release --locked -p roost-benches --bin bench-store -- --data "$(DATA)" --work "$(WORK)"

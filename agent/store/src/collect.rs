@@ -151,7 +151,7 @@ impl Store {
             if over() || collected.moved_bytes >= bytes {
                 return Ok(false);
             }
-            let victims = self.victims(marking);
+            let victims = self.victims(marking, bytes - collected.moved_bytes);
             if victims.is_empty() {
                 return Ok(true);
             }
@@ -159,8 +159,9 @@ impl Store {
         }
     }
 
-    /// Packs worth removing with all their chunks, those first that need least moving.
-    fn victims(&self, marking: &Marking) -> Vec<Victim> {
+    /// Packs worth removing with all their chunks, those first that need least moving; no more than the bytes allow, but
+    /// one.
+    fn victims(&self, marking: &Marking, bytes: u64) -> Vec<Victim> {
         let (chunks, options) = (self.chunks(), self.options());
         let state = chunks.state();
         let mut live: BTreeMap<u32, u64> = BTreeMap::new();
@@ -181,7 +182,13 @@ impl Store {
             }
         }
         worth.sort_unstable();
-        worth.truncate(BATCH);
+        let mut left = bytes;
+        let fits = |(live, _): &(u64, u32)| {
+            let fits = left > 0;
+            left = left.saturating_sub(*live);
+            fits
+        };
+        let worth: Vec<(u64, u32)> = worth.into_iter().take(BATCH).take_while(fits).collect();
         let mut victims: BTreeMap<u32, Victim> =
             worth.into_iter().map(|(_, number)| (number, Victim { number, ..Victim::default() })).collect();
         for (prefix, place, live) in state.index.all(Mark::Live) {

@@ -13,7 +13,7 @@ use crate::chunks::Head;
 use crate::error::{Refusal, Result, StoreError};
 use crate::frame::{FRAME, Packed};
 use crate::id::{BlockHash, ChunkId, Kind};
-use crate::manifest::{Disk, File, Manifest};
+use crate::manifest::{Disk, File, Manifest, Notes};
 use crate::node::{Entry, FANOUT, Leaf, disk_digest, leaf_digest};
 use crate::store::{Hold, Store};
 use crate::tree::{Finder, load_inner, load_leaf};
@@ -148,7 +148,12 @@ impl Intake {
         if chunks.state().poison != self.poison {
             return Err(StoreError::Poisoned);
         }
-        self.store.keep(check(manifest)?)?;
+        if self.store.manifest(manifest.id).is_err() {
+            let mut adopted = check(manifest)?;
+            // Whether it is pinned is this store's own affair.
+            adopted.set_notes(Notes { pinned: false, proof: manifest.notes.proof.clone() })?;
+            self.store.keep(adopted)?;
+        }
         Ok(Adopted::Point(manifest.id))
     }
 
@@ -159,6 +164,10 @@ impl Intake {
 
     /// A point of the same guest that is here whole: what both maps share need not be looked at.
     fn base(&self, manifest: &Manifest) -> Result<Option<Hold>> {
+        // With damage about, everything is looked at: what the peer has heals it.
+        if !self.store.chunks().state().damaged.is_empty() {
+            return Ok(None);
+        }
         let points = self.store.points();
         let of_guest = || points.iter().rev().filter(|point| point.guest == manifest.point.guest);
         let parent = of_guest().find(|point| Some(point.point) == manifest.point.parent);

@@ -110,7 +110,8 @@ impl Store {
             }
         }
         let found = walk.found;
-        self.write_damaged()?;
+        // Best effort: what can't be noted on a full disk is found again by the next verification.
+        let _ = self.write_damaged();
         Ok(found)
     }
 

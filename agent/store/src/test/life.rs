@@ -174,6 +174,36 @@ fn life(store: &Store, guest: u64) {
 }
 
 #[test]
+fn a_collection_stops_at_its_budget_and_goes_on_later() {
+    let dir = tempfile::tempdir().unwrap();
+    // Eight chunks in a pack, of which two stay.
+    let options = || Options { pack_bytes: 1 << 20, ..options() };
+    let store = Store::open(dir.path(), options()).unwrap();
+    let mut image = noise(1, 50 * 32 * BLOCK);
+    let first = write(&store, None, &image, 1);
+    for cluster in (0..50).filter(|cluster| cluster % 4 > 0) {
+        image[cluster * 32 * BLOCK..(cluster + 1) * 32 * BLOCK].fill(0);
+    }
+    let third = write(&store, Some(first), &image, 3);
+    drop(store);
+    let store = Store::open(dir.path(), options()).unwrap();
+    store.remove(first).unwrap();
+    let none = store.collect(Budget { bytes: u64::MAX, time: Duration::ZERO }).unwrap();
+    assert_eq!((none.done, none.packs), (false, 0));
+    let (mut rounds, mut freed) = (0, 0);
+    loop {
+        let collected = store.collect(Budget { bytes: 1, time: Duration::MAX }).unwrap();
+        freed += collected.freed_bytes;
+        if collected.done {
+            break;
+        }
+        rounds += 1;
+    }
+    assert!(rounds > 1 && freed > 0, "{rounds} rounds, {freed} bytes");
+    assert_eq!(content(&store, third, "vda"), image);
+}
+
+#[test]
 fn a_reader_goes_on_when_its_point_is_removed_and_collected() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), options()).unwrap();

@@ -107,6 +107,33 @@ fn a_collection_leaves_alone_what_an_intake_has_or_found() {
     assert_eq!(content(&there, point, "vda"), image());
 }
 
+#[test]
+fn what_a_peer_still_has_heals_a_damaged_point() {
+    let ((_a, here), (dir, there)) = (store(options()), store(options()));
+    let point = write(&here, None, &image(), 1);
+    replicate(&here, &mut there.intake().unwrap(), point);
+    there.set_pinned(point, true).unwrap();
+    drop(there);
+    for name in ["packs/00000001.pack", "packs/00000002.pack", "packs/00000003.pack"] {
+        let mut bytes = std::fs::read(dir.path().join(name)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let there = Store::open(dir.path(), options()).unwrap();
+    let all = &mut |_| std::ops::ControlFlow::Continue(());
+    // Under a damaged node nothing can be verified, so healing may take a second round.
+    let mut rounds = 0;
+    while !there.verify(crate::Scope::All, all).unwrap().is_empty() {
+        let (_, chunks) = replicate(&here, &mut there.intake().unwrap(), point);
+        assert!((1..=3).contains(&chunks), "{chunks}");
+        rounds += 1;
+    }
+    assert!((1..=2).contains(&rounds), "{rounds}");
+    assert_eq!(content(&there, point, "vda"), image());
+    assert!(there.points()[0].pinned, "its own notes stay");
+}
+
 fn lie(result: Result<impl std::fmt::Debug, StoreError>, what: &str) {
     match result {
         Err(StoreError::Lie(why)) => assert!(why.contains(what), "{why}"),
