@@ -130,6 +130,9 @@ pub(crate) struct Config {
     pub(crate) restart_first_ms: u64,
     /// Longest wait before a crashed guest is started again, milliseconds.
     pub(crate) restart_longest_ms: u64,
+    /// Merge equal pages of guests and resize their balloons by policy. Off unless set: it was not tried on enough real
+    /// hosts yet.
+    pub(crate) tune_memory: bool,
     /// snmpd's AgentX socket; empty: no SNMP.
     pub(crate) snmp_socket: PathBuf,
     /// Where Prometheus finds /metrics, ADDRESS:PORT; 9177 is the usual port. Off unless set.
@@ -139,7 +142,7 @@ pub(crate) struct Config {
 }
 
 /// All keys of the file, for suggestions; a test holds them to the struct.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "libvirt_uri",
     "state_dir",
     "images_dir",
@@ -152,6 +155,7 @@ const KEYS: [&str; 15] = [
     "list_every_s",
     "restart_first_ms",
     "restart_longest_ms",
+    "tune_memory",
     "snmp_socket",
     "metrics_listen",
     "history_limit_mib",
@@ -172,6 +176,7 @@ impl Default for Config {
             list_every_s: 60,
             restart_first_ms: 1_000,
             restart_longest_ms: 300_000,
+            tune_memory: false,
             snmp_socket: "/var/agentx/master".into(),
             metrics_listen: None,
             history_limit_mib: 1_024,

@@ -117,7 +117,9 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let watcher =
         Watcher::start(&config.libvirt_uri, new_boot.is_some(), facts.clone(), changed.clone(), sender.clone())?;
     samples::start(&[config.state_dir.clone(), config.guests()], changed, watcher.hypervisor(), sender.clone())?;
-    start_memory(&config, &facts.boot_id, watcher.hypervisor(), &sender)?;
+    if config.tune_memory {
+        start_memory(&config, &facts.boot_id, watcher.hypervisor(), &sender)?;
+    }
     let points = points(&config, host, watcher.hypervisor(), &sender).await?;
     let workers = Workers::new(watcher.hypervisor(), place, accelerator, points, sender);
     let aggregator = aggregator.or_else(|| config.aggregator.clone());
