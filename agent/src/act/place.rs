@@ -83,7 +83,7 @@ impl Place {
     /// Removes a guest's folder; none is no error. A symbolic link in its place is not followed.
     pub(crate) fn remove(&self, guest: GuestId) -> Result<(), Failure> {
         let folder = self.guest(guest);
-        match fs::remove_dir_all(&folder) {
+        match remove_mark_last(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(io_failure(format!("remove {}", folder.display()), &error))
             }
@@ -123,6 +123,23 @@ impl Place {
             false => Err(failure(FailureCode::Invalid, format!("disk {path:?} leads out of {}", folder.display()))),
         }
     }
+}
+
+/// The mark goes last: cut off in the middle, what is left is still known for something to be removed.
+fn remove_mark_last(folder: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(folder)?.is_dir() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_name() == UNFINISHED {
+                continue;
+            }
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+    }
+    fs::remove_dir_all(folder)
 }
 
 fn refuse_image(path: &str, error: &io::Error) -> Failure {
@@ -217,5 +234,19 @@ mod test {
         assert_eq!(place.begin(guest).unwrap_err().code, FailureCode::AlreadyExists);
         place.remove(guest).unwrap();
         place.remove(guest).unwrap();
+    }
+
+    #[test]
+    fn a_folder_goes_with_all_in_it_and_a_link_in_its_place_without_what_it_leads_to() {
+        let (dir, place) = place();
+        let guest = GuestId::from_u128(1);
+        let folder = place.begin(guest).unwrap();
+        fs::create_dir(folder.join("sub")).unwrap();
+        fs::write(folder.join("sub/vda"), "d").unwrap();
+        place.remove(guest).unwrap();
+        assert!(!folder.exists());
+        symlink(dir.path(), &folder).unwrap();
+        place.remove(guest).unwrap();
+        assert!(!folder.is_symlink() && dir.path().join("secret").exists());
     }
 }
