@@ -46,19 +46,11 @@ pub enum Rule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     unsafe_timers: bool,
-    /// One bit for each rule left out.
     #[cfg(feature = "mutants")]
-    broken: u32,
+    broken: Option<Rule>,
 }
 
 impl Rules {
-    /// All of them.
-    pub const ALL: Self = Self {
-        unsafe_timers: false,
-        #[cfg(feature = "mutants")]
-        broken: 0,
-    };
-
     /// All rules, and whatever timers somebody chose: `--unsafe-timers`, or a checker with timers of its own.
     #[must_use]
     pub const fn with_unsafe_timers(mut self) -> Self {
@@ -70,17 +62,17 @@ impl Rules {
         !self.unsafe_timers
     }
 
-    /// Without this one too.
+    /// All rules but this one.
     #[cfg(feature = "mutants")]
     #[must_use]
     pub const fn without(mut self, rule: Rule) -> Self {
-        self.broken |= 1 << rule as u32;
+        self.broken = Some(rule);
         self
     }
 
     #[cfg(feature = "mutants")]
     pub(crate) fn keep(self, rule: Rule) -> bool {
-        self.broken & (1 << rule as u32) == 0
+        self.broken != Some(rule)
     }
 
     #[cfg(not(feature = "mutants"))]
