@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use serde::Deserialize;
 
 use crate::files;
+use crate::offline::StoreCommand;
 
 /// Where the settings are looked for when no `--config` is given; it may be absent.
 pub(crate) const DEFAULT_FILE: &str = "/etc/roost/agent.toml";
@@ -58,6 +59,11 @@ pub(crate) enum Command {
     Snmp {
         #[command(subcommand)]
         command: SnmpCommand,
+    },
+    /// Restore points offline: a store, or a copy of it, is listed, verified and exported by this program alone.
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
     },
     /// Tell what this host is a member of.
     Status,

@@ -10,6 +10,7 @@ mod history;
 mod ledger;
 mod monitoring;
 mod observe;
+mod offline;
 mod report;
 mod setup;
 
@@ -66,6 +67,7 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Join { address, token, name } => runtime.block_on(join_grid(&config, address, token, name)),
         Command::Snmp { command: SnmpCommand::Setup(setup) } => setup::snmp(&config, &setup),
+        Command::Store { command } => offline::run(&config, &command, &mut std::io::stdout()),
         Command::Status => status(&config),
         Command::CheckConfig => {
             say(&format!("{config:#?}"));

@@ -1,7 +1,7 @@
 //! Makes a guest of a restore point: as it was, or as a new one. In two phases: all files are made and read back first,
 //! then the definition is put in place; whatever goes wrong before that is undone, and the guest that was stays as it was.
 
-mod disk;
+pub(crate) mod disk;
 mod identity;
 mod iso;
 pub(crate) mod origin;

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const NICE: &str = "10";
 
 /// Progress of all disks, and whether it is still wanted.
-pub(super) struct Meter<'a> {
+pub(crate) struct Meter<'a> {
     unwanted: &'a AtomicBool,
     tell: &'a dyn Fn(u32, &str),
     all: u64,
@@ -32,7 +32,7 @@ pub(super) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    pub(super) fn new(unwanted: &'a AtomicBool, tell: &'a dyn Fn(u32, &str), all: u64) -> Self {
+    pub(crate) fn new(unwanted: &'a AtomicBool, tell: &'a dyn Fn(u32, &str), all: u64) -> Self {
         Self { unwanted, tell, all, done: 0, told: 101 }
     }
 
@@ -52,7 +52,7 @@ impl<'a> Meter<'a> {
 }
 
 /// Bytes that a disk's data has.
-pub(super) fn weight(image: &dyn Image) -> u64 {
+pub(crate) fn weight(image: &dyn Image) -> u64 {
     image.data().iter().map(|(_, length)| length).sum()
 }
 
@@ -92,7 +92,7 @@ fn served(socket: &Path, target: &str) -> Result<String, Failure> {
 }
 
 /// Fills a new file, durably.
-pub(super) fn fill(
+pub(crate) fn fill(
     folder: &Path,
     target: &str,
     image: &Arc<dyn Image>,

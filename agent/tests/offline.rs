@@ -1,0 +1,133 @@
+//! A store that was copied away is listed, verified and exported by the program alone, beside nothing but qemu-img.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use roost_protocol::backup::{Consistency, Why};
+use roost_protocol::{GuestId, PointId, Stamp};
+use roost_store::{Meta, Options, Store};
+
+const SIZE: u64 = 40 << 20;
+
+/// Two points of one guest; gives them with the disks they show.
+fn filled(folder: &Path) -> Vec<(PointId, Vec<u8>)> {
+    let store = Store::open(folder, Options::default()).unwrap();
+    let mut image = vec![0; usize::try_from(SIZE).unwrap()];
+    let mut points: Vec<(PointId, Vec<u8>)> = Vec::new();
+    for moment in 1..=2_u64 {
+        let at = 5_000_000 * usize::try_from(moment).unwrap() / 4_096 * 4_096;
+        let mut word = moment;
+        for byte in &mut image[at..at + (1 << 20)] {
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = word.to_le_bytes()[7];
+        }
+        let mut draft = store.draft(GuestId::from_u128(5), points.last().map(|(point, _)| *point)).unwrap();
+        let mut disk = draft.disk("vda", SIZE).unwrap();
+        disk.write(u64::try_from(at).unwrap(), &image[at..at + (1 << 20)]).unwrap();
+        disk.close().unwrap();
+        draft.file("domain.xml", b"<domain/>").unwrap();
+        let (why, consistency) = (Why::Command, Consistency::Crash);
+        let started = Stamp(moment * 86_400_000);
+        let meta = Meta { started, guest_name: "web".into(), why, consistency, ..Meta::default() };
+        points.push((draft.finish(meta).unwrap(), image.clone()));
+    }
+    points
+}
+
+fn agent(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_roost-agent")).arg("store").args(words).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// The first byte of the newest point's content is changed in the copy: it lies in the last long frame of the pack.
+fn flip(copy: &Path) {
+    let pack = fs::read_dir(copy.join("packs")).unwrap().flatten().map(|entry| entry.path());
+    let pack = pack.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "pack")).unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    let at = bytes.len() * 3 / 4;
+    bytes[at] ^= 1;
+    fs::write(pack, bytes).unwrap();
+}
+
+fn copied(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+}
+
+#[test]
+fn a_flipped_byte_in_a_copy_is_named_by_guest_disk_and_range_and_the_next_good_point_is_offered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (live, copy) = (folder.path().join("live"), folder.path().join("copy"));
+    let points = filled(&live);
+    copied(&live, &copy);
+    let (live, copy) = (live.to_str().unwrap(), copy.to_str().unwrap());
+    let (first, second) = (points[0].0.to_string(), points[1].0.to_string());
+    // An agent that has the store open is no hindrance.
+    let _open = Store::open(Path::new(live), Options::default()).unwrap();
+    let whole = agent(&["verify", live]);
+    assert!(whole.status.success() && said(&whole).contains("all 2 points are whole"), "{}", said(&whole));
+    let list = said(&agent(&["list", copy]));
+    assert!(list.contains(&first) && list.contains("1970-01-03 00:00:00") && list.contains("web"), "{list}");
+
+    flip(Path::new(copy));
+    let verify = agent(&["verify", copy]);
+    let words = said(&verify);
+    assert!(!verify.status.success() && words.contains("guest web (") && words.contains("vda: "), "{words}");
+    assert!(words.contains(&second) && !words.contains(&first), "{words}");
+    assert!(words.contains(" bytes from 1") && words.contains("1 of 2 points are damaged"), "{words}");
+
+    let out = folder.path().join("out.qcow2");
+    let refused = agent(&["export", &second, "--qcow2", out.to_str().unwrap(), "--store", copy]);
+    let words = said(&refused);
+    assert!(!refused.status.success() && words.contains(&format!("the next good one is {first}")), "{words}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn an_export_that_cannot_be_is_refused_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let (live, there) = (folder.path().join("live"), folder.path().join("there"));
+    let point = filled(&live)[0].0.to_string();
+    fs::write(&there, b"mine").unwrap();
+    let live = live.to_str().unwrap();
+    let check = |words: &[&str], wanted: &str| {
+        let output = agent(words);
+        assert!(!output.status.success() && said(&output).contains(wanted), "{}", said(&output));
+    };
+    let (there, none) = (there.to_str().unwrap(), folder.path().join("none"));
+    let none = none.to_str().unwrap();
+    let unknown = PointId::from_u128(1).to_string();
+    check(&["export", &point, "--qcow2", there, "--store", live], "is there already");
+    check(&["export", &unknown, "--qcow2", none, "--store", live], "has no point");
+    check(&["export", &point, "--qcow2", none, "--store", live, "--disk", "vdb"], "it has vda");
+    check(&["verify", none], "open the store");
+    assert_eq!(fs::read(there).unwrap(), b"mine");
+}
+
+#[test]
+fn real_export_is_equal_to_the_disk_to_the_last_byte() {
+    if std::env::var("ROOST_REAL").as_deref() != Ok("1") {
+        return eprintln!("skipped, as ROOST_REAL=1 is not set");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let points = filled(Path::new(&at("live")));
+    copied(Path::new(&at("live")), Path::new(&at("copy")));
+    for (number, (point, content)) in points.iter().enumerate() {
+        let (qcow2, raw, xml) =
+            (at(&format!("{number}.qcow2")), at(&format!("{number}.raw")), at(&format!("{number}.xml")));
+        fs::write(&raw, content).unwrap();
+        let point = point.to_string();
+        let words = ["export", &point, "--qcow2", &qcow2, "--store", &at("copy"), "--definition", &xml];
+        let output = agent(&words);
+        assert!(output.status.success(), "{}", said(&output));
+        let same = Command::new("qemu-img").args(["compare", "-f", "raw", "-F", "qcow2", &raw, &qcow2]).output();
+        assert!(same.unwrap().status.success());
+        assert_eq!(fs::read(xml).unwrap(), b"<domain/>");
+    }
+    assert!(fs::read_dir(folder.path()).unwrap().flatten().all(|entry| !entry.path().ends_with(".part")));
+}
