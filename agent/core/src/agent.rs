@@ -136,11 +136,12 @@ impl Agent {
         actions
     }
 
-    /// Adds what is due to be told; a guest's new state goes before the end of the command that brought it.
+    /// Adds what is due to be told; a guest's new state, and what there is of its points, goes before the end of the command
+    /// that brought it.
     fn tell(&mut self, now: Now, actions: &mut Vec<Action>) {
         let outcome = |action: &Action| matches!(action, Action::Send(ToAggregator::Outcome(_)));
         let place = actions.iter().position(outcome);
-        if place.is_some() && !self.guests.dirty.is_empty() {
+        if place.is_some() && (!self.guests.dirty.is_empty() || self.backups.dirty()) {
             self.beats.at_once(now.time);
         }
         let mut beat = Vec::new();

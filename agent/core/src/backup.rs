@@ -133,6 +133,11 @@ impl Backups {
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.wake
     }
+
+    /// Something of sets, replicas or the store was not told yet.
+    pub(crate) fn dirty(&self) -> bool {
+        self.store_dirty || !self.sets.dirty.is_empty() || !self.sets.replicas.is_empty()
+    }
 }
 
 impl Care {

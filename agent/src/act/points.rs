@@ -100,7 +100,7 @@ impl Points {
             Task::Ship { point, to: Target::Directory { path, key: None }, bandwidth, .. } => {
                 let to = ship::open(&self.allowed, path)?;
                 ship::ship(&self.store, &to, *point, *bandwidth, hands.unwanted, hands.tell)?;
-                Ok(Made::Shipped { point: *point, to: Target::Directory { path: path.clone(), key: None } })
+                self.shipped(*point, Target::Directory { path: path.clone(), key: None })
             }
             Task::Ship { .. } | Task::Prune { .. } => {
                 Err(failure(FailureCode::Unsupported, "copies on other hosts, and encrypted ones, are not there yet"))
@@ -119,6 +119,15 @@ impl Points {
             | Task::Reset { .. }
             | Task::Delete { .. }
             | Task::CleanUp { .. } => Err(failure(FailureCode::Internal, "no task about points")),
+        }
+    }
+
+    /// Notes the copy with the point, so that it is known after a restart.
+    fn shipped(&self, point: PointId, to: Target) -> TaskResult {
+        match self.store.add_copy(point, &to) {
+            // Removed meanwhile; its copy is removed too.
+            Ok(()) | Err(StoreError::UnknownPoint(_)) => Ok(Made::Shipped { point, to }),
+            Err(error) => Err(store_failure("note the copy", &error)),
         }
     }
 

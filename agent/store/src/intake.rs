@@ -151,7 +151,7 @@ impl Intake {
         if self.store.manifest(manifest.id).is_err() {
             let mut adopted = check(manifest)?;
             // Whether it is pinned is this store's own affair.
-            adopted.set_notes(Notes { pinned: false, proof: manifest.notes.proof.clone() })?;
+            adopted.set_notes(Notes { proof: manifest.notes.proof.clone(), ..Notes::default() })?;
             self.store.keep(adopted)?;
         }
         Ok(Adopted::Point(manifest.id))

@@ -3,7 +3,7 @@
 //! What is fixed when the point is made stands under `point`, and the point's id is the hash of it, so a changed manifest
 //! is found out. What may change later (pin, proof) stands under `notes` with a check of its own.
 
-use roost_protocol::backup::{Consistency, Proof, Why};
+use roost_protocol::backup::{Consistency, Proof, Target, Why};
 use roost_protocol::{GuestId, HostId, PointId, Stamp};
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +99,9 @@ pub struct Notes {
     pub pinned: bool,
     /// Whether it was booted.
     pub proof: Proof,
+    /// Where copies of it were brought to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Target>,
 }
 
 /// One point.
@@ -126,6 +129,7 @@ pub struct Summary {
     pub stored_bytes: u64,
     pub pinned: bool,
     pub proof: Proof,
+    pub copies: Vec<Target>,
 }
 
 impl Manifest {
@@ -165,7 +169,7 @@ impl Manifest {
         }
         manifest.point.check().map_err(|refusal| refusal.to_string())?;
         if check_of(&manifest.notes).map_err(|e| e.to_string())? != manifest.notes_check {
-            let careful = Notes { pinned: true, proof: Proof::Untried };
+            let careful = Notes { pinned: true, ..Notes::default() };
             manifest.set_notes(careful).map_err(|e| e.to_string())?;
         }
         Ok(manifest)
@@ -193,6 +197,7 @@ impl Manifest {
             stored_bytes: self.point.stored_bytes,
             pinned: self.notes.pinned,
             proof: self.notes.proof.clone(),
+            copies: self.notes.copies.clone(),
         }
     }
 }

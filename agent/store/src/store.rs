@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use roost_protocol::backup::Proof;
+use roost_protocol::backup::{Proof, Target};
 use roost_protocol::{GuestId, PointId};
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,8 @@ pub struct Usage {
 
 /// Points kept in one store: 50 guests with 500 points each need 25,000, at about 2 KiB of memory.
 pub const MAX_POINTS: usize = 100_000;
+/// Copies of a point that are noted: policies name at most 8 places, and may change.
+const MAX_COPIES: usize = 64;
 const HEAD: &str = "roost-store.json";
 const POINTS: &str = "points";
 const FORMAT: &str = "roost store 1";
@@ -315,6 +317,18 @@ impl Store {
     /// Notes what came of booting the point.
     pub fn set_proof(&self, point: PointId, proof: Proof) -> Result<()> {
         self.note(point, |notes| notes.proof = proof)
+    }
+
+    /// Notes that a copy of the point is there now.
+    pub fn add_copy(&self, point: PointId, at: &Target) -> Result<()> {
+        if self.manifest(point)?.notes.copies.contains(at) {
+            return Ok(());
+        }
+        self.note(point, |notes| {
+            if notes.copies.len() < MAX_COPIES {
+                notes.copies.push(at.clone());
+            }
+        })
     }
 
     fn note(&self, point: PointId, change: impl FnOnce(&mut Notes)) -> Result<()> {

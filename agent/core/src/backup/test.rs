@@ -360,3 +360,22 @@ fn beats_tell_sets_as_they_change() {
     assert!(told.next.is_some_and(|next| next > Stamp(rig.wall)));
     let _: GuestId = told.guest;
 }
+
+#[test]
+fn who_hears_of_the_end_was_told_before_what_came_of_it() {
+    let mut rig = Rig::new(1);
+    rig.link();
+    rig.live(5_000);
+    let told = |rig: &Rig| rig.told_at_the_end.get(&guest(1)).map(|set| (set.points, set.newest, set.running));
+    for wanted in 1..=2 {
+        let backup = rig.command(1, Verb::Backup { options: BackupOptions::default() });
+        rig.live(1_000);
+        assert_eq!(rig.outcome(backup), Some(None));
+        let newest = rig.agent.backups.sets.newest(guest(1)).map(|point| (point.point, point.started));
+        assert_eq!(told(&rig), Some((wanted, newest, false)));
+    }
+    let newest = *rig.points(1).last().unwrap();
+    let delete = rig.command(1, Verb::DeletePoint { point: newest, even_last: false });
+    rig.live(1_000);
+    assert_eq!((rig.outcome(delete), told(&rig).map(|(points, ..)| points)), (Some(None), Some(1)));
+}

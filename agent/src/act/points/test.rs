@@ -78,6 +78,22 @@ fn a_copy_in_a_folder_outlives_the_point_and_a_second_one_takes_little() {
 }
 
 #[test]
+fn where_copies_are_is_known_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Target::Directory { path: "/mnt/nas".into(), key: None };
+    let kept = points(folder.path(), &[]);
+    let point = make(&kept, 1, 10);
+    for _ in 0..2 {
+        assert_eq!(kept.shipped(point, place.clone()).unwrap(), Made::Shipped { point, to: place.clone() });
+    }
+    kept.store.set_pinned(point, true).unwrap();
+    kept.shipped(PointId::from_u128(9), place.clone()).unwrap();
+    drop(kept);
+    let again = points(folder.path(), &[]).all();
+    assert_eq!((again.len(), again[0].copies.as_slice(), again[0].pinned), (1, [place].as_slice(), true));
+}
+
+#[test]
 fn a_cancelled_copy_is_no_point_and_goes_on_later() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("nas");

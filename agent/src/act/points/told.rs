@@ -25,7 +25,7 @@ pub(super) fn told(summary: &Summary, here: HostId) -> BackupSummary {
         stored: summary.stored_bytes,
         pinned: summary.pinned,
         proof: summary.proof.clone(),
-        copies: Vec::new(),
+        copies: summary.copies.clone(),
         damaged: None,
         note,
     }

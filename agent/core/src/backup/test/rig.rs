@@ -83,6 +83,8 @@ pub(super) struct Rig {
     next_point: u128,
     next_operation: u128,
     outcomes: BTreeMap<OperationId, Option<FailureCode>>,
+    /// What the aggregator knew of sets when the last operation ended.
+    pub(super) told_at_the_end: BTreeMap<GuestId, SetSummary>,
     pub(super) told_sets: BTreeMap<GuestId, SetSummary>,
     pub(super) log: Vec<String>,
     pub(super) tries: u32,
@@ -121,6 +123,7 @@ impl Rig {
             next_point: 1_000,
             next_operation: 1,
             outcomes: BTreeMap::new(),
+            told_at_the_end: BTreeMap::new(),
             told_sets: BTreeMap::new(),
             log: Vec::new(),
             tries: 0,
@@ -217,6 +220,7 @@ impl Rig {
             Action::Begin { operation } => self.tell(Event::Begin { operation }),
             Action::Send(ToAggregator::Outcome(Outcome { operation, failure })) => {
                 self.outcomes.insert(operation, failure.map(|failure| failure.code));
+                self.told_at_the_end = self.told_sets.clone();
             }
             Action::Send(ToAggregator::Snapshot(snapshot)) => self.told(snapshot.backup.unwrap_or_default().sets),
             Action::Send(ToAggregator::Beat(beat)) => self.told(beat.backup.unwrap_or_default().sets),
