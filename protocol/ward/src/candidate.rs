@@ -1,6 +1,6 @@
 //! The candidate: whether this home should stand, asking before it does, and being elected.
 
-use roost_protocol::{Epoch, Time};
+use roost_protocol::{Epoch, Millis, Time};
 
 use crate::council::{Policy, Version};
 use crate::event::{Action, Refusal, Replica, Report};
@@ -9,6 +9,9 @@ use crate::message::{Candidacy, Message};
 use crate::owner::{Owner, Poll};
 use crate::rules::Rule;
 use crate::ward::{Seat, Ward};
+
+/// Renewals that an owner gets to be heard when a candidate is back from being alone.
+const GRACE_ROUNDS: u64 = 2;
 
 impl Ward {
     /// When this home will try to stand, if nothing changes.
@@ -24,8 +27,7 @@ impl Ward {
         }
         let rank = homes.iter().filter(|home| Some(**home) != recorded).take_while(|home| **home != self.me).count();
         let stagger = self.councils().timers().stagger.0.saturating_mul(u64::try_from(rank).unwrap_or(0));
-        let free = if self.rules.keep(Rule::WaitForPromise) { self.voter.promise } else { next_try };
-        Some(next_try.max(Time(free.0.saturating_add(stagger))))
+        Some(next_try.max(self.voter.promise + Millis(stagger)))
     }
 
     pub(crate) fn try_soon(&mut self, now: Time) {
@@ -52,7 +54,6 @@ impl Ward {
     fn bar(&self, now: Time) -> Option<Refusal> {
         let mine = self.was_last_owner();
         let bars = &self.bars;
-        let cold_until = self.booted + self.councils().timers().cold;
         match () {
             () if self.voter.mute => Some(Refusal::Mute),
             () if self.forced => None,
@@ -62,7 +63,6 @@ impl Ward {
             () if bars.disarmed => Some(Refusal::Disarmed),
             () if bars.alone => Some(Refusal::Alone),
             () if bars.guests_answer => Some(Refusal::GuestsAnswer),
-            () if self.heard.is_none() && now < cold_until => Some(Refusal::ColdStart),
             () => self.copy_is_bad(now),
         }
     }
@@ -79,15 +79,9 @@ impl Ward {
 
     /// Asks the council, unless something speaks against it.
     pub(crate) fn try_to_stand(&mut self, now: Time, out: &mut Vec<Action>) {
-        let refusal = self.bar(now);
-        if self.told != refusal {
-            self.told = refusal;
-            out.extend(refusal.map(|refusal| Action::Tell(Report::StandsNot(refusal))));
-        }
-        if let Some(refusal) = refusal {
-            let cold_until = self.booted + self.councils().timers().cold;
-            let next_try = (refusal == Refusal::ColdStart).then_some(cold_until);
-            self.seat = Seat::Off { next_try };
+        if let Some(refusal) = self.bar(now) {
+            self.stands_not(refusal, out);
+            self.seat = Seat::Off { next_try: None };
             return;
         }
         let epoch = self.known.max(self.voter.ballot.epoch).next();
@@ -98,20 +92,54 @@ impl Ward {
         if !self.rules.keep(Rule::AskFirst) {
             return self.stand(now, epoch, out);
         }
-        self.seat = Seat::Asking(self.poll(now, epoch));
-        out.push(Action::Tell(Report::Asks { epoch }));
+        // An answer to a question needs no disk.
+        let patience = self.councils().timers().retry_min;
+        self.seat = Seat::Asking(self.poll(now, epoch, patience));
+        if self.told.is_none() {
+            out.push(Action::Tell(Report::Asks { epoch }));
+        }
         self.send_all(&Message::Ask(candidacy), out);
         self.count_asked(now, out);
     }
 
-    fn poll(&mut self, now: Time, epoch: Epoch) -> Poll {
-        let patience = self.councils().timers().retry_max;
-        Poll { epoch, yes: vec![self.me], until: now + patience }
+    fn stands_not(&mut self, refusal: Refusal, out: &mut Vec<Action>) {
+        if self.told != Some(refusal) {
+            self.told = Some(refusal);
+            out.push(Action::Tell(Report::StandsNot(refusal)));
+        }
     }
 
-    pub(crate) fn would(&mut self, now: Time, from: MemberId, epoch: Epoch, in_force: Version, out: &mut Vec<Action>) {
+    /// Whether it started not long ago and has not heard the owner since.
+    pub(crate) fn is_cold(&self, now: Time) -> bool {
+        now < self.cold_until()
+    }
+
+    /// A store that knows no council knows no owner that it could have missed.
+    pub(crate) fn cold_until(&self) -> Time {
+        let knows = !self.councils().newest.members.is_empty();
+        if self.heard.is_none() && knows { self.booted + self.councils().timers().cold } else { Time(0) }
+    }
+
+    fn poll(&self, now: Time, epoch: Epoch, patience: Millis) -> Poll {
+        let warm = self.forced || self.was_last_owner() || !self.is_cold(now);
+        Poll { epoch, yes: vec![self.me], until: now + patience, warm, hurry: false, silent: true }
+    }
+
+    pub(crate) fn would(
+        &mut self,
+        now: Time,
+        from: MemberId,
+        epoch: Epoch,
+        in_force: Version,
+        cold: bool,
+        out: &mut Vec<Action>,
+    ) {
         match &mut self.seat {
-            Seat::Asking(poll) if poll.epoch == epoch => poll.add(from),
+            Seat::Asking(poll) if poll.epoch == epoch => {
+                poll.add(from);
+                poll.warm |= !cold;
+                poll.silent = false;
+            }
             Seat::Off { .. } | Seat::Asking(_) | Seat::Candidate(_) | Seat::Owner(_) => return,
         }
         self.confirm(in_force);
@@ -119,10 +147,20 @@ impl Ward {
     }
 
     fn count_asked(&mut self, now: Time, out: &mut Vec<Action>) {
-        if let Seat::Asking(poll) = &self.seat
-            && poll.won(self.councils(), self.rules)
-        {
-            self.stand(now, poll.epoch, out);
+        let Seat::Asking(poll) = &self.seat else { return };
+        if !poll.won(self.councils(), self.rules) {
+            return;
+        }
+        if poll.warm && std::mem::take(&mut self.alone) {
+            // It was cut off and the owner may have been too: whose guests only paused gets time to speak first.
+            let grace = Millis(self.councils().timers().renew.0.saturating_mul(GRACE_ROUNDS));
+            self.seat = Seat::Off { next_try: Some(now + grace) };
+        } else if poll.warm {
+            let epoch = poll.epoch;
+            self.stand(now, epoch, out);
+        } else {
+            // Everything just started, and the last owner has the newest data: it gets time to come back.
+            self.stands_not(Refusal::ColdStart, out);
         }
     }
 
@@ -132,9 +170,11 @@ impl Ward {
         if self.voter.would(now, self.me, candidacy, true).is_err() {
             return self.off(Some(now), out);
         }
+        self.told = None;
         self.voter.vote(now, self.me, epoch);
         self.persist(out);
-        self.seat = Seat::Candidate(self.poll(now, epoch));
+        let patience = self.councils().timers().retry_max;
+        self.seat = Seat::Candidate(self.poll(now, epoch, patience));
         self.send_all(&Message::Stand(candidacy), out);
         self.count_votes(now, out);
     }

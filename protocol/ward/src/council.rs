@@ -211,6 +211,12 @@ impl Councils {
         self.in_force.timers().lease.min(self.newest.timers().lease)
     }
 
+    /// The watchdog's time-out: the shorter one while a change is open (Q6).
+    pub(crate) fn watchdog(&self) -> Option<Millis> {
+        let of = |council: &Council| council.timers().fence.map(|fence| fence.watchdog);
+        [of(&self.in_force), of(&self.newest)].into_iter().flatten().min()
+    }
+
     /// Whether enough of both said yes.
     pub(crate) fn agree(&self, rules: Rules, open: Rule, mut said_yes: impl FnMut(MemberId) -> bool) -> bool {
         let newest = self.newest.agrees(rules, &mut said_yes);

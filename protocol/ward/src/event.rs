@@ -80,11 +80,10 @@ pub enum Action {
         to: MemberId,
         message: Message,
     },
-    /// Let the guests execute, if the clock read right before shows less than `until`.
+    /// Let the guests execute; right before each is resumed, ask [`crate::Ward::may_run`] and the clock again.
     Run {
         order: Order,
         epoch: Epoch,
-        until: Time,
     },
     /// Pause the guests; confirm with `Stopped`.
     Pause {

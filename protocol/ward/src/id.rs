@@ -47,7 +47,7 @@ impl fmt::Debug for MemberId {
     }
 }
 
-/// Names one round of renewing; says nothing to anybody but the owner that sent it. Never used twice in one epoch.
+/// Names one round of renewing; says nothing to anybody but the owner that sent it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Round(#[n(0)] pub u64);

@@ -87,6 +87,9 @@ pub enum Message {
         /// The council that the voter knows in force.
         #[n(1)]
         in_force: Version,
+        /// The voter started not long ago and has not heard the owner since: it can't tell whether everything did.
+        #[n(2)]
+        cold: bool,
     },
     /// Candidate to voter: vote for me.
     #[n(5)]

@@ -1,6 +1,6 @@
 //! What a ward does with each message.
 
-use roost_protocol::{Epoch, Time};
+use roost_protocol::{Epoch, Millis, Time};
 
 use crate::council::{Councils, Version};
 use crate::event::{Action, Ground, Report};
@@ -8,6 +8,9 @@ use crate::id::MemberId;
 use crate::message::{Candidacy, Denial, Message};
 use crate::voter::{Granted, Renewal};
 use crate::ward::{Seat, Ward};
+
+/// A candidate asks again for a promise about to end no sooner than this, so that other answers may come.
+const SOON: Millis = Millis(50);
 
 impl Ward {
     pub(crate) fn heard(&mut self, now: Time, from: MemberId, message: Message, out: &mut Vec<Action>) {
@@ -22,7 +25,7 @@ impl Ward {
             Message::Grant { epoch, round, version } => self.granted(now, from, epoch, round, version, out),
             Message::Refuse { epoch, why, councils } => self.refused(now, from, epoch, why, councils.as_deref(), out),
             Message::Ask(candidacy) => self.asked(now, from, candidacy, out),
-            Message::Would { epoch, in_force } => self.would(now, from, epoch, in_force, out),
+            Message::Would { epoch, in_force, cold } => self.would(now, from, epoch, in_force, cold, out),
             Message::Stand(candidacy) => self.asked_to_vote(now, from, candidacy, out),
             Message::Vote { epoch, in_force } => self.voted(now, from, epoch, in_force, out),
             Message::Release { epoch } => {
@@ -75,7 +78,7 @@ impl Ward {
         }
         let in_force = self.councils().in_force.version;
         let message = match self.voter.would(now, from, candidacy, self.is_stopped()) {
-            Ok(()) => Message::Would { epoch: candidacy.epoch, in_force },
+            Ok(()) => Message::Would { epoch: candidacy.epoch, in_force, cold: self.is_cold(now) },
             Err(why) => self.refusal(why, candidacy.newest),
         };
         out.push(Action::Send { to: from, message });
@@ -126,13 +129,22 @@ impl Ward {
         out: &mut Vec<Action>,
     ) {
         self.known = self.known.max(epoch);
+        if let Seat::Asking(poll) | Seat::Candidate(poll) = &mut self.seat {
+            poll.silent = false;
+        }
+        if let (Seat::Asking(poll), Denial::Promised(left)) = (&mut self.seat, why)
+            && now + left <= poll.until
+        {
+            poll.until = now + left.max(SOON);
+            poll.hurry = true;
+        }
         match &self.seat {
             Seat::Off { .. } => {
-                self.learn(councils);
+                self.learn(councils, out);
             }
             Seat::Asking(poll) | Seat::Candidate(poll) => {
                 let late = epoch >= poll.epoch || why == Denial::OtherCouncil;
-                if self.learn(councils) || late {
+                if self.learn(councils, out) || late {
                     self.off(Some(now), out);
                 }
             }
@@ -140,8 +152,13 @@ impl Ward {
         }
     }
 
-    fn learn(&mut self, councils: Option<&Councils>) -> bool {
-        councils.is_some_and(|councils| self.voter.ballot.councils.learn(councils))
+    /// What was learnt is written at once: a later grant says that it is known.
+    fn learn(&mut self, councils: Option<&Councils>, out: &mut Vec<Action>) -> bool {
+        let news = councils.is_some_and(|councils| self.voter.ballot.councils.learn(councils));
+        if news {
+            self.persist(out);
+        }
+        news
     }
 
     /// A voter that knows the newest council in force ends the candidate's doubt.

@@ -4,9 +4,9 @@
 use roost_protocol::{Epoch, Time};
 
 use crate::ballot::Kept;
-use crate::council::{Council, Version};
+use crate::council::{Council, Policy, Version};
 use crate::event::{Action, Change, ChangeRefusal, Report};
-use crate::id::{MemberId, Round};
+use crate::id::{MemberId, Order, Round};
 use crate::message::{Candidacy, Denial, Message};
 use crate::owner::{Guests, Owner, Poll};
 use crate::rules::Rule;
@@ -16,6 +16,14 @@ use crate::ward::{Seat, Ward};
 impl Ward {
     pub(crate) fn lease_end(&self, owner: &Owner) -> Time {
         owner.lease_end(self.councils(), self.rules)
+    }
+
+    /// Until when guests may execute that this order let run; none if it doesn't hold any more.
+    pub fn may_run(&self, order: Order) -> Option<Time> {
+        match &self.seat {
+            Seat::Owner(owner) if owner.guests == Guests::Running && order == self.order => Some(self.lease_end(owner)),
+            Seat::Off { .. } | Seat::Asking(_) | Seat::Candidate(_) | Seat::Owner(_) => None,
+        }
     }
 
     pub(crate) fn owner_deadline(&self, owner: &Owner) -> Option<Time> {
@@ -122,11 +130,14 @@ impl Ward {
     fn guide(&mut self, now: Time, owner: &mut Owner, lost: bool, out: &mut Vec<Action>) {
         let end = self.lease_end(owner);
         let may = now < end && !lost && !owner.leaving;
+        let again = std::mem::take(&mut owner.tell_again) && owner.guests == Guests::Running;
         match owner.guests {
-            Guests::Held | Guests::Pausing { .. } if may => {
+            Guests::Held | Guests::Pausing { .. } | Guests::Running
+                if may && (again || owner.guests != Guests::Running) =>
+            {
                 self.command(owner, Guests::Running, out);
                 out.push(Action::Tell(Report::Runs { epoch: owner.epoch }));
-                out.push(Action::Run { order: self.order, epoch: owner.epoch, until: end });
+                out.push(Action::Run { order: self.order, epoch: owner.epoch });
             }
             Guests::Running if !may && self.rules.keep(Rule::PauseAtEnd) => {
                 let fence = self.councils().timers().fence;
@@ -171,7 +182,7 @@ impl Ward {
     }
 
     /// The guests are stopped for certain.
-    pub(crate) fn stopped(&mut self, now: Time, order: crate::id::Order, out: &mut Vec<Action>) {
+    pub(crate) fn stopped(&mut self, now: Time, order: Order, out: &mut Vec<Action>) {
         let Some(mut owner) = self.take_owner() else { return };
         let ordered = match owner.guests {
             Guests::Pausing { .. } | Guests::Killing => order == self.order,
@@ -215,7 +226,9 @@ impl Ward {
         let leased = now < self.lease_end(&owner);
         let elsewhere = why == Denial::Behind && epoch >= owner.epoch && !self.is_lost(&owner);
         let held = owner.guests == Guests::Held;
-        if elsewhere && leased && now >= owner.raise_at {
+        // Who needs no lease need win nobody back: the newer owner is heard soon.
+        let strict = self.councils().policy() == Policy::Strict;
+        if elsewhere && strict && leased && now >= owner.raise_at {
             self.raise(now, &mut owner, out);
         }
         self.seat = Seat::Owner(owner);
@@ -236,7 +249,8 @@ impl Ward {
         }
         self.voter.vote(now, self.me, epoch);
         self.persist(out);
-        owner.raise = Some(Poll { epoch, yes: vec![self.me], until: owner.raise_at });
+        owner.raise =
+            Some(Poll { epoch, yes: vec![self.me], until: owner.raise_at, warm: true, hurry: false, silent: true });
         self.send_all(&Message::Stand(candidacy), out);
     }
 

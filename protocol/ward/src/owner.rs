@@ -17,10 +17,11 @@ pub(crate) struct Owner {
     pub(crate) grants: Vec<Grant>,
     /// Rounds under way, oldest first, and when each was sent.
     pub(crate) sent: Vec<(Round, Time)>,
-    pub(crate) last_round: Round,
     pub(crate) next_renew: Time,
     pub(crate) raise: Option<Poll>,
     pub(crate) raise_at: Time,
+    /// The guard was restarted: the guests may have missed that they may run.
+    pub(crate) tell_again: bool,
     /// Guests are stopped first, then the epoch is given up.
     pub(crate) leaving: bool,
     /// What was kept last.
@@ -64,6 +65,12 @@ pub(crate) struct Poll {
     pub(crate) epoch: Epoch,
     pub(crate) yes: Vec<MemberId>,
     pub(crate) until: Time,
+    /// Somebody who says yes has been up for long: it isn't so that everything just started.
+    pub(crate) warm: bool,
+    /// Somebody's promise ends by `until`: then it asks again at once.
+    pub(crate) hurry: bool,
+    /// Nobody answered yet, neither yes nor no.
+    pub(crate) silent: bool,
 }
 
 impl Poll {
@@ -85,10 +92,10 @@ impl Owner {
             guests: Guests::Held,
             grants: Vec::new(),
             sent: Vec::new(),
-            last_round: Round::default(),
             next_renew: now,
             raise: None,
             raise_at: now,
+            tell_again: false,
             leaving: false,
             kept: None,
         }
@@ -99,7 +106,8 @@ impl Owner {
         let until = if rules.keep(Rule::KeptLeaseEnds) { kept.lease_until() } else { now + councils.lease() };
         let grants = councils.members().into_iter().map(|member| Grant { member, until, version: Version::default() });
         let guests = if kept.may_execute { Guests::Running } else { Guests::Held };
-        Self { guests, grants: grants.collect(), kept: Some(kept), ..Self::elected(now, kept.epoch) }
+        let grants = grants.collect();
+        Self { guests, grants, kept: Some(kept), tell_again: true, ..Self::elected(now, kept.epoch) }
     }
 
     /// When the lease ends: a guest may execute before, and not from then on.
@@ -114,15 +122,18 @@ impl Owner {
         self.grants.iter().find(|grant| grant.member == member)
     }
 
-    /// Notes a new round, sent now. Rounds rise over restarts of the guard too, since the clock does.
+    /// Notes a new round, sent now. Its number is the owner's clock, which goes on over a restart of the guard: two
+    /// rounds of one number are of one moment, so that an answer to either is worth the same.
     pub(crate) fn begin_round(&mut self, now: Time, lease: Millis) -> Round {
+        let round = Round(now.0);
         self.sent.retain(|(_, sent)| now < *sent + lease);
         if self.sent.len() >= MOST_ROUNDS {
             self.sent.remove(0);
         }
-        self.last_round = Round(self.last_round.0.saturating_add(1).max(now.0));
-        self.sent.push((self.last_round, now));
-        self.last_round
+        if self.sent.last().is_none_or(|(last, _)| *last != round) {
+            self.sent.push((round, now));
+        }
+        round
     }
 
     /// When this round was sent, if a grant for it still helps.

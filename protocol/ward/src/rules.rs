@@ -46,11 +46,19 @@ pub enum Rule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     unsafe_timers: bool,
+    /// One bit for each rule left out.
     #[cfg(feature = "mutants")]
-    broken: Option<Rule>,
+    broken: u32,
 }
 
 impl Rules {
+    /// All of them.
+    pub const ALL: Self = Self {
+        unsafe_timers: false,
+        #[cfg(feature = "mutants")]
+        broken: 0,
+    };
+
     /// All rules, and whatever timers somebody chose: `--unsafe-timers`, or a checker with timers of its own.
     #[must_use]
     pub const fn with_unsafe_timers(mut self) -> Self {
@@ -62,17 +70,17 @@ impl Rules {
         !self.unsafe_timers
     }
 
-    /// All rules but this one.
+    /// Without this one too.
     #[cfg(feature = "mutants")]
     #[must_use]
     pub const fn without(mut self, rule: Rule) -> Self {
-        self.broken = Some(rule);
+        self.broken |= 1 << rule as u32;
         self
     }
 
     #[cfg(feature = "mutants")]
     pub(crate) fn keep(self, rule: Rule) -> bool {
-        self.broken != Some(rule)
+        self.broken & (1 << rule as u32) == 0
     }
 
     #[cfg(not(feature = "mutants"))]

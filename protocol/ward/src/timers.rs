@@ -160,9 +160,9 @@ impl Timers {
         Millis(self.renew.0 * self.misses)
     }
 
-    /// The watchdog is petted this often.
-    pub(crate) fn pet(&self) -> Option<Millis> {
-        self.fence.map(|fence| Millis((fence.watchdog.0 / PETS).max(1)))
+    /// A watchdog of this time-out is petted so often (Q4).
+    pub(crate) fn pet_every(time_out: Millis) -> Millis {
+        Millis((time_out.0 / PETS).max(1))
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Start {
     pub ballot: Ballot,
     /// What was kept in this very boot.
     pub kept: Option<Kept>,
+    /// This home's copy of the guests.
+    pub replica: Replica,
     /// When this machine booted, on the clock that `now` is read from; it must not stop while the machine sleeps.
     pub booted: Time,
     /// For the spread of retries.
@@ -51,6 +53,8 @@ pub struct Ward {
     pub(crate) order: Order,
     /// An admin waived what is only good sense.
     pub(crate) forced: bool,
+    /// Nobody answered its last question.
+    pub(crate) alone: bool,
     pub(crate) told: Option<Refusal>,
     pub(crate) chance: u64,
 }
@@ -81,7 +85,7 @@ pub enum Standing {
 impl Ward {
     /// A machine's part in a ward from now on. Nothing of the ward executes, unless `kept` says that it may.
     pub fn new(now: Time, start: Start) -> Self {
-        let Start { me, ballot, kept, booted, seed, rules } = start;
+        let Start { me, ballot, kept, replica, booted, seed, rules } = start;
         let seat = match kept {
             Some(kept) => Seat::Owner(Box::new(Owner::resumed(now, kept, &ballot.councils, rules))),
             None => Seat::Off { next_try: Some(now) },
@@ -92,13 +96,14 @@ impl Ward {
             known: ballot.epoch,
             voter: Voter::start(now, me, rules, ballot),
             seat,
-            replica: Replica::default(),
+            replica,
             bars: Bars::default(),
             booted,
             heard: None,
             suspected: false,
             order: kept.map_or(Order::default(), |kept| kept.order),
             forced: false,
+            alone: false,
             told: None,
             chance: seed | 1,
         }
@@ -157,7 +162,12 @@ impl Ward {
             }
             Seat::Asking(poll) | Seat::Candidate(poll) => {
                 if now >= poll.until {
+                    let hurry = poll.hurry;
+                    self.alone = poll.silent;
                     self.off(Some(now), out);
+                    if hurry {
+                        self.try_soon(now);
+                    }
                 }
             }
             Seat::Owner(_) => self.owner_turn(now, out),
@@ -247,6 +257,15 @@ impl Ward {
         match &self.seat {
             Seat::Owner(owner) => Some(owner.epoch),
             Seat::Off { .. } | Seat::Asking(_) | Seat::Candidate(_) => None,
+        }
+    }
+
+    /// The epoch it collects voices for.
+    pub fn polls(&self) -> Option<Epoch> {
+        match &self.seat {
+            Seat::Asking(poll) | Seat::Candidate(poll) => Some(poll.epoch),
+            Seat::Owner(owner) => owner.raise.as_ref().map(|poll| poll.epoch),
+            Seat::Off { .. } => None,
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use roost_protocol::Time;
+use roost_protocol::{Millis, Time};
 
 use crate::event::{Action, Event};
 use crate::id::WardId;
 use crate::rules::{Rule, Rules};
+use crate::timers::Timers;
 use crate::ward::{Start, Ward};
 
 /// What is to be done, in this order.
@@ -14,28 +15,30 @@ use crate::ward::{Start, Ward};
 pub enum WardsAction {
     /// See [`Action`].
     Do { ward: WardId, action: Action },
-    /// Pet the watchdog, if the clock read right before shows less than `until`.
-    Pet { until: Time },
+    /// Pet the watchdog, if the clock read right before shows less than `until`; it is to fire after `time_out`.
+    Pet { until: Time, time_out: Millis },
 }
 
 /// The state machine of the guard.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Wards {
     pub(crate) wards: BTreeMap<WardId, Ward>,
-    /// Not before the first ward with guests: the edge opens the device at the first pet.
+    /// None before the first ward with guests: the edge opens the device at the first pet.
     pub(crate) next_pet: Option<Time>,
+    /// What the watchdog was told last.
+    pub(crate) time_out: Millis,
     pub(crate) rules: Rules,
 }
 
 impl Wards {
     /// None yet.
     pub fn new(rules: Rules) -> Self {
-        Self { wards: BTreeMap::new(), next_pet: None, rules }
+        Self { wards: BTreeMap::new(), next_pet: None, time_out: Millis(u64::MAX), rules }
     }
 
     /// Takes part in a ward from now on.
     pub fn add(&mut self, now: Time, ward: WardId, start: Start) {
-        let fenced = start.ballot.councils.timers().fence.is_some();
+        let fenced = start.ballot.councils.watchdog().is_some();
         self.wards.insert(ward, Ward::new(now, start));
         if fenced {
             self.next_pet.get_or_insert(now);
@@ -94,12 +97,20 @@ impl Wards {
         self.wards.values().filter_map(Ward::pet_until).min().unwrap_or(Time(u64::MAX))
     }
 
+    /// A shorter time-out is told at once: the shorter promise that goes with it may be in force a moment later.
     fn pet(&mut self, now: Time, out: &mut Vec<WardsAction>) {
-        let until = self.pet_until();
-        if now < until && self.next_pet.is_some_and(|pet| now >= pet) {
-            let every = self.wards.values().filter_map(|ward| ward.councils().timers().pet()).min();
-            self.next_pet = every.map(|every| now + every);
-            out.push(WardsAction::Pet { until });
+        let (until, Some(next_pet)) = (self.pet_until(), self.next_pet) else { return };
+        if now >= until {
+            // Petted again with the first lease that comes back; until then there is nothing to wake up for.
+            self.next_pet = Some(next_pet.max(now));
+            return;
         }
+        let time_out = self.wards.values().filter_map(|ward| ward.councils().watchdog()).min();
+        let Some(time_out) = time_out.filter(|time_out| now >= next_pet || *time_out < self.time_out) else {
+            return;
+        };
+        self.next_pet = Some(now + Timers::pet_every(time_out));
+        self.time_out = time_out;
+        out.push(WardsAction::Pet { until, time_out });
     }
 }

@@ -32,7 +32,7 @@ fn all() -> Vec<Message> {
         Message::Refuse { epoch, why: Denial::Promised(Millis(21_999)), councils: Some(Box::new(councils(3))) },
         Message::Refuse { epoch, why: Denial::Behind, councils: None },
         Message::Ask(candidacy),
-        Message::Would { epoch, in_force: version },
+        Message::Would { epoch, in_force: version, cold: true },
         Message::Stand(candidacy),
         Message::Vote { epoch, in_force: version },
         Message::Release { epoch },

@@ -1,0 +1,145 @@
+//! The ward protocol with real timers: whatever goes wrong, no guest executes twice, and it comes back.
+
+#![expect(clippy::print_stdout, reason = "figures are for reading")]
+
+use roost_protocol::Millis;
+use roost_ward::{NORMAL, Policy, Profile, Rule, Rules, Timers};
+use roost_ward_tests::simulation::{Fault, Figures, Grid, Storm, losses, recovery, run_ahead, storm};
+
+/// Hours of the world in one storm; `ROOST_HOURS` asks for more, `ROOST_SEED` replays one and tells what happened.
+const HOURS: u64 = 2_500;
+/// Runs of one fault each; their figures are the promises of the documents.
+const RUNS: u64 = 300;
+/// Within so many hours a broken rule must be noticed.
+const HOURS_PER_MUTANT: u64 = 2_000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+const NORMAL_STORM: Storm = Storm { profile: Profile::Normal, rules: Rules::ALL, without: &[], told: false };
+
+/// Profiles as they are: the change between them would hide a timer that is wrong on purpose.
+const ONE_PROFILE: &[Fault] = &[Fault::ProfileChanges];
+
+fn weather(name: &str, what: &Storm, first: u64) {
+    let one = number("ROOST_SEED");
+    let what = Storm { told: one.is_some(), ..*what };
+    let seeds = one.map_or(first..first + number("ROOST_HOURS").unwrap_or(HOURS), |seed| seed..seed + 1);
+    let started = std::time::Instant::now();
+    let figures = storm(&what, seeds);
+    println!("{}{name}: {figures}; {:.1} s", figures.transcript, started.elapsed().as_secs_f64());
+    assert_eq!((figures.doubles, figures.not_one), (0, 0), "replay with ROOST_SEED: {figures}");
+}
+
+#[test]
+fn no_guest_runs_twice_in_a_storm() {
+    weather("normal", &NORMAL_STORM, 0);
+}
+
+#[test]
+fn no_guest_runs_twice_in_a_later_storm() {
+    weather("normal", &NORMAL_STORM, 1_000_000);
+}
+
+#[test]
+fn no_guest_runs_twice_in_a_storm_with_fast_timers() {
+    weather("fast", &Storm { profile: Profile::Fast, without: ONE_PROFILE, ..NORMAL_STORM }, 2_000_000);
+}
+
+#[test]
+fn no_guest_runs_twice_in_a_storm_with_calm_timers() {
+    weather("calm", &Storm { profile: Profile::Calm, without: ONE_PROFILE, ..NORMAL_STORM }, 3_000_000);
+}
+
+#[test]
+fn a_promise_that_is_too_short_is_noticed() {
+    let promise = Millis(20_000);
+    let profile = Profile::Custom(Timers { promise, ..NORMAL });
+    let rules = Rules::ALL.with_unsafe_timers();
+    let figures = noticed(&Storm { profile, rules, without: ONE_PROFILE, told: false });
+    println!("promise of 20 s: {figures}");
+}
+
+fn noticed(what: &Storm) -> Figures {
+    for first in (0..HOURS_PER_MUTANT).step_by(100) {
+        let figures = storm(what, first..first + 100);
+        if figures.doubles > 0 {
+            return figures;
+        }
+    }
+    panic!("lived through {HOURS_PER_MUTANT} hours: {what:?}");
+}
+
+#[test]
+fn every_rule_that_is_left_out_is_noticed() {
+    for rule in [Rule::WaitForPromise, Rule::Majority, Rule::PetWithLease] {
+        let figures = noticed(&Storm { rules: Rules::ALL.without(rule), without: ONE_PROFILE, ..NORMAL_STORM });
+        println!("without {rule:?}: {figures}");
+    }
+}
+
+fn grid(hosts: usize, voters: usize, profile: Profile) -> Grid {
+    Grid { hosts, voters, policy: Policy::Strict, profile, rules: Rules::ALL, exact: false }
+}
+
+fn recovers(name: &str, grid: &Grid, before: Option<Fault>, fault: Fault, p50: u64, p99: u64) {
+    let figures = recovery(grid, before, fault, 0..RUNS);
+    println!("{name}: {figures}");
+    assert_eq!(figures.doubles, 0, "{name}: {figures}");
+    assert_eq!(u64::try_from(figures.outages.len()), Ok(RUNS), "{name}: {figures}");
+    assert!(figures.outage(500) <= p50 && figures.outage(990) <= p99, "{name}: {figures}");
+}
+
+#[test]
+fn a_dead_host_s_guests_run_again_in_time() {
+    let (three, five) = (grid(2, 3, Profile::Normal), grid(3, 5, Profile::Normal));
+    recovers("power loss", &three, None, Fault::OwnerLosesPower, 24_000, 26_000);
+    recovers("isolated", &three, None, Fault::OwnerIsolated, 24_000, 26_000);
+    recovers("hangs", &three, None, Fault::OwnerHangs, 24_000, 26_000);
+    recovers("isolated, can't pause", &three, None, Fault::OwnerIsolatedPauseStuck, 24_000, 26_000);
+    recovers("isolated, can't stop", &three, None, Fault::OwnerIsolatedAllStuck, 24_000, 26_000);
+    let before = Some(Fault::AggregatorDies);
+    recovers("power loss without aggregator, 5 voters", &five, before, Fault::OwnerLosesPower, 24_000, 26_000);
+    let fast = grid(2, 3, Profile::Fast);
+    recovers("fast, power loss", &fast, None, Fault::OwnerLosesPower, 12_500, 14_000);
+}
+
+#[test]
+fn nothing_that_happens_to_the_aggregator_disturbs_a_guest() {
+    for (hosts, voters) in [(2, 3), (3, 5)] {
+        for fault in [Fault::AggregatorDies, Fault::AggregatorIsolated, Fault::AggregatorLosesStore] {
+            let figures = recovery(&grid(hosts, voters, Profile::Normal), None, fault, 0..RUNS);
+            println!("{fault:?}, {voters} voters: {figures}");
+            assert_eq!((figures.outages.len(), figures.doubles), (0, 0), "{fault:?}: {figures}");
+        }
+    }
+}
+
+#[test]
+fn blips_and_restarts_of_the_guard_disturb_no_guest() {
+    for fault in [Fault::Blip, Fault::GuardCrashes] {
+        let figures = recovery(&grid(2, 3, Profile::Normal), None, fault, 0..RUNS);
+        println!("{fault:?}: {figures}");
+        assert_eq!((figures.outages.len(), figures.doubles), (0, 0), "{fault:?}: {figures}");
+    }
+}
+
+#[test]
+fn a_fifth_of_all_messages_lost_pauses_nothing_for_ten_days() {
+    let figures = losses(&grid(2, 3, Profile::Normal), 200, 24, 0..10);
+    println!("20 % loss: {figures}");
+    assert_eq!((figures.counts.pauses, figures.doubles), (0, 0), "{figures}");
+}
+
+#[test]
+fn a_host_that_was_away_does_not_harm_the_owner_later() {
+    let asking = grid(2, 3, Profile::Normal);
+    let figures = run_ahead(&asking, 0..RUNS);
+    println!("asking first: {figures}");
+    assert_eq!(figures.outages.len(), 0, "{figures}");
+    let rules = Rules::ALL.without(Rule::AskFirst);
+    let hasty = run_ahead(&Grid { rules, ..asking }, 0..RUNS);
+    println!("not asking: {hasty}");
+    assert!(hasty.counts.raises > figures.counts.raises, "without asking first epochs run ahead: {hasty}");
+}
