@@ -8,7 +8,7 @@ use crate::id::MemberId;
 use crate::message::{Candidacy, Message};
 use crate::owner::{Owner, Poll};
 use crate::rules::Rule;
-use crate::ward::{Seat, Ward};
+use crate::ward::{ALONE, Seat, Ward};
 
 /// Renewals that an owner gets to be heard when a candidate is back from being alone.
 const GRACE_ROUNDS: u64 = 2;
@@ -151,7 +151,7 @@ impl Ward {
         if !poll.won(self.councils(), self.rules) {
             return;
         }
-        if poll.warm && std::mem::take(&mut self.alone) {
+        if poll.warm && std::mem::take(&mut self.unanswered) >= ALONE {
             // It was cut off and the owner may have been too: whose guests only paused gets time to speak first.
             let grace = Millis(self.councils().timers().renew.0.saturating_mul(GRACE_ROUNDS));
             self.seat = Seat::Off { next_try: Some(now + grace) };

@@ -43,7 +43,7 @@ impl Ward {
         // Of `booted` and `heard` only this is left.
         let _ = (booted, heard);
         let cold = ahead(now, self.cold_until());
-        (known.max(&ballot.epoch), cold, bars, self.forced, self.alone).hash(state);
+        (known.max(&ballot.epoch), cold, bars, self.forced, self.unanswered).hash(state);
         match replica {
             Replica::None | Replica::Stateless => replica.hash(state),
             Replica::Until { point, max_rpo } => (2u8, ahead(now, *point + *max_rpo)).hash(state),

@@ -30,9 +30,11 @@ impl Ward {
         let lost = self.is_lost(owner);
         let renew = (!lost).then_some(owner.next_renew);
         let guests = match owner.guests {
-            Guests::Running => Some(self.lease_end(owner)).filter(|end| *end < Time(u64::MAX)),
+            Guests::Running if self.rules.keep(Rule::PauseAtEnd) => {
+                Some(self.lease_end(owner)).filter(|end| *end < Time(u64::MAX))
+            }
             Guests::Pausing { kill_at } => Some(kill_at),
-            Guests::Held | Guests::Killing => None,
+            Guests::Running | Guests::Held | Guests::Killing => None,
         };
         [renew, guests].into_iter().flatten().min()
     }

@@ -18,6 +18,9 @@ use crate::owner::{Guests, Owner, Poll};
 use crate::rules::Rules;
 use crate::voter::Voter;
 
+/// So many questions in a row without any answer mean that a candidate is cut off; one may be lost.
+pub(crate) const ALONE: u8 = 2;
+
 /// What a ward is started with.
 #[derive(Clone, Debug)]
 pub struct Start {
@@ -53,8 +56,8 @@ pub struct Ward {
     pub(crate) order: Order,
     /// An admin waived what is only good sense.
     pub(crate) forced: bool,
-    /// Nobody answered its last question.
-    pub(crate) alone: bool,
+    /// So many of its last questions nobody answered; counted as far as it matters.
+    pub(crate) unanswered: u8,
     pub(crate) told: Option<Refusal>,
     pub(crate) chance: u64,
 }
@@ -103,7 +106,7 @@ impl Ward {
             suspected: false,
             order: kept.map_or(Order::default(), |kept| kept.order),
             forced: false,
-            alone: false,
+            unanswered: 0,
             told: None,
             chance: seed | 1,
         }
@@ -163,7 +166,7 @@ impl Ward {
             Seat::Asking(poll) | Seat::Candidate(poll) => {
                 if now >= poll.until {
                     let hurry = poll.hurry;
-                    self.alone = poll.silent;
+                    self.unanswered = if poll.silent { ALONE.min(self.unanswered + 1) } else { 0 };
                     self.off(Some(now), out);
                     if hurry {
                         self.try_soon(now);

@@ -106,6 +106,16 @@ fn a_dead_host_s_guests_run_again_in_time() {
 }
 
 #[test]
+fn a_host_that_is_cut_off_pauses_and_is_not_reset() {
+    let three = grid(2, 3, Profile::Normal);
+    let pausing = recovery(&three, None, Fault::OwnerIsolated, 0..RUNS);
+    assert_eq!((pausing.counts.pauses, pausing.counts.resets), (RUNS, 0), "{pausing}");
+    let rules = Rules::ALL.without(Rule::PauseAtEnd);
+    let stubborn = recovery(&Grid { rules, ..three }, None, Fault::OwnerIsolated, 0..RUNS);
+    assert_eq!((stubborn.counts.pauses, stubborn.counts.resets), (0, RUNS), "{stubborn}");
+}
+
+#[test]
 fn nothing_that_happens_to_the_aggregator_disturbs_a_guest() {
     for (hosts, voters) in [(2, 3), (3, 5)] {
         for fault in [Fault::AggregatorDies, Fault::AggregatorIsolated, Fault::AggregatorLosesStore] {
