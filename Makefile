@@ -3,7 +3,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-grid bench-store
+.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-grid bench-store storm model
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ lint: ## formatting and clippy, warnings are errors
 deny: ## licences, sources, bans and advisories of the dependencies (where cargo-deny is installed)
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
 	else echo "cargo-deny is not installed: cargo install --locked cargo-deny"; fi
+
+storm: ## the ward in storms of faults: 4 x ROOST_HOURS simulated hours (a million take about two core-hours)
+	ROOST_HOURS=$${ROOST_HOURS:-25000} $(CARGO) test --locked -p roost-ward-tests --test simulation -- --nocapture in_a_
+
+model: ## the ward exhaustively, further than `make test` looks; minutes to hours
+	ROOST_DEEP=1 $(CARGO) test --locked -p roost-ward-tests --test model -- --nocapture
 
 bench-agent: ## an agent with 50 guests: memory, CPU per guest and sample
 	$(CARGO) build --release --locked
