@@ -11,6 +11,7 @@ pub(crate) mod ksm;
 pub(crate) mod nbd;
 pub(crate) mod place;
 pub(crate) mod points;
+pub(crate) mod prove;
 pub(crate) mod restore;
 #[cfg(test)]
 mod test;

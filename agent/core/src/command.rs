@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use roost_protocol::backup::Proof;
 use roost_protocol::guest::Power;
 use roost_protocol::message::ToAggregator;
 use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Progress, Verb};
 use roost_protocol::{GuestId, OperationId, Time};
 
 use crate::agent::{Agent, Now, Purpose, Running};
-use crate::event::{Action, Lane, Task, TaskId, TaskResult};
+use crate::event::{Action, Lane, Made, Task, TaskId, TaskResult};
 use crate::guests::alive;
 use crate::ledger::{Change, Record, Stage};
 
@@ -242,6 +243,10 @@ impl Agent {
             }
             (Phase::AwaitOff { .. }, Ok(_)) => {}
             (_, Err(why)) => self.end(operation, Some(why), actions),
+            (_, Ok(Made::Proven { point, proof: Proof::Failed { why, .. } })) => {
+                let text = format!("backup {point} was booted and gave no sign of life: {why}");
+                self.end(operation, Some(failure(FailureCode::Damaged, text)), actions);
+            }
             (Phase::StartingNew, Ok(_)) => self.pending.set(operation, Phase::Seeing(what)),
             (Phase::Unwritten | Phase::Waiting { .. } | Phase::Working | Phase::Seeing(_), Ok(_)) => match what {
                 Task::CleanUp { .. } => self.step_done(&command, &what, actions),

@@ -5,6 +5,7 @@ use crate::{
     error::Code,
     ffi::{Act, Connection, Domain, Watch},
     stats,
+    trial::TRIAL,
 };
 use std::{
     fmt,
@@ -158,14 +159,14 @@ impl Hypervisor {
         Ok(())
     }
 
-    /// All domains: running, stopped, transient. QEMU is not asked, so a hung one does not hold it up. A domain that
+    /// All domains but the trial: running, stopped, transient. QEMU is not asked, so a hung one does not hold it up. A domain that
     /// vanishes meanwhile is left out.
     ///
     /// # Errors
     /// See [`Hypervisor`].
     pub fn domains(&self) -> Result<Vec<DomainInfo>, Error> {
         let mut all = Vec::new();
-        for domain in self.connection.list()? {
+        for domain in self.connection.list()?.into_iter().filter(|domain| domain.uuid() != TRIAL) {
             match describe(&domain) {
                 Ok(info) => all.push(info),
                 Err(error) if error.code() == Some(Code::NoDomain) => {}
@@ -335,7 +336,7 @@ impl Hypervisor {
         self.connection.lookup(uuid)?.set_memory(kib)
     }
 
-    /// Numbers of all domains in one call. A QEMU that another call is busy with is not waited for; its own numbers
+    /// Numbers of all domains but the trial in one call. A QEMU that another call is busy with is not waited for; its own numbers
     /// (balloon, disks) are absent then.
     ///
     /// Beware of a hung QEMU: libvirt's "no wait" means not to wait for another call. The first call that asks a hung
@@ -347,7 +348,11 @@ impl Hypervisor {
     /// See [`Hypervisor`].
     pub fn bulk_stats(&self, groups: StatsGroups) -> Result<Vec<DomainStats>, Error> {
         let mut all = Vec::new();
-        let each = |uuid, name, params| all.push(stats::decode(uuid, name, params));
+        let each = |uuid, name, params| {
+            if uuid != TRIAL {
+                all.push(stats::decode(uuid, name, params));
+            }
+        };
         self.connection.stats(groups.bits(), groups.flags(), each)?;
         Ok(all)
     }

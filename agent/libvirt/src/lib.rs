@@ -18,6 +18,7 @@ mod hypervisor;
 pub mod kvm;
 mod process;
 mod stats;
+mod trial;
 
 pub use backup::CheckpointInfo;
 pub use block::{BlockJob, BlockJobKind, EndJob, Picture};
@@ -30,6 +31,7 @@ pub use event::{
 pub use hypervisor::{ForceOff, GuestInterface, Hypervisor, ShutdownMode, Version, Versions, XmlForm};
 pub use process::{qemu_pid, qemu_pids};
 pub use stats::{BalloonStats, BlockStats, CpuStats, DomainStats, InterfaceStats, StatsGroups, VcpuStats};
+pub use trial::TRIAL;
 
 /// The 16 raw bytes of a domain's UUID, in the order they are written.
 pub type Uuid = [u8; 16];

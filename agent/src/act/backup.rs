@@ -146,7 +146,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
 }
 
 /// For people only.
-fn wall() -> Stamp {
+pub(crate) fn wall() -> Stamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Stamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

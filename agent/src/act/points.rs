@@ -2,6 +2,7 @@
 //! folders, and making guests of them. The store itself is a crate of its own; here are its doors for tasks.
 
 mod pace;
+mod proof;
 mod ship;
 #[cfg(test)]
 mod test;
@@ -9,8 +10,8 @@ mod told;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use roost_agent_core::event::BackupOrder;
@@ -48,6 +49,10 @@ pub(crate) struct Points {
     host_name: Arc<str>,
     /// Folders that targets may lie in.
     allowed: Arc<[PathBuf]>,
+    /// Held while a point is proven: there is one trial on a host.
+    proving: Arc<Mutex<()>>,
+    /// Pictures of the screens of trials, one a guest.
+    pictures: PathBuf,
 }
 
 /// What a task of points is given beside itself.
@@ -70,8 +75,9 @@ impl Points {
     ) -> Result<Self, StoreError> {
         let store = Store::open(folder, Options::default())?;
         let (cap, reserve, longest) = (SCRATCH_CAP, SCRATCH_RESERVE, LONGEST);
+        let (proving, pictures) = (Arc::default(), scratch.with_file_name("pictures"));
         let scratch = Arc::new(Scratch { folder: scratch, cap, reserve, longest, read_speed: 0 });
-        Ok(Self { store, scratch, host, host_name: host_name.into(), allowed: allowed.into() })
+        Ok(Self { store, scratch, host, host_name: host_name.into(), allowed: allowed.into(), proving, pictures })
     }
 
     /// All points that can be read, as the core knows them.
@@ -82,6 +88,7 @@ impl Points {
     /// Frees guests from layers that a dead agent left.
     pub(crate) fn tidy(&self, hypervisor: &Arc<Hypervisor>) {
         tidy::all(hypervisor, &self.scratch);
+        self.end_trial(hypervisor);
     }
 
     /// Carries out one of the tasks about points.
@@ -106,9 +113,8 @@ impl Points {
                 Err(failure(FailureCode::Unsupported, "copies on other hosts, and encrypted ones, are not there yet"))
             }
             Task::Restore { guest, order } => self.restore(*guest, order, hands),
-            Task::Pull { .. } | Task::Prove { .. } => {
-                Err(failure(FailureCode::Unsupported, "this agent can't boot points by itself yet"))
-            }
+            Task::Prove { guest, point, patience } => self.prove(*guest, *point, *patience, hands),
+            Task::Pull { .. } => Err(failure(FailureCode::Unsupported, "this agent can't boot points by itself yet")),
             Task::Create { .. }
             | Task::Import { .. }
             | Task::Start { .. }

@@ -2,7 +2,7 @@
 //! then the definition is put in place; whatever goes wrong before that is undone, and the guest that was stays as it was.
 
 pub(crate) mod disk;
-mod identity;
+pub(crate) mod identity;
 mod iso;
 pub(crate) mod origin;
 mod seed;
@@ -270,7 +270,8 @@ impl Restore<'_> {
         let sizes: Vec<(String, u64)> = images.iter().map(|(name, image)| (name.clone(), image.size())).collect();
         let _ = fs::remove_file(&socket);
         let exports: Exports = images;
-        let _server = Server::start(&socket, exports).map_err(|error| io_failure("serve the point", &error))?;
+        let server = Server::start(&socket, exports).map_err(|error| io_failure("serve the point", &error))?;
+        server.let_qemu_in().map_err(|error| io_failure("open the point to QEMU", &error))?;
         for (target, size) in &sizes {
             let Some(path) = change.disks.get(target) else { continue };
             disk::layer(path, &socket, target, *size)?;
@@ -324,7 +325,7 @@ fn write(path: &Path, bytes: &[u8], made: &mut Made<'_>) -> Result<(), Failure> 
 }
 
 /// The TPM's state, where libvirt looks for it when the guest starts.
-fn restore_tpm(guest: GuestId, origin: &dyn Origin) -> Result<(), Failure> {
+pub(crate) fn restore_tpm(guest: GuestId, origin: &dyn Origin) -> Result<(), Failure> {
     for name in origin.files() {
         let Some((version, file)) = name.strip_prefix(TPM).and_then(|rest| rest.split_once('-')) else { continue };
         let plain = |text: &str| {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use roost_agent_core::Event;
 use roost_agent_core::event::Seen;
-use roost_libvirt::{Code, Error, EventKind, Hypervisor, Lifecycle, Uuid, XmlForm};
+use roost_libvirt::{Code, Error, EventKind, Hypervisor, Lifecycle, TRIAL, Uuid, XmlForm};
 use roost_protocol::GuestId;
 use roost_protocol::guest::Disk;
 use roost_protocol::host::HostFacts;
@@ -259,6 +259,8 @@ fn signal(connection: u64, event: roost_libvirt::Event) -> Option<Signal> {
         roost_libvirt::Event::ConnectionLost { reason } => {
             return Some(Signal::Lost { connection, why: format!("the connection to libvirt was lost ({reason:?})") });
         }
+        // A point that is proven is nobody's guest.
+        roost_libvirt::Event::Domain(event) if event.uuid == TRIAL => return None,
         roost_libvirt::Event::Domain(event) => event,
     };
     let definition = match event.kind {

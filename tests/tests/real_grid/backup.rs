@@ -23,7 +23,7 @@ fn real_guest_comes_back_from_its_points_as_it_was_and_as_a_new_one() {
         grid.api.act("kept", "stop")?;
         let off = point_now(grid)?;
         let set = grid.api.get("/backup-sets/kept")?;
-        ensure!(set["points"] == 2 && set["newest"]["id"] == off["id"], "the set shows what was made: {set}");
+        ensure!(set["points"] == 2 && set["newest_point"] == off["id"], "the set shows what was made: {set}");
         ensure!(off["consistency"] == "stopped" && off["parent"] == running["id"], "{off}");
 
         let id = off["id"].as_str().context("the point's id")?;

@@ -10,6 +10,7 @@ mod hostile;
 mod joining;
 mod lifecycle;
 mod monitoring;
+mod proof;
 mod rogue;
 mod slow;
 mod survival;

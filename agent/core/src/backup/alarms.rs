@@ -36,7 +36,7 @@ impl Agent {
             ("backup-late", late.then(|| "no backup of it was made in time; see its last failure".to_owned())),
             ("backup-failed", failed(care).filter(|_| here)),
             ("backup-damaged", damaged.map(damage)),
-            ("backup-unproven", self.newest_unproven(guest).map(|_| UNPROVEN.to_owned())),
+            ("backup-unproven", self.newest_unproven(guest).map(|why| format!("{UNPROVEN} ({why})"))),
             ("replica-lag", lag.then(|| LAGS.to_owned())),
             ("replica-broken", care.replica.broken.clone().filter(|_| here && wants_replica(care))),
             ("restore-pull", (care.pull.0 > 0).then(|| PULL.to_owned())),
@@ -80,7 +80,7 @@ impl Agent {
 }
 
 const UNPROVEN: &str = "its newest backup was booted in isolation and gave no sign of life: look at the picture of its \
-                        screen, and prove an older one";
+                        screen, and have another one made or proven";
 const LAGS: &str = "its replica is older than its policy allows: what it writes now would be lost with this host";
 const PULL: &str = "its data can't be brought in from the backup it was restored from; it goes on with what it has, reads \
                     of the rest wait: bring the source back, or restore it anew";

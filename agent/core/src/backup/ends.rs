@@ -2,7 +2,7 @@
 
 use roost_protocol::backup::{BackupSummary, Damage, LastFailure, Leftover, Proof, Target, Why};
 use roost_protocol::operation::{Failure, FailureCode};
-use roost_protocol::{GuestId, Millis, PointId, Stamp, Time};
+use roost_protocol::{GuestId, Millis, PointId, Time};
 
 use super::plan::Room;
 use super::replica::Age;
@@ -350,10 +350,10 @@ impl Agent {
         }
     }
 
-    /// The newest point's proof failed.
-    pub(super) fn newest_unproven(&self, guest: GuestId) -> Option<Stamp> {
+    /// Why the newest point's proof failed.
+    pub(super) fn newest_unproven(&self, guest: GuestId) -> Option<&str> {
         match &self.backups.sets.newest(guest)?.proof {
-            Proof::Failed { at, .. } => Some(*at),
+            Proof::Failed { why, .. } => Some(why),
             Proof::Untried | Proof::Proven { .. } => None,
         }
     }

@@ -268,6 +268,29 @@ fn newest_points_are_proven_in_idle_time_and_a_failed_proof_is_told() {
 }
 
 #[test]
+fn proofs_asked_for_at_once_run_one_at_a_time_and_each_ends() {
+    let mut rig = Rig::new(3);
+    for number in 1..=3 {
+        rig.command(number, Verb::Backup { options: BackupOptions::default() });
+    }
+    rig.live(10_000);
+    rig.by_hand = true;
+    let proofs: Vec<_> = (1..=3).map(|number| rig.command(number, Verb::ProveBackup { point: None })).collect();
+    for ended in 0..3 {
+        assert_eq!(proofs.iter().filter(|proof| rig.outcome(**proof) == Some(None)).count(), ended);
+        assert_eq!(rig.tasks.len(), 1);
+        let task = rig.running(|task| matches!(task, Task::Prove { .. }));
+        rig.succeed(task);
+    }
+    assert!(proofs.iter().all(|proof| rig.outcome(*proof) == Some(None)));
+    rig.by_hand = false;
+    rig.proofs_fail = true;
+    let failed = rig.command(1, Verb::ProveBackup { point: None });
+    rig.live(1_000);
+    assert_eq!((rig.outcome(failed), rig.alarms()), (Some(Some(FailureCode::Damaged)), vec!["backup-unproven".into()]));
+}
+
+#[test]
 fn points_are_told_page_by_page_and_the_largest_page_and_beat_fit_in_a_frame() {
     let mut rig = Rig::new(50);
     let long = "ä".repeat(200);

@@ -111,11 +111,16 @@ impl Agent {
         match point {
             Err(why) => Begun::End(Some(why)),
             Ok(point) if !point.whole() => Begun::End(Some(self.damaged(point))),
-            Ok(point) if free && self.hypervisor == Hypervisor::Up => {
+            // One at a time on a host: proofs are for idle time.
+            Ok(point) if free && self.hypervisor == Hypervisor::Up && !self.proving() => {
                 Begun::Run(Task::Prove { guest, point: point.point, patience })
             }
             Ok(_) => Begun::Wait,
         }
+    }
+
+    fn proving(&self) -> bool {
+        self.tasks.values().any(|running| matches!(running.what, Task::Prove { .. }))
     }
 
     fn point(&self, guest: GuestId, point: PointId) -> Result<&BackupSummary, Failure> {

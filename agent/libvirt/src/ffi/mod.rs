@@ -132,9 +132,19 @@ impl Connection {
     }
 
     pub(crate) fn create(&self, xml: &str) -> Result<Domain, Error> {
+        self.create_with(xml, 0)
+    }
+
+    /// The same; libvirt destroys it when this connection is closed.
+    pub(crate) fn create_bound(&self, xml: &str) -> Result<Domain, Error> {
+        self.create_with(xml, sys::VIR_DOMAIN_START_AUTODESTROY)
+    }
+
+    fn create_with(&self, xml: &str, flags: u32) -> Result<Domain, Error> {
+        let flags = flags | sys::VIR_DOMAIN_START_VALIDATE;
         let c_xml = c_text(xml, "start a transient domain")?;
         // SAFETY: see `keep_alive`; `c_xml` outlives the call.
-        let raw = unsafe { sys::virDomainCreateXML(self.raw(), c_xml.as_ptr(), sys::VIR_DOMAIN_START_VALIDATE) };
+        let raw = unsafe { sys::virDomainCreateXML(self.raw(), c_xml.as_ptr(), flags) };
         NonNull::new(raw).map(Domain).ok_or_else(|| last_error(|| "start a transient domain".into()))
     }
 

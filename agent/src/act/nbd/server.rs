@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::io::{self, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const OPTIONS: usize = 64;
 /// Most extents in one answer.
 const EXTENTS: usize = 4_096;
+
+/// Whom libvirt runs QEMU as: on Debian, elsewhere.
+const QEMU_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
 
 /// A disk to serve.
 pub(crate) trait Image: Send + Sync {
@@ -72,6 +77,13 @@ impl Server {
         let for_thread = shared.clone();
         let thread = thread::Builder::new().name("nbd".into()).spawn(move || accept(&listener, &for_thread))?;
         Ok(Self { socket: socket.to_owned(), shared, thread: Some(thread) })
+    }
+
+    /// Lets the user in whom libvirt runs QEMU as, and nobody else. Without such a user QEMU runs as root.
+    pub(crate) fn let_qemu_in(&self) -> io::Result<()> {
+        fs::set_permissions(&self.socket, fs::Permissions::from_mode(0o600))?;
+        let user = QEMU_USERS.iter().find_map(|name| nix::unistd::User::from_name(name).ok().flatten());
+        user.map_or(Ok(()), |user| std::os::unix::fs::chown(&self.socket, Some(user.uid.as_raw()), None))
     }
 }
 

@@ -229,7 +229,7 @@ fn zeroes(image: &dyn Image, offset: u64, length: u64) -> Result<(), Option<Fail
 }
 
 /// An empty layer over a served disk.
-pub(super) fn layer(path: &Path, socket: &Path, target: &str, size: u64) -> Result<(), Failure> {
+pub(crate) fn layer(path: &Path, socket: &Path, target: &str, size: u64) -> Result<(), Failure> {
     let socket = socket.to_str().ok_or_else(|| failure(FailureCode::Invalid, "a path is not UTF-8"))?;
     let below = serde_json::json!({
         "driver": "raw",

@@ -12,22 +12,22 @@ use crate::act::xml::Accelerator;
 
 /// What is different in the new definition.
 #[derive(Clone, Debug)]
-pub(super) struct Change {
-    pub(super) guest: GuestId,
+pub(crate) struct Change {
+    pub(crate) guest: GuestId,
     /// The new name; none when it is the guest that was.
-    pub(super) name: Option<String>,
+    pub(crate) name: Option<String>,
     /// New files of disks, by target.
-    pub(super) disks: BTreeMap<String, PathBuf>,
+    pub(crate) disks: BTreeMap<String, PathBuf>,
     /// What lies below a disk while its data is still being brought in: the socket of its server, by target.
-    pub(super) below: BTreeMap<String, PathBuf>,
-    pub(super) nvram: Option<PathBuf>,
-    pub(super) kernel: Option<PathBuf>,
-    pub(super) initrd: Option<PathBuf>,
+    pub(crate) below: BTreeMap<String, PathBuf>,
+    pub(crate) nvram: Option<PathBuf>,
+    pub(crate) kernel: Option<PathBuf>,
+    pub(crate) initrd: Option<PathBuf>,
     /// Where the serial port's log goes, if it goes to a file.
-    pub(super) serial: PathBuf,
+    pub(crate) serial: PathBuf,
     /// A CD with answers.
-    pub(super) seed: Option<PathBuf>,
-    pub(super) accelerator: Accelerator,
+    pub(crate) seed: Option<PathBuf>,
+    pub(crate) accelerator: Accelerator,
 }
 
 fn invalid(text: impl Into<String>) -> Failure {
@@ -35,7 +35,7 @@ fn invalid(text: impl Into<String>) -> Failure {
 }
 
 /// The new definition.
-pub(super) fn change(xml: &str, change: &Change) -> Result<String, Failure> {
+pub(crate) fn change(xml: &str, change: &Change) -> Result<String, Failure> {
     let mut root = import::tree(xml).map_err(|error| invalid(error.to_string()))?;
     if root.name != "domain" {
         return Err(invalid("the point holds no domain"));
