@@ -1,5 +1,6 @@
 //! What the tests share: the simulated grid, and the real one.
 
 pub mod grid;
+pub mod guards;
 pub mod memory;
 pub mod simulation;

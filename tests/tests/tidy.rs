@@ -156,8 +156,8 @@ fn libvirt_is_named_in_one_crate() -> Result<()> {
 }
 
 #[test]
-fn only_the_two_programs_keep_state() -> Result<()> {
-    only_depended_on_by("rusqlite", &["agent/Cargo.toml", "aggregator/Cargo.toml"])
+fn only_programs_keep_state() -> Result<()> {
+    only_depended_on_by("rusqlite", &["agent/Cargo.toml", "agent/guard/Cargo.toml", "aggregator/Cargo.toml"])
 }
 
 #[test]

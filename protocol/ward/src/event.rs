@@ -1,5 +1,6 @@
 //! What a ward is told, and what it asks for.
 
+use minicbor::{Decode, Encode};
 use roost_protocol::{Epoch, Millis, Time};
 
 use crate::ballot::{Ballot, Kept};
@@ -35,11 +36,15 @@ pub enum Event {
 }
 
 /// A council to be.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Change {
+    #[n(0)]
     pub members: Vec<MemberId>,
+    #[n(1)]
     pub homes: Vec<MemberId>,
+    #[n(2)]
     pub policy: Policy,
+    #[n(3)]
     pub profile: Profile,
 }
 
@@ -56,15 +61,19 @@ pub enum Replica {
 }
 
 /// What speaks against standing; each is advice, and may be wrong without harm to safety.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Bars {
     /// The guests themselves answer: if that is so after their lease ended, fencing failed and people must look.
+    #[n(0)]
     pub guests_answer: bool,
     /// Half of the grid is silent: this host is the one that is cut off.
+    #[n(1)]
     pub alone: bool,
     /// Failover is disarmed: no takeover, but the last owner may come back.
+    #[n(2)]
     pub disarmed: bool,
     /// This host is in maintenance: it owns nothing, not even what it owned last.
+    #[n(3)]
     pub maintenance: bool,
 }
 

@@ -5,6 +5,7 @@
 mod ballot;
 mod candidate;
 mod council;
+pub mod door;
 mod event;
 mod fingerprint;
 mod id;
@@ -13,6 +14,7 @@ mod messages;
 mod own;
 mod owner;
 mod rules;
+mod sentence;
 mod timers;
 mod voter;
 mod ward;

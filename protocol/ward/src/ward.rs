@@ -8,6 +8,7 @@
 //!      └──────────────── another's epoch, or released: guests stopped first ───────────────── OWNER (running)
 //! ```
 
+use minicbor::{Decode, Encode};
 use roost_protocol::{Epoch, Millis, Time};
 
 use crate::ballot::{Ballot, Kept};
@@ -75,13 +76,20 @@ pub(crate) enum Seat {
 }
 
 /// What a machine is to a ward, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
 pub enum Standing {
+    #[n(0)]
     Off,
+    #[n(1)]
     Asking,
+    #[n(2)]
     Candidate,
+    #[n(3)]
     Held,
+    #[n(4)]
     Running,
+    #[n(5)]
     Stopping,
 }
 

@@ -1,0 +1,84 @@
+//! The guard of one host: votes on wards, holds the leases of this host's, and stops their guests when a lease ends. The
+//! agent may die, hang or be upgraded meanwhile.
+
+mod clock;
+mod config;
+mod driver;
+mod keep;
+mod outbox;
+mod post;
+mod privilege;
+mod process;
+mod scribe;
+mod seal;
+mod status;
+mod store;
+mod visitors;
+mod watchdog;
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Parser;
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use tracing_subscriber::EnvFilter;
+
+use config::{Arguments, Command, Config};
+use driver::Guard;
+use store::Opened;
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config = Config::load(arguments.config.as_deref())?;
+    match arguments.command {
+        Command::Run => run(&config),
+        Command::Status => status::show(&config),
+    }
+}
+
+fn run(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("ROOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let host = config.host.context("the settings name no host: set `host` to the id of this host in the grid")?;
+    for folder in [&config.state_dir, &config.run_dir] {
+        make_folder(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    let opened = Opened::open(&config.state_dir)?;
+    let mut guard = Guard::new(config, host, opened)?;
+    settle();
+    tracing::info!("guarding");
+    guard.run()?;
+    Ok(())
+}
+
+/// Keeps all memory, goes before other programs and is not chosen when memory runs out; goes on where that is forbidden.
+fn settle() {
+    let tried = [
+        ("keep all memory", mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE).map_err(Into::into)),
+        ("go before other programs", privilege::hurry()),
+        ("be spared when memory runs out", fs::write("/proc/self/oom_score_adj", "-1000")),
+    ];
+    for (what, done) in tried {
+        if let Err(why) = done {
+            tracing::warn!(%why, "the guard is not allowed to {what}");
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

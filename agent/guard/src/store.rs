@@ -1,0 +1,265 @@
+//! What was voted, in SQLite: WAL and `synchronous=FULL`, so that no vote is told that a power cut could take back.
+//! A store that is damaged, lost or a copy of another is replaced by one of an incarnation that was never used, which no
+//! council counts until it is admitted.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::Ed25519KeyPair;
+use roost_protocol::codec;
+use roost_ward::door::Peer;
+use roost_ward::{Ballot, WardId};
+use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite_migration::{M, Migrations};
+
+/// Another guard on the same folder is waited for so long.
+const BUSY: Duration = Duration::from_secs(3);
+/// SQLite's cache, KiB: the store has a few hundred rows.
+const CACHE_KIB: i64 = 256;
+
+const SCHEMA: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE ballot (ward INTEGER PRIMARY KEY, ballot BLOB NOT NULL) STRICT;
+";
+
+/// Why the store can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("open the vote store {path}")]
+    Open { path: PathBuf, source: rusqlite::Error },
+    #[error("make the vote store's tables")]
+    Migrate(#[source] rusqlite_migration::Error),
+    #[error("the vote store is damaged: {0}")]
+    Damaged(String),
+    #[error("put the vote store aside")]
+    Aside(#[source] io::Error),
+    #[error("read the vote store")]
+    Read(#[source] rusqlite::Error),
+    #[error("write the vote store")]
+    Write(#[source] rusqlite::Error),
+    #[error("a row of the vote store can't be understood")]
+    Row(#[source] codec::Error),
+    #[error("draw a random number")]
+    Random,
+}
+
+/// What the store holds at a start.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    /// Which of this machine's stores it is.
+    pub(crate) incarnation: u32,
+    /// Larger than at any start before.
+    pub(crate) start: u64,
+    /// Our key, as PKCS #8.
+    pub(crate) key: Vec<u8>,
+    pub(crate) ballots: Vec<(WardId, Ballot)>,
+    pub(crate) peers: Vec<Peer>,
+}
+
+/// The open store.
+#[derive(Debug)]
+pub(crate) struct Store {
+    connection: Connection,
+}
+
+impl Opened {
+    /// Opens the store in this folder, or makes it.
+    pub(crate) fn open(folder: &Path) -> Result<Self, StoreError> {
+        let path = folder.join("votes.db");
+        match Self::at(&path) {
+            Err(StoreError::Damaged(why)) => {
+                tracing::error!(why, "the vote store was put aside: this voter has to be admitted anew");
+                put_aside(&path).map_err(StoreError::Aside)?;
+                Self::at(&path)
+            }
+            other => other,
+        }
+    }
+
+    fn at(path: &Path) -> Result<Self, StoreError> {
+        let store = Store::open(path)?;
+        let born = born(path);
+        if store.meta("key")?.is_none() {
+            store.first(born.as_deref())?;
+        }
+        if let (Some(recorded), Some(born)) = (store.meta("born")?, born)
+            && recorded != born
+        {
+            return Err(StoreError::Damaged("it is a copy of an older file".to_owned()));
+        }
+        let incarnation = store.number("incarnation")?;
+        let start = store.number("start")?.saturating_add(1);
+        store.set("start", &start.to_be_bytes())?;
+        let damaged = || StoreError::Damaged("an entry is missing".to_owned());
+        Ok(Self {
+            incarnation: u32::try_from(incarnation).map_err(|_| damaged())?,
+            start,
+            key: store.meta("key")?.ok_or_else(damaged)?,
+            ballots: store.ballots()?,
+            peers: store
+                .meta("peers")?
+                .map_or(Ok(Vec::new()), |bytes| codec::decode(&bytes))
+                .map_err(StoreError::Row)?,
+            store,
+        })
+    }
+}
+
+impl Store {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                StoreError::Damaged(source.to_string())
+            }
+            Some(_) | None => StoreError::Open { path: path.to_owned(), source },
+        };
+        let mut connection = Connection::open(path).map_err(failed)?;
+        connection.busy_timeout(BUSY).map_err(failed)?;
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(failed)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(failed)?;
+        let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        if sound != "ok" {
+            return Err(StoreError::Damaged(sound));
+        }
+        let steps = [M::up(SCHEMA)];
+        Migrations::from_slice(&steps).to_latest(&mut connection).map_err(StoreError::Migrate)?;
+        Ok(Self { connection })
+    }
+
+    /// Fills a store that was just made.
+    fn first(&self, born: Option<&[u8]>) -> Result<(), StoreError> {
+        let random = SystemRandom::new();
+        let mut drawn = [0; 4];
+        random.fill(&mut drawn).map_err(|_| StoreError::Random)?;
+        // Never zero, which is what a machine is called in examples and tests.
+        let incarnation = u64::from(u32::from_be_bytes(drawn) | 1);
+        let key = Ed25519KeyPair::generate_pkcs8(&random).map_err(|_| StoreError::Random)?;
+        self.set("incarnation", &incarnation.to_be_bytes())?;
+        self.set("start", &0_u64.to_be_bytes())?;
+        if let Some(born) = born {
+            self.set("born", born)?;
+        }
+        // Last: a store without it is taken for empty.
+        self.set("key", key.as_ref())
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self.connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0));
+        row.optional().map_err(StoreError::Read)
+    }
+
+    fn number(&self, key: &str) -> Result<u64, StoreError> {
+        let bytes = self.meta(key)?.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok());
+        bytes.map(u64::from_be_bytes).ok_or_else(|| StoreError::Damaged(format!("{key} is missing")))
+    }
+
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        let sql = "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
+        self.connection.execute(sql, params![key, value]).map_err(StoreError::Write).map(drop)
+    }
+
+    fn ballots(&self) -> Result<Vec<(WardId, Ballot)>, StoreError> {
+        let mut rows = self.connection.prepare("SELECT ward, ballot FROM ballot").map_err(StoreError::Read)?;
+        let read = rows.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
+        let read: Result<Vec<_>, _> = read.map_err(StoreError::Read)?.collect();
+        let read = read.map_err(StoreError::Read)?;
+        let ballots = read.into_iter().map(|(ward, bytes)| {
+            let ballot = codec::decode(&bytes).map_err(|error| StoreError::Damaged(error.to_string()))?;
+            Ok((WardId(ward.cast_unsigned()), ballot))
+        });
+        ballots.collect()
+    }
+
+    /// On stable storage when this returns.
+    pub(crate) fn vote(&self, ward: WardId, ballot: &Ballot) -> Result<(), StoreError> {
+        let sql = "INSERT INTO ballot VALUES (?1, ?2) ON CONFLICT (ward) DO UPDATE SET ballot = ?2";
+        let mut statement = self.connection.prepare_cached(sql).map_err(StoreError::Write)?;
+        statement.execute(params![ward.0.cast_signed(), codec::encode(ballot)]).map_err(StoreError::Write).map(drop)
+    }
+
+    /// All peers from now on.
+    pub(crate) fn peers(&self, peers: &[Peer]) -> Result<(), StoreError> {
+        self.set("peers", &codec::encode(&peers.to_vec()))
+    }
+}
+
+/// When the file was made, which a copy of it can't claim; absent where the file system doesn't know.
+fn born(path: &Path) -> Option<Vec<u8>> {
+    let born = fs::metadata(path).ok()?.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(born.as_nanos().to_be_bytes().to_vec())
+}
+
+fn put_aside(path: &Path) -> io::Result<()> {
+    for ending in ["", "-wal", "-shm"] {
+        let with = |more: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(more);
+            PathBuf::from(name)
+        };
+        match fs::rename(with(ending), with(&format!("{ending}.damaged"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod test {
+    use roost_protocol::Epoch;
+
+    use super::*;
+
+    fn ballot(epoch: u64) -> Ballot {
+        Ballot { epoch: Epoch(epoch), ..Ballot::blank() }
+    }
+
+    #[test]
+    fn votes_and_identity_are_there_after_a_restart_and_starts_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Opened::open(folder.path()).unwrap();
+        first.store.vote(WardId(u64::MAX), &ballot(1)).unwrap();
+        first.store.vote(WardId(u64::MAX), &ballot(2)).unwrap();
+        let (incarnation, key) = (first.incarnation, first.key);
+        drop(first.store);
+        let again = Opened::open(folder.path()).unwrap();
+        assert_eq!(again.ballots, vec![(WardId(u64::MAX), ballot(2))]);
+        assert_eq!((again.incarnation, again.key, again.start), (incarnation, key, 2));
+    }
+
+    #[test]
+    fn a_vote_is_synced_before_it_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Opened::open(folder.path()).unwrap().store;
+        let ask = |what: &str| store.connection.pragma_query_value(None, what, |row| row.get::<_, String>(0));
+        assert_eq!(ask("journal_mode").unwrap(), "wal");
+        let level: i64 = store.connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+        assert_eq!(level, 2, "FULL");
+    }
+
+    #[test]
+    fn a_lost_damaged_or_restored_store_is_another_voter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("votes.db");
+        let first = Opened::open(folder.path()).unwrap();
+        let known = first.incarnation;
+        drop(first);
+        fs::write(&path, [7; 8_192]).unwrap();
+        let second = Opened::open(folder.path()).unwrap();
+        assert_ne!(second.incarnation, known, "damaged");
+        let known = second.incarnation;
+        drop(second);
+        if born(&path).is_some() {
+            let copy = fs::read(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, copy).unwrap();
+            assert_ne!(Opened::open(folder.path()).unwrap().incarnation, known, "restored");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What the guard and its visitors on the same machine say to each other: the agent, the aggregator beside a witness,
+//! `roost-guard status`. Frames on a local socket: length in four bytes, big endian, then CBOR.
+
+use minicbor::{Decode, Encode};
+use roost_protocol::{Epoch, GuestId, HostId, Millis, Stamp};
+
+use crate::council::{Council, Policy};
+use crate::event::{Bars, Change, Replica};
+use crate::id::{MemberId, WardId};
+use crate::ward::Standing;
+
+/// Longest frame, bytes: 512 guests in one list, at some 60 bytes each.
+pub const LONGEST_FRAME: usize = 64 << 10;
+/// Most peers of one guard: a host is in some 40 wards with 5 members each.
+pub const MOST_PEERS: usize = 256;
+/// Most addresses of one peer, one in each network.
+pub const MOST_ADDRESSES: usize = 4;
+/// Most wards on one machine.
+pub const MOST_WARDS: usize = 256;
+/// Most processes of one ward: as many as a host has guests.
+pub const MOST_PROCESSES: usize = 512;
+
+/// Another guard, whose key is pinned: no certificate and no date decides whether it is heard.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Peer {
+    #[n(0)]
+    pub id: HostId,
+    /// Its Ed25519 key.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub key: [u8; 32],
+    /// As text, since they are shown to people too: `10.0.0.1:7946`.
+    #[n(2)]
+    pub addresses: Vec<String>,
+}
+
+/// A process that executes a guest. Number and start time together name it: numbers are used again.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Process {
+    #[n(0)]
+    pub guest: GuestId,
+    #[n(1)]
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`, clock ticks after boot.
+    #[n(2)]
+    pub started: u64,
+}
+
+/// What a visitor asks.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    #[n(0)]
+    Status,
+    /// All peers from now on; kept.
+    #[n(1)]
+    Peers(#[n(0)] Vec<Peer>),
+    /// Take part in a new ward, by its first council; of no effect if the ward is known.
+    #[n(2)]
+    Found {
+        #[n(0)]
+        ward: WardId,
+        #[n(1)]
+        council: Council,
+    },
+    /// Something about a ward.
+    #[n(3)]
+    Tell {
+        #[n(0)]
+        ward: WardId,
+        #[n(1)]
+        what: Told,
+    },
+    /// All processes of a ward's guests from now on. They execute only while the ward's lease holds.
+    #[n(4)]
+    Hold {
+        #[n(0)]
+        ward: WardId,
+        #[n(1)]
+        processes: Vec<Process>,
+    },
+    /// Notes from this one on, now and as they come; later requests are answered all the same.
+    #[n(5)]
+    Follow {
+        #[n(0)]
+        from: u64,
+    },
+}
+
+/// What a ward may be told; see [`crate::Event`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Told {
+    #[n(0)]
+    Nominate {
+        #[n(0)]
+        force: bool,
+    },
+    #[n(1)]
+    Release,
+    #[n(2)]
+    Change(#[n(0)] Change),
+    #[n(3)]
+    Copy(#[n(0)] Copied),
+    #[n(4)]
+    Bars(#[n(0)] Bars),
+    #[n(5)]
+    Fenced {
+        #[n(0)]
+        owner: MemberId,
+        #[n(1)]
+        epoch: Epoch,
+    },
+}
+
+/// This home's copy of a ward's guests, with its age, since no clock travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Copied {
+    #[n(0)]
+    None,
+    #[n(1)]
+    Stateless,
+    #[n(2)]
+    Until {
+        #[n(0)]
+        age: Millis,
+        #[n(1)]
+        max_rpo: Millis,
+    },
+}
+
+impl Copied {
+    /// The same with a moment on this machine's clock.
+    pub fn replica(self, now: roost_protocol::Time) -> Replica {
+        match self {
+            Copied::None => Replica::None,
+            Copied::Stateless => Replica::Stateless,
+            Copied::Until { age, max_rpo } => Replica::Until { point: now - age, max_rpo },
+        }
+    }
+}
+
+/// What the guard answers.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    #[n(0)]
+    Done,
+    #[n(1)]
+    Refused(#[n(0)] String),
+    #[n(2)]
+    Status(#[n(0)] Status),
+    /// To `Hold`: whether the guests may execute now.
+    #[n(3)]
+    Held {
+        #[n(0)]
+        may_run: bool,
+        #[n(1)]
+        epoch: Epoch,
+    },
+    /// Not an answer: something happened.
+    #[n(4)]
+    Note(#[n(0)] Note),
+}
+
+/// Something that happened to a ward, for the cause chain.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Note {
+    /// Counts up over all wards; a guard that was started anew begins far above what it said before.
+    #[n(0)]
+    pub number: u64,
+    #[n(1)]
+    pub at: Stamp,
+    #[n(2)]
+    pub ward: WardId,
+    #[n(3)]
+    pub kind: Kind,
+    /// A sentence.
+    #[n(4)]
+    pub text: String,
+}
+
+/// What kind of thing happened: what programs act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Kind {
+    #[n(0)]
+    Suspect,
+    #[n(1)]
+    Vote,
+    #[n(2)]
+    Denial,
+    #[n(3)]
+    Candidacy,
+    #[n(4)]
+    Won,
+    #[n(5)]
+    Runs,
+    #[n(6)]
+    LeaseEnded,
+    #[n(7)]
+    Stopped,
+    #[n(8)]
+    Lost,
+    #[n(9)]
+    Council,
+    #[n(10)]
+    Fault,
+}
+
+/// How a host makes sure that a program that hangs can't keep guests running.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Fencing {
+    /// A device outside the processor's reach.
+    #[n(0)]
+    Hardware(#[n(0)] String),
+    /// The kernel's own timer: no fence when the whole machine stalls.
+    #[n(1)]
+    Soft(#[n(0)] String),
+    /// A parent process that ends the host: for tests.
+    #[n(2)]
+    Parent,
+    #[n(3)]
+    None(#[n(0)] String),
+}
+
+/// How the guard is.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Status {
+    #[n(0)]
+    pub me: MemberId,
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub key: [u8; 32],
+    #[n(2)]
+    pub fencing: Fencing,
+    #[n(3)]
+    pub wards: Vec<WardStatus>,
+    #[n(4)]
+    pub peers: Vec<PeerStatus>,
+    /// The number of the next note.
+    #[n(5)]
+    pub next_note: u64,
+}
+
+/// How a ward is, seen from here.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct WardStatus {
+    #[n(0)]
+    pub ward: WardId,
+    #[n(1)]
+    pub standing: Standing,
+    /// The epoch voted in last, and for whom.
+    #[n(2)]
+    pub epoch: Epoch,
+    #[n(3)]
+    pub owner: Option<MemberId>,
+    /// How much longer it votes for nobody else.
+    #[n(4)]
+    pub promise_left: Millis,
+    #[n(5)]
+    pub policy: Policy,
+    #[n(6)]
+    pub members: Vec<MemberId>,
+    #[n(7)]
+    pub processes: u32,
+}
+
+/// How a peer is, seen from here.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PeerStatus {
+    #[n(0)]
+    pub id: HostId,
+    /// How long ago it was heard.
+    #[n(1)]
+    pub silent: Option<Millis>,
+}

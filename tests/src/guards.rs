@@ -1,0 +1,270 @@
+//! Real guards for tests: the built program on hosts in namespaces, a watchdog that powers the host off, and recorders, each
+//! a process of a guest that writes down when it executes.
+
+mod door;
+mod recorder;
+
+use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use roost_protocol::{GuestId, HostId};
+use roost_ward::door::{Copied, Note, Peer, Process, Reply, Request, Status, Told};
+use roost_ward::{Council, MemberId, Policy, Profile, Standing, WardId};
+
+use crate::grid::{Lab, START, eventually, program, text, until};
+pub use door::Door;
+pub use recorder::{Recorder, now_ms};
+
+/// The ward of all stories.
+pub const WARD: WardId = WardId(7);
+const PORT: u16 = 7_946;
+/// O_NONBLOCK of Linux on the processors we test on.
+const NONBLOCK: i32 = 0o4000;
+/// Between two looks of the watchdog.
+const WATCH_EVERY: Duration = Duration::from_millis(20);
+
+/// Hosts with a guard each.
+#[derive(Debug)]
+pub struct Guards {
+    pub lab: Arc<Lab>,
+    hosts: u8,
+    /// Process ids inside the hosts, by number.
+    running: Vec<Option<u32>>,
+    dogs: Vec<Dog>,
+}
+
+/// The watchdog of a host: what a timer on its board does.
+#[derive(Debug)]
+struct Dog {
+    fired: Arc<AtomicBool>,
+    /// Its host has no power, so neither has it.
+    dark: Arc<AtomicBool>,
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Guards {
+    /// So many hosts with running guards that know each other.
+    pub fn start(hosts: u8) -> Result<Self> {
+        let lab = Arc::new(Lab::up(hosts)?);
+        let mut guards = Self { lab, hosts, running: vec![None; usize::from(hosts) + 1], dogs: Vec::new() };
+        for host in 1..=hosts {
+            let dog = Dog::watch(&guards, host)?;
+            guards.dogs.push(dog);
+            guards.spawn(host)?;
+        }
+        guards.introduce()?;
+        Ok(guards)
+    }
+
+    fn run_dir(&self, host: u8) -> PathBuf {
+        self.lab.folder().join(format!("run-{host}"))
+    }
+
+    fn pipe(&self, host: u8) -> PathBuf {
+        self.lab.folder().join(format!("dog-{host}"))
+    }
+
+    /// Log of a host's guard.
+    pub fn log(&self, host: u8) -> PathBuf {
+        self.lab.folder().join(format!("guard-{host}.log"))
+    }
+
+    fn id(host: u8) -> HostId {
+        HostId::from_u128(u128::from(host))
+    }
+
+    /// Starts a host's guard and waits until it answers.
+    pub fn spawn(&mut self, host: u8) -> Result<()> {
+        let settings = self.lab.folder().join(format!("guard-{host}.toml"));
+        let written = format!(
+            "host = '{}'\nlisten = '{}:{PORT}'\nstate_dir = '/var/lib/roost-guard'\nrun_dir = '{}'\nwatchdog = 'pipe:{}'\n",
+            Self::id(host),
+            self.lab.address(host),
+            self.run_dir(host).display(),
+            self.pipe(host).display()
+        );
+        fs::write(&settings, written)?;
+        let program = program("roost-guard")?;
+        let words = [text(&program)?, "--config", text(&settings)?, "run"];
+        self.running[usize::from(host)] = Some(self.lab.spawn(host, &self.log(host), &words)?);
+        eventually("the guard answers", START, || self.status(host).map(drop))
+    }
+
+    /// Tells all guards of all others: what an agent does with what the grid told it.
+    pub fn introduce(&self) -> Result<()> {
+        let peer = |host| {
+            let status = self.status(host)?;
+            let address = format!("{}:{PORT}", self.lab.address(host));
+            Ok(Peer { id: status.me.id, key: status.key, addresses: vec![address] })
+        };
+        let peers = (1..=self.hosts).map(peer).collect::<Result<Vec<_>>>()?;
+        (1..=self.hosts).try_for_each(|host| self.done(host, Request::Peers(peers.clone())))
+    }
+
+    /// A strict ward with these homes, of which all guards vote; the first home runs it when this returns.
+    pub fn found(&self, homes: &[u8], profile: Profile) -> Result<()> {
+        let member = |host| Ok(self.status(host)?.me);
+        let members = (1..=self.hosts).map(member).collect::<Result<Vec<MemberId>>>()?;
+        let homes: Result<Vec<MemberId>> = homes.iter().map(|host| member(*host)).collect();
+        let council = Council::new(members, homes?, Policy::Strict, profile)?;
+        for host in 1..=self.hosts {
+            self.done(host, Request::Found { ward: WARD, council: council.clone() })?;
+            self.done(host, Request::Tell { ward: WARD, what: Told::Copy(Copied::Stateless) })?;
+        }
+        self.await_standing(1, Standing::Running, START)
+    }
+
+    /// One question on a connection of its own.
+    pub fn ask(&self, host: u8, request: &Request) -> Result<Reply> {
+        Door::open(&self.run_dir(host).join("guard.sock"))?.ask(request)
+    }
+
+    /// A question that is to be answered by Done.
+    pub fn done(&self, host: u8, request: Request) -> Result<()> {
+        let reply = self.ask(host, &request)?;
+        ensure!(reply == Reply::Done, "{request:?}: {reply:?}");
+        Ok(())
+    }
+
+    pub fn status(&self, host: u8) -> Result<Status> {
+        match self.ask(host, &Request::Status)? {
+            Reply::Status(status) => Ok(status),
+            other @ (Reply::Done | Reply::Refused(_) | Reply::Held { .. } | Reply::Note(_)) => bail!("{other:?}"),
+        }
+    }
+
+    /// What a host's guard tells of the ward so far.
+    pub fn notes(&self, host: u8) -> Result<Vec<Note>> {
+        let next = self.status(host)?.next_note;
+        let mut door = Door::open(&self.run_dir(host).join("guard.sock"))?;
+        ensure!(door.ask(&Request::Follow { from: 0 })? == Reply::Done, "follow");
+        let mut notes: Vec<Note> = Vec::new();
+        while notes.last().is_none_or(|last| last.number + 1 < next) {
+            match door.hear()? {
+                Reply::Note(note) => notes.push(note),
+                other @ (Reply::Done | Reply::Refused(_) | Reply::Held { .. } | Reply::Status(_)) => bail!("{other:?}"),
+            }
+        }
+        Ok(notes)
+    }
+
+    /// Waits until a host is this to the ward.
+    pub fn await_standing(&self, host: u8, standing: Standing, limit: Duration) -> Result<()> {
+        eventually(&format!("host {host} is {standing:?}"), limit, || {
+            let status = self.status(host)?;
+            let ward = status.wards.iter().find(|ward| ward.ward == WARD).context("the ward")?;
+            ensure!(ward.standing == standing, "it is {ward:?}");
+            Ok(())
+        })
+    }
+
+    /// Starts a recorder on a host, standing still, and puts it under the guard's hand.
+    pub fn record(&self, host: u8) -> Result<Recorder> {
+        let recorder = Recorder::start(&self.lab, host)?;
+        let guest = GuestId::from_u128(1);
+        let processes = vec![Process { guest, pid: recorder.pid, started: recorder.started }];
+        let reply = self.ask(host, &Request::Hold { ward: WARD, processes })?;
+        ensure!(matches!(reply, Reply::Held { may_run: true, .. }), "{reply:?}");
+        until("the recorder executes", START, || recorder.ticks().map(drop))?;
+        Ok(recorder)
+    }
+
+    /// Sends a host's guard a signal.
+    pub fn signal(&self, host: u8, signal: &str) -> Result<()> {
+        let pid = self.running[usize::from(host)].context("a running guard")?.to_string();
+        self.lab.exec(host, &["kill", &format!("-{signal}"), &pid]).map(drop)
+    }
+
+    /// Resident memory of a host's guard.
+    pub fn memory_kib(&self, host: u8) -> Result<u64> {
+        let pid = self.running[usize::from(host)].context("a running guard")?;
+        let status = self.lab.exec(host, &["cat", &format!("/proc/{pid}/status")])?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        line.trim().trim_end_matches(" kB").parse().with_context(|| format!("VmRSS {line:?}"))
+    }
+
+    /// Cuts a host's power: its processes are gone, and what it kept in memory.
+    pub fn power_off(&self, host: u8) -> Result<()> {
+        if let Some(dog) = self.dogs.get(usize::from(host) - 1) {
+            dog.dark.store(true, Ordering::Relaxed);
+        }
+        self.lab.host("off", host)?;
+        Ok(fs::remove_dir_all(self.run_dir(host))?)
+    }
+
+    /// Gives it power again and starts its guard.
+    pub fn power_on(&mut self, host: u8) -> Result<()> {
+        self.lab.host("boot", host)?;
+        if let Some(dog) = self.dogs.get(usize::from(host) - 1) {
+            dog.dark.store(false, Ordering::Relaxed);
+        }
+        self.spawn(host)
+    }
+
+    /// Whether a host's watchdog ended it.
+    pub fn was_reset(&self, host: u8) -> bool {
+        self.dogs.get(usize::from(host) - 1).is_some_and(|dog| dog.fired.load(Ordering::Relaxed))
+    }
+
+    /// The end of each log, for a story that went wrong.
+    pub fn print_logs(&self) {
+        for host in 1..=self.hosts {
+            let log = fs::read_to_string(self.log(host)).unwrap_or_default();
+            eprintln!("---- the log of guard {host}\n{log}");
+        }
+    }
+}
+
+impl Drop for Guards {
+    fn drop(&mut self) {
+        for dog in &mut self.dogs {
+            dog.end.store(true, Ordering::Relaxed);
+            if let Some(thread) = dog.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Dog {
+    fn watch(guards: &Guards, host: u8) -> Result<Self> {
+        let path = guards.pipe(host);
+        crate::grid::output(std::process::Command::new("mkfifo").arg(&path))?;
+        // Open for writing too: it never ends when a guard does.
+        let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(NONBLOCK).open(&path)?;
+        let [fired, dark, end] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
+        let (lab, has_fired) = (Arc::clone(&guards.lab), Arc::clone(&fired));
+        let (is_dark, ends) = (Arc::clone(&dark), Arc::clone(&end));
+        let thread = thread::spawn(move || {
+            let mut until = None;
+            while !ends.load(Ordering::Relaxed) {
+                let mut bytes = [0; 4_096];
+                let count = pipe.read(&mut bytes).unwrap_or(0);
+                let words = String::from_utf8_lossy(&bytes[..count]).into_owned();
+                until = words.lines().fold(until, |_, line| time_out(line));
+                until = until.filter(|_| !is_dark.load(Ordering::Relaxed));
+                if until.is_some_and(|until| Instant::now() >= until) {
+                    has_fired.store(true, Ordering::Relaxed);
+                    let _ = lab.host("off", host);
+                    until = None;
+                }
+                thread::sleep(WATCH_EVERY);
+            }
+        });
+        Ok(Self { fired, dark, end, thread: Some(thread) })
+    }
+}
+
+/// `pet 5000` puts the end off by so many milliseconds, `rest` for ever.
+fn time_out(line: &str) -> Option<Instant> {
+    let ms = line.strip_prefix("pet ")?.parse().ok()?;
+    Some(Instant::now() + Duration::from_millis(ms))
+}
