@@ -97,6 +97,8 @@ pub(crate) struct Care {
     /// Places that failed: how often in a row, and when they are tried again.
     pub(crate) places: BTreeMap<Target, (u32, Time)>,
     pub(crate) pull: (u32, Time),
+    /// How far it is, and why it failed last.
+    pub(crate) pulled: (u32, String),
     /// Verifying failed, or a proof could not be made: not again before.
     pub(crate) upkeep_at: Time,
 }

@@ -424,6 +424,10 @@ impl Agent {
     }
 
     pub(crate) fn advanced(&mut self, task: TaskId, percent: u32, step: String, actions: &mut Vec<Action>) {
+        if let Some(Task::Pull { guest, .. }) = self.tasks.get(&task).map(|running| &running.what) {
+            let guest = *guest;
+            self.pull_advanced(guest, percent);
+        }
         if let Some(Purpose::Operation(operation)) = self.tasks.get(&task).map(|running| running.purpose) {
             actions.push(Action::Send(ToAggregator::Progress(Progress { operation, percent: percent.min(100), step })));
         }

@@ -15,6 +15,7 @@ use super::create::Maker;
 use super::failure;
 use super::place::Place;
 use super::points::{Hands, Points};
+use super::restore::pull::await_served;
 use super::xml::Accelerator;
 
 /// Calls to libvirt at a time; its daemon serves 20 by default.
@@ -25,6 +26,8 @@ const LONG: usize = 2;
 const POINTS: usize = 8;
 /// Tasks that may wait; a host reports at most 512 guests with one task each.
 const WAITING: usize = 1_024;
+/// Guests whose data is brought in at a time; those that are off take a place until they run.
+const PULLS: usize = 8;
 /// Threads that may hang before new tasks are refused.
 const HANGING: usize = 24;
 /// One call on one guest; libvirt itself gives up on a hung QEMU after 30 s.
@@ -44,6 +47,7 @@ pub(crate) struct Workers {
     short: Arc<Semaphore>,
     long: Arc<Semaphore>,
     points: Arc<Semaphore>,
+    pulls: Arc<Semaphore>,
     /// Set for tasks that nobody waits for any more.
     unwanted: Arc<Mutex<HashMap<TaskId, Arc<AtomicBool>>>>,
     waiting: Arc<AtomicUsize>,
@@ -71,8 +75,9 @@ impl Workers {
     ) -> Self {
         let tools = Arc::new(Tools { slot, place, accelerator, points, threads: AtomicUsize::new(0) });
         let lane = |size| Arc::new(Semaphore::new(size));
-        let (short, long, points) = (lane(SHORT), lane(LONG), lane(POINTS));
-        Self { tools, short, long, points, unwanted: Arc::default(), waiting: Arc::new(AtomicUsize::new(0)), events }
+        let (short, long, points, pulls) = (lane(SHORT), lane(LONG), lane(POINTS), lane(PULLS));
+        let (unwanted, waiting) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        Self { tools, short, long, points, pulls, unwanted, waiting, events }
     }
 
     /// Begins a task; returns at once. Its end comes as [`Event::Finished`].
@@ -82,11 +87,11 @@ impl Workers {
             Task::Backup { .. }
             | Task::Ship { .. }
             | Task::Restore { .. }
-            | Task::Pull { .. }
             | Task::Verify { .. }
             | Task::Prune { .. }
             | Task::Pin { .. }
             | Task::Prove { .. } => (self.points.clone(), POINTS_LIMIT),
+            Task::Pull { .. } => (self.pulls.clone(), POINTS_LIMIT),
             Task::Import { .. }
             | Task::Start { .. }
             | Task::Shutdown { .. }
@@ -195,7 +200,10 @@ impl Tools {
                 };
                 return self.points.as_ref().ok_or_else(none)?.carry_out(what, &hands);
             }
-            Task::Start { .. } => hypervisor.start(&uuid),
+            Task::Start { guest } => {
+                await_served(&self.place, *guest);
+                hypervisor.start(&uuid)
+            }
             Task::Shutdown { .. } => hypervisor.shutdown(&uuid, ShutdownMode::Default),
             Task::ForceOff { .. } => hypervisor.force_off(&uuid, ForceOff::Kill),
             Task::Pause { .. } => hypervisor.pause(&uuid),

@@ -27,7 +27,8 @@ use super::backup::scratch::Scratch;
 use super::backup::{Backup, Wish, tidy};
 use super::failure;
 use super::place::Place;
-use super::restore::origin::FromStore;
+use super::restore::origin::{FromStore, Origin};
+use super::restore::pull::{Pull, Served};
 use super::restore::{Order, Restore};
 use super::xml::Accelerator;
 
@@ -51,6 +52,8 @@ pub(crate) struct Points {
     allowed: Arc<[PathBuf]>,
     /// Held while a point is proven: there is one trial on a host.
     proving: Arc<Mutex<()>>,
+    /// Points that guests started at once run on.
+    served: Arc<Served>,
     /// Pictures of the screens of trials, one a guest.
     pictures: PathBuf,
 }
@@ -75,9 +78,18 @@ impl Points {
     ) -> Result<Self, StoreError> {
         let store = Store::open(folder, Options::default())?;
         let (cap, reserve, longest) = (SCRATCH_CAP, SCRATCH_RESERVE, LONGEST);
-        let (proving, pictures) = (Arc::default(), scratch.with_file_name("pictures"));
+        let (proving, served, pictures) = (Arc::default(), Arc::default(), scratch.with_file_name("pictures"));
         let scratch = Arc::new(Scratch { folder: scratch, cap, reserve, longest, read_speed: 0 });
-        Ok(Self { store, scratch, host, host_name: host_name.into(), allowed: allowed.into(), proving, pictures })
+        Ok(Self {
+            store,
+            scratch,
+            host,
+            host_name: host_name.into(),
+            allowed: allowed.into(),
+            proving,
+            served,
+            pictures,
+        })
     }
 
     /// All points that can be read, as the core knows them.
@@ -114,7 +126,7 @@ impl Points {
             }
             Task::Restore { guest, order } => self.restore(*guest, order, hands),
             Task::Prove { guest, point, patience } => self.prove(*guest, *point, *patience, hands),
-            Task::Pull { .. } => Err(failure(FailureCode::Unsupported, "this agent can't boot points by itself yet")),
+            Task::Pull { guest, order } => self.pull(*guest, order, hands),
             Task::Create { .. }
             | Task::Import { .. }
             | Task::Start { .. }
@@ -153,8 +165,23 @@ impl Points {
         Ok(Made::Point(Box::new(told::told(&summary, self.host))))
     }
 
-    /// With `at_once` it ends when all data is here, and the guest runs long before.
+    /// With `at_once` it ends when the guest may be started; its data follows ([`Points::pull`]).
     fn restore(&self, guest: GuestId, order: &RestoreOrder, hands: &Hands<'_>) -> TaskResult {
+        let work = Restore {
+            hypervisor: hands.hypervisor,
+            place: hands.place,
+            accelerator: hands.accelerator,
+            served: &self.served,
+            unwanted: hands.unwanted,
+            tell: hands.tell,
+        };
+        let wish = Order { guest, to_be: order.to_be.clone(), replace: true, start: false, at_once: order.at_once };
+        work.run(&wish, &self.origin(order)?)?;
+        Ok(Made::Restored { pulling: order.at_once })
+    }
+
+    /// Where the point of a restore is read from.
+    fn origin(&self, order: &RestoreOrder) -> Result<FromStore, Failure> {
         let store = match &order.from {
             Target::Local => self.store.clone(),
             Target::Directory { path, key: None } => ship::open(&self.allowed, path)?,
@@ -165,16 +192,27 @@ impl Points {
                 ));
             }
         };
-        let work = Restore {
+        Ok(FromStore { store, point: order.point })
+    }
+
+    fn pull(&self, guest: GuestId, order: &RestoreOrder, hands: &Hands<'_>) -> TaskResult {
+        let work = Pull {
             hypervisor: hands.hypervisor,
             place: hands.place,
-            accelerator: hands.accelerator,
+            served: &self.served,
+            guest,
             unwanted: hands.unwanted,
             tell: hands.tell,
         };
-        let wish = Order { guest, to_be: order.to_be.clone(), replace: true, start: false, at_once: order.at_once };
-        work.run(&wish, &FromStore { store, point: order.point })?;
-        Ok(Made::Restored { pulling: false })
+        let open = || -> Result<Box<dyn Origin>, Failure> {
+            let gone = |why: Failure| {
+                let text = format!("backup {} can't be read ({})", order.point, why.text);
+                failure(FailureCode::TargetAway, text)
+            };
+            Ok(Box::new(self.origin(order).map_err(gone)?))
+        };
+        work.run(&open)?;
+        Ok(Made::Nothing)
     }
 
     fn verify(&self, guest: GuestId, point: Option<PointId>, hands: &Hands<'_>) -> TaskResult {

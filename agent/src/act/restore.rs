@@ -5,6 +5,7 @@ pub(crate) mod disk;
 pub(crate) mod identity;
 mod iso;
 pub(crate) mod origin;
+pub(crate) mod pull;
 mod seed;
 #[cfg(test)]
 mod test;
@@ -14,7 +15,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use roost_libvirt::{Code, Hypervisor, XmlForm};
 use roost_protocol::GuestId;
@@ -26,16 +26,11 @@ use self::origin::Origin;
 use super::backup::definition::{self, State};
 use super::backup::{DEFINITION, INITRD, KERNEL, NVRAM, TPM, TPM_FOLDER};
 use super::domain::hypervisor_failure;
-use super::nbd::server::{Exports, Image, Server};
+use super::nbd::server::Image;
 use super::place::Place;
 use super::xml::Accelerator;
 use super::{failure, io_failure};
 use crate::files;
-
-/// The socket at which QEMU finds a point's disks.
-const SOCKET: &str = "point";
-/// Between two looks at data being brought in.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -46,7 +41,7 @@ pub(crate) struct Order {
     /// Take the place of a guest that is there and off.
     pub(crate) replace: bool,
     pub(crate) start: bool,
-    /// Start before the data is here.
+    /// Define it before the data is here; who starts it brings the data in.
     pub(crate) at_once: bool,
 }
 
@@ -55,6 +50,7 @@ pub(crate) struct Restore<'a> {
     pub(crate) hypervisor: &'a Arc<Hypervisor>,
     pub(crate) place: &'a Place,
     pub(crate) accelerator: Accelerator,
+    pub(crate) served: &'a pull::Served,
     /// Set when nobody waits for it any more.
     pub(crate) unwanted: &'a AtomicBool,
     /// Percent done, and what is being done.
@@ -104,7 +100,7 @@ impl Restore<'_> {
             Made { place: self.place, guest: order.guest, folder: fresh, files: Vec::new(), finished: false };
         let change = self.files(order, origin, &state, &folder, &mut made)?;
         if order.at_once {
-            return self.at_once(order, &definition, change, images, before.as_ref(), made);
+            return self.at_once(order, &definition, change, images, origin, (before.as_ref(), made));
         }
         let change = self.fill(change, &state, &images, &folder)?;
         self.define(order, &definition, &change, origin, before.as_ref(), made)?;
@@ -254,70 +250,33 @@ impl Restore<'_> {
         }
     }
 
-    /// Starts the guest on layers over the point, and brings the data in while it runs. When this fails after the start,
-    /// the guest and its layers stay: what was written to them is nowhere else.
+    /// Defines the guest on layers over the point, which is served from now on; [`pull`] brings the data in.
     fn at_once(
         &self,
         order: &Order,
         definition: &str,
         mut change: Change,
         images: BTreeMap<String, Arc<dyn Image>>,
-        before: Option<&State>,
-        made: Made<'_>,
+        origin: &dyn Origin,
+        (before, made): (Option<&State>, Made<'_>),
     ) -> Result<(), Failure> {
         let folder = self.place.guest(order.guest);
-        let socket = folder.join(SOCKET);
         let sizes: Vec<(String, u64)> = images.iter().map(|(name, image)| (name.clone(), image.size())).collect();
-        let _ = fs::remove_file(&socket);
-        let exports: Exports = images;
-        let server = Server::start(&socket, exports).map_err(|error| io_failure("serve the point", &error))?;
-        server.let_qemu_in().map_err(|error| io_failure("open the point to QEMU", &error))?;
+        let socket = folder.join(pull::SOCKET);
         for (target, size) in &sizes {
             let Some(path) = change.disks.get(target) else { continue };
             disk::layer(path, &socket, target, *size)?;
             change.below.insert(target.clone(), socket.clone());
         }
-        let origin = origin::Nothing;
-        self.define(order, definition, &change, &origin, before, made)?;
-        let uuid = order.guest.bytes();
-        (self.tell)(1, "start");
-        self.hypervisor.start(&uuid).map_err(|error| hypervisor_failure(&error))?;
-        for (index, (target, _)) in sizes.iter().enumerate() {
-            self.pull(order.guest, target, (index, sizes.len()))?;
+        pull::mark(&folder)?;
+        self.served.begin(order.guest, &folder, images)?;
+        let defined = self.define(order, definition, &change, origin, before, made);
+        if defined.is_err() {
+            self.served.end(order.guest);
         }
-        Ok(())
-    }
-
-    /// Brings one disk's data in.
-    fn pull(&self, guest: GuestId, target: &str, (index, count): (usize, usize)) -> Result<(), Failure> {
-        let uuid = guest.bytes();
-        let missing = |why: String| {
-            let text = format!("disk {target} is not whole yet: {why}; the guest's own writes are kept in its layer");
-            failure(FailureCode::TargetAway, text)
-        };
-        self.hypervisor.block_pull(&uuid, target, 0).map_err(|error| missing(error.to_string()))?;
-        loop {
-            match self.hypervisor.block_job(&uuid, target) {
-                Err(error) => return Err(missing(error.to_string())),
-                Ok(None) => break,
-                Ok(Some(job)) => {
-                    let part = u128::from(job.done) * 100 / u128::from(job.all.max(1));
-                    let index = u128::try_from(index).unwrap_or(0) * 100;
-                    let percent = (index + part) / u128::try_from(count.max(1)).unwrap_or(1);
-                    (self.tell)(u32::try_from(percent).unwrap_or(99).min(99), &format!("bring disk {target} in"));
-                }
-            }
-            std::thread::sleep(LOOK);
-        }
-        let xml = self.hypervisor.xml(&uuid, XmlForm::default()).map_err(|error| missing(error.to_string()))?;
-        let state = definition::read(&xml)?;
-        let whole = state.disks.iter().any(|disk| disk.target == target && disk.below.is_none());
-        if whole && !xml.contains(SOCKET_SOURCE) { Ok(()) } else { Err(missing("the source went away".into())) }
+        defined
     }
 }
-
-/// How a definition names a disk that is served.
-const SOCKET_SOURCE: &str = "protocol='nbd'";
 
 fn write(path: &Path, bytes: &[u8], made: &mut Made<'_>) -> Result<(), Failure> {
     made.files.push(path.to_owned());

@@ -333,6 +333,11 @@ impl Agent {
         }
     }
 
+    pub(crate) fn pull_advanced(&mut self, guest: GuestId, percent: u32) {
+        // In tens: each change is told to everybody.
+        self.care(guest).pulled.0 = percent.min(100) / 10 * 10;
+    }
+
     fn pull_ended(&mut self, now: Now, guest: GuestId, result: &TaskResult, actions: &mut Vec<Action>) {
         let limits = self.config.backup;
         let care = self.care(guest);
@@ -340,9 +345,15 @@ impl Agent {
             Ok(_) => {
                 care.run.pull = None;
                 care.pull = (0, Time(0));
+                care.pulled = (0, String::new());
                 self.keep_run(guest, actions);
             }
-            Err(_) => {
+            // It gave way to what needs the data no more, or libvirt will be back.
+            Err(why) if matches!(why.code, FailureCode::Cancelled | FailureCode::HypervisorAway) => {
+                care.pull.1 = now.time + SOON;
+            }
+            Err(why) => {
+                care.pulled.1 = short(&why.text);
                 let failures = care.pull.0.saturating_add(1);
                 // The guest's disk depends on it: it is tried again sooner than a backup.
                 care.pull = (failures, now.time + limits.retry(failures).min(SOON));

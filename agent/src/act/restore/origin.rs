@@ -4,11 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use roost_protocol::PointId;
-use roost_protocol::operation::{Failure, FailureCode};
+use roost_protocol::operation::Failure;
 use roost_store::{DiskReader, Store};
 
 use crate::act::backup::kept::store_failure;
-use crate::act::failure;
 use crate::act::nbd::server::Image;
 
 /// One point.
@@ -61,22 +60,5 @@ impl Image for Stored {
 
     fn data(&self) -> Vec<(u64, u64)> {
         self.data.clone()
-    }
-}
-
-/// No point: for what has no files to give.
-pub(super) struct Nothing;
-
-impl Origin for Nothing {
-    fn files(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn file(&self, name: &str) -> Result<Vec<u8>, Failure> {
-        Err(failure(FailureCode::NotFound, format!("no file {name}")))
-    }
-
-    fn disk(&self, target: &str) -> Result<Arc<dyn Image>, Failure> {
-        Err(failure(FailureCode::NotFound, format!("no disk {target}")))
     }
 }

@@ -10,6 +10,7 @@ use roost_protocol::{GuestId, PointId};
 use roost_store::{Options, Store};
 
 use super::origin::FromStore;
+use super::pull::{Pull, Served};
 use super::{Order, Restore};
 use crate::act::backup::kept::{Kept, Origin};
 use crate::act::backup::test::lab::{Guest, Lab, in_lab_as, run, until};
@@ -21,6 +22,7 @@ struct Rig {
     lab: Lab,
     store: Store,
     place: Place,
+    served: Served,
     guest: Guest,
     point: PointId,
     /// What its disk held.
@@ -37,7 +39,8 @@ impl Rig {
         let store = Store::open(&lab.root.join("store"), Options::default()).unwrap();
         let place = Place::open(&lab.root.join("images"), &lab.root.join("guests")).unwrap();
         let guest = lab.guest(1, "qcow2");
-        let rig = |point, content| Self { lab, store, place, guest, point, content };
+        let served = Served::default();
+        let rig = |point, content| Self { lab, store, place, served, guest, point, content };
         let mut rig = rig(PointId::from_u128(0), Vec::new());
         rig.back_up();
         let uuid = guest.0.bytes();
@@ -56,9 +59,9 @@ impl Rig {
 
     fn restore(&self, order: &Order, unwanted: bool) -> Result<(), Failure> {
         let (hypervisor, place, accelerator) = (&self.lab.hypervisor, &self.place, Accelerator::Tcg);
-        let (unwanted, tell) = (&AtomicBool::new(unwanted), &|_: u32, _: &str| {});
+        let (unwanted, tell, served) = (&AtomicBool::new(unwanted), &|_: u32, _: &str| {}, &self.served);
         let origin = FromStore { store: self.store.clone(), point: self.point };
-        Restore { hypervisor, place, accelerator, unwanted, tell }.run(order, &origin)
+        Restore { hypervisor, place, accelerator, served, unwanted, tell }.run(order, &origin)
     }
 
     fn order(&self, guest: GuestId, to_be: RestoreAs) -> Order {
@@ -132,8 +135,14 @@ fn real_guest_that_starts_at_once_has_all_its_data_in_the_end() {
     in_lab_as("act::restore::test::real_guest_that_starts_at_once_has_all_its_data_in_the_end", |lab| {
         let rig = Rig::new(lab);
         let new = GuestId::from_u128(0x9998);
-        let order = Order { start: true, at_once: true, ..rig.order(new, as_new("at once")) };
+        let order = Order { at_once: true, ..rig.order(new, as_new("at once")) };
         rig.restore(&order, false).unwrap();
+        rig.lab.hypervisor.start(&new.bytes()).unwrap();
+        let origin =
+            || Ok(Box::new(FromStore { store: rig.store.clone(), point: rig.point }) as Box<dyn super::origin::Origin>);
+        let (hypervisor, place, served) = (&rig.lab.hypervisor, &rig.place, &rig.served);
+        let (unwanted, tell) = (&AtomicBool::new(false), &|_: u32, _: &str| {});
+        Pull { hypervisor, place, served, guest: new, unwanted, tell }.run(&origin).unwrap();
         assert_eq!(rig.state(new), Some(State::Running));
         let serial = rig.place.guest(new).join("serial.log");
         let size = || fs::metadata(&serial).map_or(0, |file| file.len());

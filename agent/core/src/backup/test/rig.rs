@@ -398,4 +398,8 @@ impl Rig {
     pub(super) fn alarms(&self) -> Vec<String> {
         self.agent.alarms.keys().map(|(code, _)| code.clone()).collect()
     }
+
+    pub(super) fn alarm_text(&self, code: &str) -> Option<String> {
+        self.agent.alarms.values().find(|alarm| alarm.code == code).map(|alarm| alarm.text.clone())
+    }
 }

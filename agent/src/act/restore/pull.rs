@@ -1,0 +1,285 @@
+//! A guest that was started at once runs on layers over its point, which the agent serves. Here its data is brought in
+//! while it runs. When the agent dies, the guest goes on, and stands still where it reads what is not here yet; the next
+//! agent serves the point again, lets the guest go on, and brings in the rest. Nothing here ever removes a layer.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use roost_libvirt::{Code, DomainInfo, Error, Hypervisor, Reason, State, XmlForm};
+use roost_protocol::GuestId;
+use roost_protocol::operation::{Failure, FailureCode};
+
+use super::origin::Origin;
+use crate::act::domain::hypervisor_failure;
+use crate::act::import::{self, Element};
+use crate::act::nbd::server::{Exports, Server};
+use crate::act::place::Place;
+use crate::act::{failure, io_failure};
+use crate::files;
+
+/// The socket at which QEMU finds a point's disks.
+pub(super) const SOCKET: &str = "point";
+/// Lies in the guest's folder as long as its disks need the point.
+const PULLING: &str = "pulling";
+/// Between two looks at data being brought in.
+const LOOK: Duration = Duration::from_millis(200);
+/// A guest that stopped because it could not read is let go on so often at most.
+const RESUME: Duration = Duration::from_millis(500);
+/// Jobs on one disk that may end early before this is told; it is tried again all the same.
+const TRIES: u32 = 3;
+/// How long a start waits for the point to be served, which is the first thing an agent does.
+const SERVED: Duration = Duration::from_secs(30);
+
+/// Points that are served to running guests.
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    /// By guest, with the number of each.
+    all: Mutex<BTreeMap<GuestId, (u64, Server)>>,
+    last: AtomicU64,
+}
+
+impl Served {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<GuestId, (u64, Server)>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves disks to a guest from now on, in place of what was served to it before.
+    pub(super) fn begin(&self, guest: GuestId, folder: &Path, exports: Exports) -> Result<(), Failure> {
+        let socket = folder.join(SOCKET);
+        self.end(guest);
+        // Of an agent that died.
+        let _ = fs::remove_file(&socket);
+        let server = Server::start(&socket, exports).map_err(|error| io_failure("serve the point", &error))?;
+        server.let_qemu_in().map_err(|error| io_failure("open the point to QEMU", &error))?;
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        self.all().insert(guest, (number, server));
+        Ok(())
+    }
+
+    pub(super) fn end(&self, guest: GuestId) {
+        // Ended outside of the lock: it waits for its thread.
+        let server = self.all().remove(&guest);
+        drop(server);
+    }
+
+    /// Which one is served now.
+    fn number(&self, guest: GuestId) -> Option<u64> {
+        self.all().get(&guest).map(|(number, _)| *number)
+    }
+}
+
+/// Notes that the guest needs its point.
+pub(super) fn mark(folder: &Path) -> Result<(), Failure> {
+    files::write_atomically(&folder.join(PULLING), b"").map_err(|error| io_failure("mark the guest's folder", &error))
+}
+
+/// Waits until the guest's point is served, if it needs one: an agent that has just begun may be asked to start it before.
+pub(crate) fn await_served(place: &Place, guest: GuestId) {
+    let folder = place.guest(guest);
+    let end = Instant::now() + SERVED;
+    while folder.join(PULLING).exists() && UnixStream::connect(folder.join(SOCKET)).is_err() && Instant::now() < end {
+        thread::sleep(LOOK);
+    }
+}
+
+/// What a worker that brings data in has at hand.
+pub(crate) struct Pull<'a> {
+    pub(crate) hypervisor: &'a Arc<Hypervisor>,
+    pub(crate) place: &'a Place,
+    pub(crate) served: &'a Served,
+    pub(crate) guest: GuestId,
+    /// Set when nobody waits for it any more.
+    pub(crate) unwanted: &'a AtomicBool,
+    /// Percent done, and what is being done.
+    pub(crate) tell: &'a dyn Fn(u32, &str),
+}
+
+/// How far one disk is.
+#[derive(Debug, Default)]
+struct Job {
+    done: u64,
+    all: u64,
+    /// Ended early so often.
+    early: u32,
+    why: String,
+}
+
+impl Pull<'_> {
+    /// Ends when no disk needs the point any more. An error leaves the guest as it is, to be tried again.
+    pub(crate) fn run(&self, open: &dyn Fn() -> Result<Box<dyn Origin>, Failure>) -> Result<(), Failure> {
+        let mut mine = self.served.number(self.guest);
+        let ended = self.bring_in(open, &mut mine);
+        // A restore over the guest may serve another point already.
+        let own = self.served.number(self.guest) == mine;
+        if own && (ended.is_ok() || self.unwanted.load(Ordering::Relaxed)) {
+            self.served.end(self.guest);
+        }
+        if own && ended.is_ok() {
+            let _ = fs::remove_file(self.place.guest(self.guest).join(PULLING));
+        }
+        ended
+    }
+
+    fn bring_in(
+        &self,
+        open: &dyn Fn() -> Result<Box<dyn Origin>, Failure>,
+        mine: &mut Option<u64>,
+    ) -> Result<(), Failure> {
+        let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
+        let (mut resumed, mut afterwards, mut count) = (None, 0, None);
+        loop {
+            if self.unwanted.load(Ordering::Relaxed) {
+                return Err(failure(
+                    FailureCode::Cancelled,
+                    "what is restored over, or deleted, needs its data no more",
+                ));
+            }
+            let Some((domain, disks)) = self.look()? else { return Ok(()) };
+            let count = *count.get_or_insert(disks.len());
+            if !disks.is_empty() && self.served.number(self.guest).is_none() {
+                self.serve(&disks, open)?;
+                *mine = self.served.number(self.guest);
+            }
+            // When it stops a second time, libvirt no longer says why.
+            let unmeant = matches!(domain.reason, Reason::IoError | Reason::PausedUnknown);
+            let stands = domain.state == State::Paused && unmeant;
+            if stands && resumed.is_none_or(|at: Instant| at.elapsed() >= RESUME) {
+                resumed = Some(Instant::now());
+                self.go_on();
+            }
+            match disks.first() {
+                Some(target) if domain.state.is_active() => {
+                    self.advance(target, jobs.entry(target.clone()).or_default())?;
+                    (self.tell)(percent(&jobs, count), &format!("bring disk {target} in"));
+                }
+                Some(_) => (self.tell)(percent(&jobs, count), "wait until the guest runs"),
+                // All is here; what it stopped for is no more, unless it stopped for something else.
+                None if stands && afterwards < TRIES * 4 => afterwards += 1,
+                None => return Ok(()),
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Lets a guest that stopped for want of its point go on; should it stop again, it is let go on again.
+    fn go_on(&self) {
+        match self.hypervisor.resume(&self.guest.bytes()) {
+            Ok(()) => tracing::info!(guest = %self.guest, "it stopped for want of its point, and goes on"),
+            Err(error) => tracing::warn!(guest = %self.guest, %error, "let a guest go on"),
+        }
+    }
+
+    /// The domain and its disks that need the point; none where it is gone.
+    fn look(&self) -> Result<Option<(DomainInfo, Vec<String>)>, Failure> {
+        let uuid = self.guest.bytes();
+        let gone = |error: &Error| error.code() == Some(Code::NoDomain);
+        let both =
+            self.hypervisor.domain(&uuid).and_then(|it| Ok((it, self.hypervisor.xml(&uuid, XmlForm::default())?)));
+        match both {
+            Err(error) if gone(&error) => Ok(None),
+            Err(error) => Err(hypervisor_failure(&error)),
+            Ok((domain, xml)) => Ok(Some((domain, over_the_point(&xml)?))),
+        }
+    }
+
+    fn serve(&self, disks: &[String], open: &dyn Fn() -> Result<Box<dyn Origin>, Failure>) -> Result<(), Failure> {
+        let lost = |why: Failure| {
+            let text = format!("{}; disks {} need it: what the guest wrote is kept", why.text, disks.join(", "));
+            failure(FailureCode::TargetAway, text)
+        };
+        let origin = open().map_err(lost)?;
+        let export = |target: &String| Ok((target.clone(), origin.disk(target)?));
+        let exports = disks.iter().map(export).collect::<Result<Exports, Failure>>().map_err(lost)?;
+        self.served.begin(self.guest, &self.place.guest(self.guest), exports)
+    }
+
+    /// Begins the job on a disk, or looks how far it is.
+    fn advance(&self, target: &str, job: &mut Job) -> Result<(), Failure> {
+        let uuid = self.guest.bytes();
+        match self.hypervisor.block_job(&uuid, target) {
+            Ok(Some(now)) => (job.done, job.all) = (now.done, now.all),
+            // Off, or gone: the next look shows it.
+            Err(error) => job.why = error.to_string(),
+            Ok(None) => {
+                if job.all > 0 {
+                    job.early += 1;
+                    job.why = "reading the point failed".into();
+                    job.all = 0;
+                    thread::sleep(RESUME);
+                }
+                if let Err(error) = self.hypervisor.block_pull(&uuid, target, 0) {
+                    job.early += 1;
+                    job.why = error.to_string();
+                    thread::sleep(RESUME);
+                } else {
+                    // Before it tells anything of itself it may have ended.
+                    job.all = job.all.max(1);
+                }
+            }
+        }
+        if job.early < TRIES {
+            return Ok(());
+        }
+        // What is served may be at fault: the next try opens it anew.
+        self.served.end(self.guest);
+        let text = format!(
+            "disk {target}: {} MiB are here, the rest is still in the backup ({}); what the guest wrote is kept",
+            job.done >> 20,
+            job.why
+        );
+        Err(failure(FailureCode::TargetAway, text))
+    }
+}
+
+/// Of all disks that needed the point at first; a disk that has no job any more is done.
+fn percent(jobs: &BTreeMap<String, Job>, count: usize) -> u32 {
+    let begun = jobs.len();
+    let last = jobs.values().map(|job| job.done.saturating_mul(100) / job.all.max(1)).max().unwrap_or(0).min(100);
+    let before = u64::try_from(begun.saturating_sub(1)).unwrap_or(0).saturating_mul(100);
+    let all = u64::try_from(count.max(1)).unwrap_or(1);
+    u32::try_from((before + last) / all).unwrap_or(99).min(99)
+}
+
+/// Disks that anything below is served for.
+fn over_the_point(xml: &str) -> Result<Vec<String>, Failure> {
+    fn served(element: &Element) -> bool {
+        let own = element.name == "source" && element.attribute("protocol") == Some("nbd");
+        own || element.children.iter().filter(|child| child.name != "mirror").any(served)
+    }
+    let root = import::tree(xml).map_err(|error| failure(FailureCode::Invalid, error.to_string()))?;
+    let devices = root.child("devices").map(|devices| devices.children.as_slice()).unwrap_or_default();
+    let disks = devices.iter().filter(|device| device.name == "disk" && served(device));
+    Ok(disks.filter_map(|disk| disk.child("target")?.attribute("dev").map(str::to_owned)).collect())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn disks_over_the_point_are_found_and_progress_counts_all_of_them() {
+        let disk = |target: &str, below: &str| {
+            format!("<disk type='file'><source file='/x'/>{below}<target dev='{target}' bus='virtio'/></disk>")
+        };
+        let below = "<backingStore type='network'><source protocol='nbd' name='vda'/><backingStore/></backingStore>";
+        let xml = format!(
+            "<domain><devices>{}{}{}</devices></domain>",
+            disk("vda", below),
+            disk("vdb", "<backingStore/>"),
+            disk("vdc", below)
+        );
+        assert_eq!(over_the_point(&xml).unwrap(), ["vda", "vdc"]);
+        let job = |done, all| Job { done, all, ..Job::default() };
+        let mut jobs = BTreeMap::from([("vda".to_owned(), job(50, 100))]);
+        assert_eq!((percent(&jobs, 2), percent(&BTreeMap::new(), 2)), (25, 0));
+        jobs.insert("vda".into(), job(100, 100));
+        jobs.insert("vdc".into(), job(0, 100));
+        assert_eq!(percent(&jobs, 2), 99);
+    }
+}
