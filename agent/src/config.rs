@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use roost_store::Encryption;
 use serde::Deserialize;
 
 use crate::files;
-use crate::offline::StoreCommand;
+use crate::keys::{self, KeyError};
+use crate::offline::StoreArguments;
 
 /// Where the settings are looked for when no `--config` is given; it may be absent.
 pub(crate) const DEFAULT_FILE: &str = "/etc/roost/agent.toml";
@@ -61,10 +63,7 @@ pub(crate) enum Command {
         command: SnmpCommand,
     },
     /// Restore points offline: a store, or a copy of it, is listed, verified and exported by this program alone.
-    Store {
-        #[command(subcommand)]
-        command: StoreCommand,
-    },
+    Store(StoreArguments),
     /// Tell what this host is a member of.
     Status,
     /// Check the settings and print them.
@@ -124,6 +123,9 @@ pub(crate) struct Config {
     pub(crate) backups_dir: Option<PathBuf>,
     /// Folders that copies of points may go to: mounts of NFS or SMB, or other disks.
     pub(crate) backup_targets: Vec<PathBuf>,
+    /// Keys of an encrypted backup store, and of its copies in folders; without it they are not encrypted. A store is
+    /// encrypted from its first day or never.
+    pub(crate) backup_key_file: Option<PathBuf>,
     /// Address of the aggregator, HOST or HOST:PORT. Without one the agent works alone.
     pub(crate) aggregator: Option<String>,
     /// Name of this host in the grid; the machine's host name unless set.
@@ -148,13 +150,14 @@ pub(crate) struct Config {
 }
 
 /// All keys of the file, for suggestions; a test holds them to the struct.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "libvirt_uri",
     "state_dir",
     "images_dir",
     "guests_dir",
     "backups_dir",
     "backup_targets",
+    "backup_key_file",
     "aggregator",
     "name",
     "join_token_file",
@@ -176,6 +179,7 @@ impl Default for Config {
             guests_dir: None,
             backups_dir: None,
             backup_targets: Vec::new(),
+            backup_key_file: None,
             aggregator: None,
             name: None,
             join_token_file: None,
@@ -238,6 +242,7 @@ impl Config {
             ("state_dir", Some(&self.state_dir)),
             ("images_dir", self.images_dir.as_ref()),
             ("guests_dir", self.guests_dir.as_ref()),
+            ("backup_key_file", self.backup_key_file.as_ref()),
         ];
         for (key, path) in folders {
             if path.is_some_and(|path| !path.is_absolute()) {
@@ -276,6 +281,11 @@ impl Config {
     /// Where the host's restore points lie.
     pub(crate) fn backups(&self) -> PathBuf {
         self.backups_dir.clone().unwrap_or_else(|| self.state_dir.join("backups"))
+    }
+
+    /// The keys of the backup store, if it is encrypted.
+    pub(crate) fn backup_keys(&self) -> Result<Option<Encryption>, KeyError> {
+        self.backup_key_file.as_deref().map(keys::read).transpose()
     }
 
     /// Where key and certificates lie.

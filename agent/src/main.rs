@@ -7,6 +7,7 @@ mod detail;
 mod driver;
 mod files;
 mod history;
+mod keys;
 mod ledger;
 mod monitoring;
 mod observe;
@@ -26,6 +27,7 @@ use roost_protocol::host::Virtualization;
 use roost_protocol::memory::MemoryPolicy;
 use roost_protocol::transport;
 use roost_protocol::{HostId, Millis};
+use roost_store::{Options, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -67,7 +69,7 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Join { address, token, name } => runtime.block_on(join_grid(&config, address, token, name)),
         Command::Snmp { command: SnmpCommand::Setup(setup) } => setup::snmp(&config, &setup),
-        Command::Store { command } => offline::run(&config, &command, &mut std::io::stdout()),
+        Command::Store(arguments) => offline::run(&config, &arguments, &mut std::io::stdout()),
         Command::Status => status(&config),
         Command::CheckConfig => {
             say(&format!("{config:#?}"));
@@ -142,6 +144,10 @@ fn start_memory(config: &Config, boot: &str, hypervisor: Slot, events: &mpsc::Se
     tuner.start().context("start the memory thread")
 }
 
+/// A store can't be turned into another.
+const ENCRYPTED_OR_NOT: &str = "; a store is encrypted with its first key from its first day, or never: check \
+                                backup_key_file, or choose another backups_dir";
+
 /// The host's store of restore points. Without it guests are looked after all the same, and an alarm says why.
 async fn points(
     config: &Config,
@@ -153,10 +159,15 @@ async fn points(
     let opened = files::make_folder(&folder, 0o700)
         .and_then(|()| files::make_folder(&scratch, 0o711))
         .map_err(|error| format!("make {} and {}: {error}", folder.display(), scratch.display()))
-        .and_then(|()| {
-            let opened =
-                Points::open(&folder, scratch, host, &config.host_name().unwrap_or_default(), &config.backup_targets);
-            opened.map_err(|error| format!("{error:#}"))
+        .and_then(|()| config.backup_keys().map_err(|error| error.to_string()))
+        .and_then(|encryption| {
+            let options = Options { encryption, ..Options::default() };
+            let name = config.host_name().unwrap_or_default();
+            let opened = Points::open(&folder, scratch, (host, &name), &config.backup_targets, options);
+            opened.map_err(|error| {
+                let hint = if matches!(error, StoreError::NotAStore { .. }) { ENCRYPTED_OR_NOT } else { "" };
+                format!("{error:#}{hint}")
+            })
         });
     let points = match opened {
         Ok(points) => points,

@@ -23,6 +23,7 @@ use crate::act::restore::disk::{Meter, fill, weight};
 use crate::act::restore::origin::{FromStore, Origin};
 use crate::config::Config;
 use crate::files;
+use crate::keys;
 
 /// Damaged ranges that are named one by one; a lost disk has one for each range.
 const NAMED: usize = 1_000;
@@ -39,6 +40,16 @@ pub(crate) enum StoreCommand {
     Verify {
         /// Folder of the store or of a copy of it (default: this host's own).
         path: Option<PathBuf>,
+    },
+    /// Make the key file of an encrypted store (`backup_key_file` in the settings). Keep a copy elsewhere.
+    NewKey {
+        /// The file to make.
+        file: PathBuf,
+    },
+    /// Put a new key into a key file; what the older ones sealed stays readable. The agent takes it at its next start.
+    RotateKey {
+        /// The key file.
+        file: PathBuf,
     },
     /// Write a disk of a point to a new qcow2 file. Needs qemu-img.
     Export {
@@ -59,23 +70,47 @@ pub(crate) enum StoreCommand {
     },
 }
 
+/// What `roost-agent store` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StoreArguments {
+    /// Key file of an encrypted store (default: the one in the settings).
+    #[arg(long, global = true, value_name = "FILE")]
+    key: Option<PathBuf>,
+    #[command(subcommand)]
+    command: StoreCommand,
+}
+
 /// Carries out the command; words for people go to `out`.
-pub(crate) fn run(config: &Config, command: &StoreCommand, out: &mut dyn Write) -> anyhow::Result<()> {
-    let path = match command {
-        StoreCommand::List { path } | StoreCommand::Verify { path } => path,
-        StoreCommand::Export { store, .. } => store,
-    };
-    let path = path.clone().unwrap_or_else(|| config.backups());
-    let options = Options { read_only: true, ..Options::default() };
-    let store = Store::open(&path, options).with_context(|| format!("open the store {}", path.display()))?;
-    match command {
-        StoreCommand::List { .. } => list(&store, out),
-        StoreCommand::Verify { .. } => verify(&store, out),
-        StoreCommand::Export { point, qcow2, disk, definition, .. } => {
+pub(crate) fn run(config: &Config, arguments: &StoreArguments, out: &mut dyn Write) -> anyhow::Result<()> {
+    match &arguments.command {
+        StoreCommand::NewKey { file } => {
+            keys::make(file)?;
+            writeln!(out, "{}: keep a copy elsewhere; without it the backups can't be read", file.display())?;
+            Ok(())
+        }
+        StoreCommand::RotateKey { file } => {
+            keys::rotate(file)?;
+            writeln!(out, "{}: copy it elsewhere again, and restart the agent", file.display())?;
+            Ok(())
+        }
+        StoreCommand::List { path } => list(&open(config, arguments, path.as_deref())?, out),
+        StoreCommand::Verify { path } => verify(&open(config, arguments, path.as_deref())?, out),
+        StoreCommand::Export { point, qcow2, disk, definition, store } => {
+            let store = open(config, arguments, store.as_deref())?;
             let wanted = Export { point: *point, qcow2, disk: disk.as_deref(), definition: definition.as_deref() };
             export(&store, &wanted, out)
         }
     }
+}
+
+fn open(config: &Config, arguments: &StoreArguments, path: Option<&Path>) -> anyhow::Result<Store> {
+    let path = path.map_or_else(|| config.backups(), Path::to_owned);
+    let encryption = match &arguments.key {
+        Some(file) => Some(keys::read(file)?),
+        None => config.backup_keys()?,
+    };
+    let options = Options { read_only: true, encryption, ..Options::default() };
+    Store::open(&path, options).with_context(|| format!("open the store {}", path.display()))
 }
 
 fn list(store: &Store, out: &mut dyn Write) -> anyhow::Result<()> {

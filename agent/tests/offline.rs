@@ -7,13 +7,17 @@ use std::process::{Command, Output};
 
 use roost_protocol::backup::{Consistency, Why};
 use roost_protocol::{GuestId, PointId, Stamp};
-use roost_store::{Meta, Options, Store};
+use roost_store::{Encryption, Meta, Options, Store};
 
 const SIZE: u64 = 40 << 20;
 
 /// Two points of one guest; gives them with the disks they show.
 fn filled(folder: &Path) -> Vec<(PointId, Vec<u8>)> {
-    let store = Store::open(folder, Options::default()).unwrap();
+    filled_with(folder, Options::default())
+}
+
+fn filled_with(folder: &Path, options: Options) -> Vec<(PointId, Vec<u8>)> {
+    let store = Store::open(folder, options).unwrap();
     let mut image = vec![0; usize::try_from(SIZE).unwrap()];
     let mut points: Vec<(PointId, Vec<u8>)> = Vec::new();
     for moment in 1..=2_u64 {
@@ -130,4 +134,33 @@ fn real_export_is_equal_to_the_disk_to_the_last_byte() {
         assert_eq!(fs::read(xml).unwrap(), b"<domain/>");
     }
     assert!(fs::read_dir(folder.path()).unwrap().flatten().all(|entry| !entry.path().ends_with(".part")));
+}
+
+#[test]
+fn an_encrypted_store_is_verified_and_exported_with_its_key_file_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (key, other, live) = (at("backup.key"), at("other.key"), at("live"));
+    for file in [&key, &other] {
+        assert!(agent(&["new-key", file]).status.success());
+    }
+    let hex = |text: &str| -> [u8; 32] {
+        let byte = |at: usize| u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).unwrap();
+        std::array::from_fn(byte)
+    };
+    let text = fs::read_to_string(&key).unwrap();
+    let secrets: Vec<[u8; 32]> = text.split('"').filter(|part| part.len() == 64).map(hex).collect();
+    let encryption = Encryption { domain: secrets[0], current: secrets[1], older: Vec::new() };
+    let options = Options { encryption: Some(encryption), ..Options::default() };
+    let points = filled_with(Path::new(&live), options);
+    assert!(agent(&["rotate-key", &key]).status.success());
+    let whole = agent(&["verify", &live, "--key", &key]);
+    assert!(whole.status.success() && said(&whole).contains("all 2 points are whole"), "{}", said(&whole));
+    let out = at("out.qcow2");
+    let export = agent(&["export", &points[1].0.to_string(), "--qcow2", &out, "--store", &live, "--key", &key]);
+    assert!(export.status.success() && Path::new(&out).exists(), "{}", said(&export));
+    for words in [vec!["verify", &live], vec!["verify", &live, "--key", &other]] {
+        let refused = agent(&words);
+        assert!(!refused.status.success() && said(&refused).contains("are named by"), "{}", said(&refused));
+    }
 }

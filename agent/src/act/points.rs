@@ -45,6 +45,8 @@ const COLLECT: Budget = Budget { bytes: 1 << 30, time: Duration::from_secs(60) }
 #[derive(Clone, Debug)]
 pub(crate) struct Points {
     pub(crate) store: Store,
+    /// Copies in folders are opened, and encrypted, as the store is.
+    options: Options,
     scratch: Arc<Scratch>,
     host: HostId,
     host_name: Arc<str>,
@@ -72,16 +74,17 @@ impl Points {
     pub(crate) fn open(
         folder: &Path,
         scratch: PathBuf,
-        host: HostId,
-        host_name: &str,
+        (host, host_name): (HostId, &str),
         allowed: &[PathBuf],
+        options: Options,
     ) -> Result<Self, StoreError> {
-        let store = Store::open(folder, Options::default())?;
+        let store = Store::open(folder, options.clone())?;
         let (cap, reserve, longest) = (SCRATCH_CAP, SCRATCH_RESERVE, LONGEST);
         let (proving, served, pictures) = (Arc::default(), Arc::default(), scratch.with_file_name("pictures"));
         let scratch = Arc::new(Scratch { folder: scratch, cap, reserve, longest, read_speed: 0 });
         Ok(Self {
             store,
+            options,
             scratch,
             host,
             host_name: host_name.into(),
@@ -114,10 +117,10 @@ impl Points {
             }
             Task::Prune { at: Target::Local, remove, .. } => prune(&self.store, remove),
             Task::Prune { at: Target::Directory { path, key: None }, remove, .. } => {
-                prune(&ship::open(&self.allowed, path)?, remove)
+                prune(&ship::open(&self.allowed, path, &self.options)?, remove)
             }
             Task::Ship { point, to: Target::Directory { path, key: None }, bandwidth, .. } => {
-                let to = ship::open(&self.allowed, path)?;
+                let to = ship::open(&self.allowed, path, &self.options)?;
                 ship::ship(&self.store, &to, *point, *bandwidth, hands.unwanted, hands.tell)?;
                 self.shipped(*point, Target::Directory { path: path.clone(), key: None })
             }
@@ -184,7 +187,7 @@ impl Points {
     fn origin(&self, order: &RestoreOrder) -> Result<FromStore, Failure> {
         let store = match &order.from {
             Target::Local => self.store.clone(),
-            Target::Directory { path, key: None } => ship::open(&self.allowed, path)?,
+            Target::Directory { path, key: None } => ship::open(&self.allowed, path, &self.options)?,
             Target::Directory { .. } | Target::Peer { .. } => {
                 return Err(failure(
                     FailureCode::Unsupported,

@@ -13,8 +13,12 @@ const HOST: HostId = HostId::from_u128(1);
 const GUEST: GuestId = GuestId::from_u128(2);
 const SIZE: u64 = 1 << 20;
 
+fn opened(folder: &Path, allowed: &[PathBuf], options: Options) -> Result<Points, StoreError> {
+    Points::open(&folder.join("store"), folder.join("scratch"), (HOST, "h1"), allowed, options)
+}
+
 fn points(folder: &Path, allowed: &[PathBuf]) -> Points {
-    Points::open(&folder.join("store"), folder.join("scratch"), HOST, "h1", allowed).unwrap()
+    opened(folder, allowed, Options::default()).unwrap()
 }
 
 fn set(points: &Points) -> Kept {
@@ -41,7 +45,7 @@ fn first_block(store: &Store, point: PointId) -> Vec<u8> {
 }
 
 fn ship_to(points: &Points, point: PointId, path: &Path, unwanted: bool) -> Result<(), Failure> {
-    let to = ship::open(&points.allowed, path.to_str().unwrap())?;
+    let to = ship::open(&points.allowed, path.to_str().unwrap(), &points.options)?;
     let steps = RefCell::new(0);
     let tell = |_: u32, _: &str| *steps.borrow_mut() += 1;
     ship::ship(&points.store, &to, point, None, &AtomicBool::new(unwanted), &tell)
@@ -100,7 +104,7 @@ fn a_cancelled_copy_is_no_point_and_goes_on_later() {
     let kept = points(folder.path(), std::slice::from_ref(&target));
     let point = make(&kept, 7, 10);
     assert_eq!(ship_to(&kept, point, &target, true).unwrap_err().code, FailureCode::Cancelled);
-    assert_eq!(ship::open(&kept.allowed, target.to_str().unwrap()).unwrap().points(), []);
+    assert_eq!(ship::open(&kept.allowed, target.to_str().unwrap(), &kept.options).unwrap().points(), []);
     ship_to(&kept, point, &target, false).unwrap();
 }
 
@@ -110,16 +114,62 @@ fn only_folders_that_the_host_allows_are_written_to() {
     let allowed = folder.path().join("nas");
     let kept = points(folder.path(), std::slice::from_ref(&allowed));
     for path in ["/etc", "relative", &format!("{}/../etc", allowed.display()), &format!("{}2", allowed.display())] {
-        let refused = ship::open(&kept.allowed, path).unwrap_err();
+        let refused = ship::open(&kept.allowed, path, &kept.options).unwrap_err();
         assert!(refused.text.contains("backup_targets"), "{path}: {}", refused.text);
     }
-    assert!(ship::open(&kept.allowed, allowed.join("a").to_str().unwrap()).is_ok());
+    assert!(ship::open(&kept.allowed, allowed.join("a").to_str().unwrap(), &kept.options).is_ok());
 }
 
 #[test]
 fn a_store_that_another_process_has_is_said_to_be_busy() {
     let folder = tempfile::tempdir().unwrap();
     let _kept = points(folder.path(), &[]);
-    let error = Points::open(&folder.path().join("store"), folder.path().into(), HOST, "h1", &[]).unwrap_err();
+    let error = opened(folder.path(), &[], Options::default()).unwrap_err();
     assert_eq!(store_failure("open", &error).code, FailureCode::Busy, "{error}");
+}
+
+/// Whether these bytes stand in any file of a folder.
+fn stands(folder: &Path, wanted: &[u8]) -> bool {
+    std::fs::read_dir(folder).unwrap().flatten().any(|entry| match entry.file_type().unwrap().is_dir() {
+        true => stands(&entry.path(), wanted),
+        false => std::fs::read(entry.path()).unwrap().windows(wanted.len()).any(|part| part == wanted),
+    })
+}
+
+#[test]
+fn an_encrypted_store_and_its_copies_show_nothing_without_the_key_and_its_key_can_be_rotated() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("nas");
+    let allowed = std::slice::from_ref(&target);
+    let secret = |current: u8, older: &[u8]| Options {
+        encryption: Some(roost_store::Encryption {
+            domain: [9; 32],
+            current: [current; 32],
+            older: older.iter().map(|byte| [*byte; 32]).collect(),
+        }),
+        ..Options::default()
+    };
+    let kept = opened(folder.path(), allowed, secret(1, &[])).unwrap();
+    let first = make(&kept, 1, 10);
+    ship_to(&kept, first, &target, false).unwrap();
+    // A mark is stored as it is, were it not sealed.
+    assert!(!stands(&folder.path().join("store"), b"mark-1") && !stands(&target, b"mark-1"));
+    drop(kept);
+    for wrong in [Options::default(), Options { read_only: true, ..Options::default() }] {
+        for place in [folder.path().join("store"), target.clone()] {
+            let refused = Store::open(&place, wrong.clone()).unwrap_err();
+            assert!(matches!(refused, StoreError::NotAStore { .. }), "{refused}");
+        }
+    }
+    let kept = opened(folder.path(), allowed, secret(2, &[1])).unwrap();
+    let second = make(&kept, 2, 20);
+    assert_eq!((first_block(&kept.store, first)[0], first_block(&kept.store, second)[0]), (1, 2));
+    ship_to(&kept, second, &target, false).unwrap();
+    // Collection seals anew what the older key sealed; then that one is needed no more.
+    prune(&kept.store, &[]).unwrap();
+    drop(kept);
+    let kept = opened(folder.path(), allowed, secret(2, &[])).unwrap();
+    assert_eq!((first_block(&kept.store, first)[0], first_block(&kept.store, second)[0]), (1, 2));
+    let whole = kept.store.verify(Scope::All, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(whole, []);
 }
