@@ -15,15 +15,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use roost_protocol::{GuestId, HostId};
-use roost_ward::door::{Copied, Note, Peer, Process, Reply, Request, Status, Told};
-use roost_ward::{Council, MemberId, Policy, Profile, Standing, WardId};
+use roost_ward::door::{Peer, Reply, Request, Status};
+use roost_ward::{Standing, WardId};
 
-use crate::grid::{Lab, START, eventually, program, text, until};
+use crate::grid::{Lab, START, eventually, program, text};
 pub use door::Door;
 pub use recorder::{Recorder, now_ms};
 
 /// The ward of all stories.
 pub const WARD: WardId = WardId(7);
+/// Its guest.
+pub const GUEST: GuestId = GuestId::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0007);
 const PORT: u16 = 7_946;
 /// O_NONBLOCK of Linux on the processors we test on.
 const NONBLOCK: i32 = 0o4000;
@@ -72,6 +74,10 @@ impl Guards {
         self.lab.folder().join(format!("dog-{host}"))
     }
 
+    fn settings(&self, host: u8) -> PathBuf {
+        self.lab.folder().join(format!("guard-{host}.toml"))
+    }
+
     /// Log of a host's guard.
     pub fn log(&self, host: u8) -> PathBuf {
         self.lab.folder().join(format!("guard-{host}.log"))
@@ -83,7 +89,7 @@ impl Guards {
 
     /// Starts a host's guard and waits until it answers.
     pub fn spawn(&mut self, host: u8) -> Result<()> {
-        let settings = self.lab.folder().join(format!("guard-{host}.toml"));
+        let settings = self.settings(host);
         let written = format!(
             "host = '{}'\nlisten = '{}:{PORT}'\nstate_dir = '/var/lib/roost-guard'\nrun_dir = '{}'\nwatchdog = 'pipe:{}'\n",
             Self::id(host),
@@ -109,17 +115,25 @@ impl Guards {
         (1..=self.hosts).try_for_each(|host| self.done(host, Request::Peers(peers.clone())))
     }
 
-    /// A strict ward with these homes, of which all guards vote; the first home runs it when this returns.
-    pub fn found(&self, homes: &[u8], profile: Profile) -> Result<()> {
-        let member = |host| Ok(self.status(host)?.me);
-        let members = (1..=self.hosts).map(member).collect::<Result<Vec<MemberId>>>()?;
-        let homes: Result<Vec<MemberId>> = homes.iter().map(|host| member(*host)).collect();
-        let council = Council::new(members, homes?, Policy::Strict, profile)?;
+    /// A strict ward of one guest with these homes, of which all guards vote; the first home has its lease when this
+    /// returns.
+    pub fn found(&self, homes: &[u8], profile: &str) -> Result<()> {
+        let member = |host| Ok(self.status(host)?.me.to_string());
+        let voters = (1..=self.hosts).map(member).collect::<Result<Vec<String>>>()?.join(",");
+        let home_names = homes.iter().map(|host| member(*host)).collect::<Result<Vec<String>>>()?.join(",");
         for host in 1..=self.hosts {
-            self.done(host, Request::Found { ward: WARD, council: council.clone() })?;
-            self.done(host, Request::Tell { ward: WARD, what: Told::Copy(Copied::Stateless) })?;
+            self.command(host, &["found", "7", "--voters", &voters, "--homes", &home_names, "--profile", profile])?;
         }
-        self.await_standing(1, Standing::Running, START)
+        for host in homes {
+            self.command(*host, &["guests", "7", &GUEST.to_string(), "--anywhere"])?;
+        }
+        self.await_standing(homes[0], Standing::Running, START)
+    }
+
+    /// What a `roost-guard` command says on a host.
+    pub fn command(&self, host: u8, words: &[&str]) -> Result<String> {
+        let (program, settings) = (program("roost-guard")?, self.settings(host));
+        self.lab.exec(host, &[&[text(&program)?, "--config", text(&settings)?], words].concat())
     }
 
     /// One question on a connection of its own.
@@ -137,23 +151,8 @@ impl Guards {
     pub fn status(&self, host: u8) -> Result<Status> {
         match self.ask(host, &Request::Status)? {
             Reply::Status(status) => Ok(status),
-            other @ (Reply::Done | Reply::Refused(_) | Reply::Held { .. } | Reply::Note(_)) => bail!("{other:?}"),
+            other @ (Reply::Done | Reply::Refused(_) | Reply::Note(_)) => bail!("{other:?}"),
         }
-    }
-
-    /// What a host's guard tells of the ward so far.
-    pub fn notes(&self, host: u8) -> Result<Vec<Note>> {
-        let next = self.status(host)?.next_note;
-        let mut door = Door::open(&self.run_dir(host).join("guard.sock"))?;
-        ensure!(door.ask(&Request::Follow { from: 0 })? == Reply::Done, "follow");
-        let mut notes: Vec<Note> = Vec::new();
-        while notes.last().is_none_or(|last| last.number + 1 < next) {
-            match door.hear()? {
-                Reply::Note(note) => notes.push(note),
-                other @ (Reply::Done | Reply::Refused(_) | Reply::Held { .. } | Reply::Status(_)) => bail!("{other:?}"),
-            }
-        }
-        Ok(notes)
     }
 
     /// Waits until a host is this to the ward.
@@ -166,14 +165,14 @@ impl Guards {
         })
     }
 
-    /// Starts a recorder on a host, standing still, and puts it under the guard's hand.
-    pub fn record(&self, host: u8) -> Result<Recorder> {
+    /// A recorder on a host, standing still until the guard lets it execute.
+    pub fn recorder(&self, host: u8) -> Result<Recorder> {
         let recorder = Recorder::start(&self.lab, host)?;
-        let guest = GuestId::from_u128(1);
-        let processes = vec![Process { guest, pid: recorder.pid, started: recorder.started }];
-        let reply = self.ask(host, &Request::Hold { ward: WARD, processes })?;
-        ensure!(matches!(reply, Reply::Held { may_run: true, .. }), "{reply:?}");
-        until("the recorder executes", START, || recorder.ticks().map(drop))?;
+        eventually("the guard holds it", START, || {
+            let status = self.status(host)?;
+            ensure!(status.wards.iter().any(|ward| ward.processes > 0), "{status:?}");
+            Ok(())
+        })?;
         Ok(recorder)
     }
 

@@ -5,8 +5,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
-use roost_protocol::HostId;
+use clap::{Parser, Subcommand, ValueEnum};
+use roost_protocol::{GuestId, HostId};
+use roost_ward::MemberId;
+use roost_ward::door::Peer;
 use serde::Deserialize;
 
 /// Where the settings are looked for when no `--config` is given; it may be absent.
@@ -26,12 +28,86 @@ pub(crate) struct Arguments {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run until stopped.
     Run,
-    /// Tell how the running guard is: fence, wards, leases, peers.
+    #[command(flatten)]
+    Ask(Question),
+}
+
+/// What the running guard is asked.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Question {
+    /// Tell how the guard is: voter, key, fence, wards, leases, peers.
     Status,
+    /// Tell what happened to a ward, and why.
+    Explain {
+        /// All wards unless given.
+        #[arg(long)]
+        ward: Option<u64>,
+    },
+    /// Pin the other guards, all of them: each as HOST=KEY@ADDRESS:PORT[,ADDRESS:PORT], by host id and key as its status
+    /// tells them.
+    Peers {
+        #[arg(value_name = "HOST=KEY@ADDRESS:PORT", value_parser = peer)]
+        peers: Vec<Peer>,
+    },
+    /// Take part in a new ward; the same is to be asked on all voters. Voters and homes are named as in their status.
+    Found {
+        ward: u64,
+        /// Who votes: 3 or 5.
+        #[arg(long, value_name = "VOTER", value_delimiter = ',', value_parser = member, required = true)]
+        voters: Vec<MemberId>,
+        /// Who may own it, in order; each is a voter.
+        #[arg(long, value_name = "VOTER", value_delimiter = ',', value_parser = member, required = true)]
+        homes: Vec<MemberId>,
+        #[arg(long, value_enum, default_value_t = ProfileName::Normal)]
+        profile: ProfileName,
+    },
+    /// Name all guests of a ward, on each home. They execute only while it has the ward's lease.
+    Guests {
+        ward: u64,
+        guests: Vec<GuestId>,
+        /// They keep nothing, or lie on storage that all homes reach: without this no other home takes over.
+        #[arg(long)]
+        anywhere: bool,
+    },
+    /// Give a ward up: its guests stand still here, and another home goes on without waiting.
+    Release { ward: u64 },
+    /// Have this home try to own a ward now. It needs the votes all the same.
+    Nominate {
+        ward: u64,
+        /// Even with a copy that is too old, and although the guests' owner may still come back with newer data.
+        #[arg(long)]
+        start_stale_copy: bool,
+    },
+}
+
+/// How fast a ward is: takes over after 11, 22 or 47.5 s.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ProfileName {
+    Fast,
+    Normal,
+    Calm,
+}
+
+/// `HOST#INCARNATION`, as a status tells it.
+fn member(text: &str) -> Result<MemberId, String> {
+    let (id, incarnation) = text.split_once('#').unwrap_or((text, "0"));
+    let id = id.parse().map_err(|why| format!("{id}: {why}"))?;
+    let incarnation = incarnation.parse().map_err(|why| format!("{incarnation}: {why}"))?;
+    Ok(MemberId { id, incarnation })
+}
+
+fn peer(text: &str) -> Result<Peer, String> {
+    let parts = text.split_once('=').and_then(|(id, rest)| Some((id, rest.split_once('@')?)));
+    let (id, (key, addresses)) = parts.ok_or("it is HOST=KEY@ADDRESS:PORT")?;
+    let id = id.parse().map_err(|why| format!("{id}: {why}"))?;
+    let digits = key.as_bytes().chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap_or(""), 16));
+    let bytes: Result<Vec<u8>, _> = digits.collect();
+    let key = bytes.ok().and_then(|bytes| bytes.try_into().ok()).ok_or("a key has 64 hexadecimal digits")?;
+    Ok(Peer { id, key, addresses: addresses.split(',').map(str::to_owned).collect() })
 }
 
 /// The settings file.
@@ -89,5 +165,30 @@ impl Config {
     /// Where visitors knock.
     pub(crate) fn socket(&self) -> PathBuf {
         self.run_dir.join("guard.sock")
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn voters_and_peers_are_read_as_a_status_tells_them() {
+        let id = HostId::from_u128(5);
+        assert_eq!(member(&MemberId { id, incarnation: 9 }.to_string()), Ok(MemberId { id, incarnation: 9 }));
+        assert!(member("5").is_err() && member(&format!("{id}#x")).is_err());
+        let key = "0a".repeat(32);
+        let read = peer(&format!("{id}={key}@10.0.0.1:7946,[fd00::1]:7946")).unwrap();
+        assert_eq!((read.id, read.key, read.addresses.len()), (id, [10; 32], 2));
+        for wrong in
+            ["", "x", &format!("{id}={key}"), &format!("{id}=0a@10.0.0.1:1"), &format!("{id}={key}0@1.1.1.1:1")]
+        {
+            assert!(peer(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
     }
 }

@@ -3,7 +3,7 @@
 
 mod talk;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
@@ -18,19 +18,19 @@ use ring::signature::Ed25519KeyPair;
 use roost_protocol::{HostId, Millis, Time, codec};
 use roost_ward::door::{MOST_ADDRESSES, MOST_WARDS, Note, Peer};
 use roost_ward::{
-    Action, Ballot, Event, Letter, MOST_WARDS_IN_PACKET, MemberId, Message, Packet, Replica, Rules, Start, WardId,
-    Wards, WardsAction,
+    Action, Ballot, Event, Kept, Letter, MOST_WARDS_IN_PACKET, MemberId, Message, Packet, Replica, Rules, Start,
+    WardId, Wards, WardsAction,
 };
 
 use crate::clock;
 use crate::config::Config;
-use crate::keep::{Keep, Memory};
+use crate::keep::Keep;
 use crate::outbox::{Outbox, Step};
 use crate::post::Post;
 use crate::process::Crews;
-use crate::scribe::Scribe;
+use crate::scribe::{Done, Scribe};
 use crate::seal::{LONGEST_DATAGRAM, Seal};
-use crate::store::Opened;
+use crate::store::{Crew, Opened};
 use crate::visitors::{Visitor, Visitors};
 use crate::watchdog::Watchdog;
 
@@ -38,6 +38,8 @@ use crate::watchdog::Watchdog;
 const MOST_AT_ONCE: usize = 64;
 /// While guests are being stopped they are looked at this often.
 const LOOK: Millis = Millis(20);
+/// Processes of guests are looked for this often. A promise is longer than a lease by more than ten times that.
+const SCAN: Millis = Millis(500);
 /// Peers that don't answer are greeted this often, beside what is sent to them anyhow.
 const GREET: Millis = Millis(2_000);
 /// Notes kept for visitors that come later.
@@ -52,7 +54,9 @@ pub(crate) struct Guard {
     outbox: Outbox,
     post: Post,
     crews: Crews,
-    memories: BTreeMap<WardId, Memory>,
+    /// Wards whose guests any home may start.
+    anywhere: BTreeSet<WardId>,
+    next_scan: Time,
     seal: Seal,
     peers: BTreeMap<HostId, Peer>,
     scribe: Scribe,
@@ -88,7 +92,8 @@ impl Guard {
             outbox: Outbox::default(),
             post: Post::default(),
             crews: Crews::default(),
-            memories: BTreeMap::new(),
+            anywhere: BTreeSet::new(),
+            next_scan: Time(0),
             seal: Seal::new(host, key, opened.start, draw(&random)?),
             peers: BTreeMap::new(),
             scribe: Scribe::start(opened.store)?,
@@ -107,40 +112,33 @@ impl Guard {
         };
         guard.pin(opened.peers);
         for (ward, ballot) in opened.ballots {
-            guard.resume(ward, ballot)?;
+            let crew = opened.crews.get(&ward).cloned().unwrap_or_default();
+            guard.resume(ward, ballot, crew)?;
         }
-        guard.stop_strays();
         Ok(guard)
     }
 
-    /// Takes part in a ward from before, going on with its lease if one is left.
-    fn resume(&mut self, ward: WardId, ballot: Ballot) -> io::Result<()> {
-        let (memory, now) = (self.keep.read(ward), clock::now());
-        if memory.kept.is_some_and(|kept| kept.may_execute && now.0 < kept.lease_until_ms) {
+    /// Takes part in a ward from before, going on with its lease if one is left. Without one its guests stand still from
+    /// here on.
+    fn resume(&mut self, ward: WardId, ballot: Ballot, crew: Crew) -> io::Result<()> {
+        let (kept, now) = (self.keep.read(ward), clock::now());
+        if kept.is_some_and(|kept| kept.may_execute && now.0 < kept.lease_until_ms) {
             self.crews.run(ward);
         }
-        self.crews.hold(ward, &memory.processes);
-        let kept = memory.kept;
-        self.memories.insert(ward, memory);
+        self.crews.guests(ward, &crew.guests);
+        if crew.anywhere {
+            self.anywhere.insert(ward);
+        }
         self.add(ward, ballot, kept)
     }
 
-    fn add(&mut self, ward: WardId, ballot: Ballot, kept: Option<roost_ward::Kept>) -> io::Result<()> {
+    fn add(&mut self, ward: WardId, ballot: Ballot, kept: Option<Kept>) -> io::Result<()> {
         let seed = draw(&self.random)?;
+        let replica = if self.anywhere.contains(&ward) { Replica::Stateless } else { Replica::None };
         // The clock began when this machine booted.
-        let (me, booted, replica, rules) = (self.me, Time(0), Replica::None, Rules::ALL);
+        let (me, booted, rules) = (self.me, Time(0), Rules::ALL);
         self.wards.add(clock::now(), ward, Start { me, ballot, kept, replica, booted, seed, rules });
         Ok(())
-    }
-
-    /// A ward whose vote is lost has no lease here, but its guests may be running.
-    fn stop_strays(&mut self) {
-        for ward in self.keep.wards() {
-            if self.wards.get(ward).is_none() {
-                let memory = self.keep.read(ward);
-                self.crews.hold(ward, &memory.processes);
-            }
-        }
     }
 
     /// Runs until it is asked to stop.
@@ -169,6 +167,7 @@ impl Guard {
         let actions = self.wards.wake(clock::now());
         self.perform(actions);
         self.confirm();
+        self.scan();
         self.greet();
         self.send();
         self.visitors.flush();
@@ -177,7 +176,8 @@ impl Guard {
     fn wait(&self) -> io::Result<()> {
         let now = clock::now();
         let look = self.crews.is_stopping().then(|| now + LOOK);
-        let due = [self.wards.deadline(), look, Some(self.next_greeting)].into_iter().flatten().min();
+        let scan = self.crews.has_guests().then_some(self.next_scan);
+        let due = [self.wards.deadline(), look, scan, Some(self.next_greeting)].into_iter().flatten().min();
         let due = due.unwrap_or(self.next_greeting);
         let timeout = if due <= now { PollTimeout::ZERO } else { PollTimeout::NONE };
         let at = TimeSpec::milliseconds(i64::try_from(due.0).unwrap_or(i64::MAX / 1_000_000));
@@ -196,12 +196,17 @@ impl Guard {
     }
 
     fn written(&mut self) {
-        while let Some((ward, well)) = self.scribe.done() {
-            self.founded(ward, well);
-            let steps = self.outbox.written(ward, well);
-            self.step(ward, steps);
-            if !well {
-                self.tell(ward, Event::StoreFailed);
+        while let Some(done) = self.scribe.done() {
+            match done {
+                Done::Wish(visitor, well) => self.visitors.answer(visitor, &talk::written(well)),
+                Done::Vote(ward, well) => {
+                    self.founded(ward, well);
+                    let steps = self.outbox.written(ward, well);
+                    self.step(ward, steps);
+                    if !well {
+                        self.tell(ward, Event::StoreFailed);
+                    }
+                }
             }
         }
     }
@@ -298,8 +303,11 @@ impl Guard {
             // The outbox hands ballots to the scribe.
             Action::Persist(_) => {}
             Action::Keep(kept) => {
-                self.memories.entry(ward).or_default().kept = kept;
-                return self.remember(ward);
+                let kept = self.keep.write(ward, kept);
+                if let Err(why) = &kept {
+                    tracing::error!(%ward, %why, "a lease can't be kept");
+                }
+                return kept.is_ok();
             }
             Action::Send { to, message } => self.post.put(to, Letter { ward, message }),
             Action::Run { order, .. } => {
@@ -315,15 +323,6 @@ impl Guard {
         true
     }
 
-    fn remember(&mut self, ward: WardId) -> bool {
-        let memory = self.memories.entry(ward).or_default();
-        let kept = self.keep.write(ward, memory);
-        if let Err(why) = &kept {
-            tracing::error!(%ward, %why, "a lease can't be kept");
-        }
-        kept.is_ok()
-    }
-
     /// Tells wards whose guests are stopped so.
     fn confirm(&mut self) {
         loop {
@@ -334,6 +333,15 @@ impl Guard {
             for (ward, order) in stopped {
                 self.tell(ward, Event::Stopped { order });
             }
+        }
+    }
+
+    /// A guest that comes up without a lease stands still within [`SCAN`].
+    fn scan(&mut self) {
+        let now = clock::now();
+        if now >= self.next_scan {
+            self.next_scan = now + SCAN;
+            self.crews.scan();
         }
     }
 

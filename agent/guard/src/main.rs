@@ -9,9 +9,9 @@ mod outbox;
 mod post;
 mod privilege;
 mod process;
+mod question;
 mod scribe;
 mod seal;
-mod status;
 mod store;
 mod visitors;
 mod watchdog;
@@ -34,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     let config = Config::load(arguments.config.as_deref())?;
     match arguments.command {
         Command::Run => run(&config),
-        Command::Status => status::show(&config),
+        Command::Ask(question) => question::ask(&config, question),
     }
 }
 

@@ -1,15 +1,17 @@
-//! The kill switch: processes that execute guests, held by descriptor, stopped and let go by signals. Nothing but the
-//! kernel is needed: no libvirt, no monitor, no agent.
+//! The kill switch: processes that execute guests, found by the guest's id on their command line, held by descriptor, stopped
+//! and let go by signals. Nothing but the kernel is needed: no libvirt, no monitor, no agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use roost_protocol::GuestId;
-use roost_ward::door::Process;
 use roost_ward::{Order, WardId};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Before a guest's id on the command line of its QEMU.
+const BEFORE_ID: &[u8] = b"-uuid";
 
 /// The processes of all wards.
 #[derive(Debug, Default)]
@@ -20,14 +22,17 @@ pub(crate) struct Crews {
 /// The processes of one ward.
 #[derive(Debug)]
 struct Crew {
-    held: BTreeMap<GuestId, Held>,
+    guests: BTreeSet<GuestId>,
+    held: BTreeMap<Process, OwnedFd>,
     aim: Aim,
 }
 
-#[derive(Debug)]
-struct Held {
-    process: Process,
-    fd: OwnedFd,
+/// Number and start time together name a process: numbers are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Process {
+    pid: u32,
+    /// Field 22 of `/proc/PID/stat`, clock ticks after boot.
+    started: u64,
 }
 
 /// What its processes should be doing.
@@ -41,25 +46,51 @@ enum Aim {
 }
 
 impl Crews {
-    /// Makes these a ward's processes. One that is new is stopped at once unless the ward's guests run.
-    pub(crate) fn hold(&mut self, ward: WardId, processes: &[Process]) {
-        let crew = self.wards.entry(ward).or_insert(Crew { held: BTreeMap::new(), aim: Aim::Rest });
-        crew.held.retain(|_, held| processes.contains(&held.process) || (crew.aim != Aim::Run && !held.is_gone()));
-        for process in processes {
-            if crew.held.get(&process.guest).is_some_and(|held| held.process == *process) {
-                continue;
-            }
-            let Some(held) = Held::take(process) else { continue };
-            held.signal(crew.aim.signal());
-            crew.held.insert(process.guest, held);
+    /// Makes these a ward's guests. Processes of one that is let off the list while it stands still are held all the same.
+    pub(crate) fn guests(&mut self, ward: WardId, guests: &[GuestId]) {
+        let crew = self.crew(ward);
+        crew.guests = guests.iter().copied().collect();
+        if crew.aim == Aim::Run {
+            crew.held.clear();
         }
+        self.scan();
     }
 
-    /// The processes that are held and live.
-    pub(crate) fn of(&self, ward: WardId) -> Vec<Process> {
-        let crew = self.wards.get(&ward);
-        let held = crew.into_iter().flat_map(|crew| crew.held.values());
-        held.filter(|held| !held.is_gone()).map(|held| held.process.clone()).collect()
+    fn crew(&mut self, ward: WardId) -> &mut Crew {
+        let none = || Crew { guests: BTreeSet::new(), held: BTreeMap::new(), aim: Aim::Rest };
+        self.wards.entry(ward).or_insert_with(none)
+    }
+
+    /// The guests of a ward.
+    pub(crate) fn of(&self, ward: WardId) -> impl Iterator<Item = GuestId> {
+        self.wards.get(&ward).into_iter().flat_map(|crew| crew.guests.iter().copied())
+    }
+
+    /// How many processes of a ward are held and live.
+    pub(crate) fn held(&self, ward: WardId) -> usize {
+        self.wards.get(&ward).map_or(0, |crew| crew.held.values().filter(|fd| !is_gone(fd)).count())
+    }
+
+    /// Whether there is anything to look for.
+    pub(crate) fn has_guests(&self) -> bool {
+        self.wards.values().any(|crew| !crew.guests.is_empty())
+    }
+
+    /// Looks for processes of guests that came up. One whose ward doesn't run here is stopped at once.
+    pub(crate) fn scan(&mut self) {
+        if !self.has_guests() {
+            return;
+        }
+        let Ok(listing) = fs::read_dir("/proc") else { return };
+        for pid in listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()) {
+            let Some(guest) = guest_of(pid) else { continue };
+            for crew in self.wards.values_mut().filter(|crew| crew.guests.contains(&guest)) {
+                crew.take(pid);
+            }
+        }
+        for crew in self.wards.values_mut() {
+            crew.held.retain(|_, fd| !is_gone(fd));
+        }
     }
 
     /// Lets them execute.
@@ -78,11 +109,13 @@ impl Crews {
     }
 
     fn aim(&mut self, ward: WardId, aim: Aim) {
-        let crew = self.wards.entry(ward).or_insert(Crew { held: BTreeMap::new(), aim });
+        let crew = self.crew(ward);
         crew.aim = aim;
-        for held in crew.held.values() {
-            held.signal(aim.signal());
+        for (process, fd) in &crew.held {
+            signal(*process, fd, aim.signal());
         }
+        // What came up since the last look is stopped too.
+        self.scan();
     }
 
     /// Whether somebody must look again soon.
@@ -98,12 +131,11 @@ impl Crews {
         let mut done = Vec::new();
         for (ward, crew) in &mut self.wards {
             let order = match crew.aim {
-                Aim::Pause(order) if crew.held.values().all(Held::is_stopped) => order,
-                Aim::Kill(order) if crew.held.values().all(Held::is_gone) => order,
+                Aim::Pause(order) if crew.held.iter().all(|(process, fd)| is_stopped(*process, fd)) => order,
+                Aim::Kill(order) if crew.held.values().all(is_gone) => order,
                 Aim::Run | Aim::Pause(_) | Aim::Kill(_) | Aim::Rest => continue,
             };
             crew.aim = Aim::Rest;
-            crew.held.retain(|_, held| !held.is_gone());
             done.push((*ward, order));
         }
         done
@@ -120,33 +152,48 @@ impl Aim {
     }
 }
 
-impl Held {
-    /// None if it is gone, or its number is another's now.
-    fn take(process: &Process) -> Option<Self> {
-        let pid = Pid::from_raw(i32::try_from(process.pid).ok()?)?;
-        let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-        // Read with the descriptor in hand: it was this process that was opened.
-        (started(process.pid) == Some(process.started)).then(|| Self { process: process.clone(), fd })
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Err(why) = pidfd_send_signal(&self.fd, signal)
-            && why != rustix::io::Errno::SRCH
-        {
-            tracing::error!(pid = self.process.pid, ?signal, %why, "a guest's process can't be signalled");
+impl Crew {
+    fn take(&mut self, pid: u32) {
+        let Some(process) = started(pid).map(|started| Process { pid, started }) else { return };
+        if self.held.contains_key(&process) {
+            return;
+        }
+        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+        let Ok(fd) = pidfd_open(number, PidfdFlags::NONBLOCK) else { return };
+        // Read again with the descriptor in hand: it was this process that was opened.
+        if started(pid) == Some(process.started) {
+            if self.aim != Aim::Run {
+                signal(process, &fd, self.aim.signal());
+            }
+            self.held.insert(process, fd);
         }
     }
+}
 
-    /// All its threads ended.
-    fn is_gone(&self) -> bool {
-        let mut ask = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut ask, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+fn signal(process: Process, fd: &OwnedFd, signal: Signal) {
+    if let Err(why) = pidfd_send_signal(fd, signal)
+        && why != rustix::io::Errno::SRCH
+    {
+        tracing::error!(pid = process.pid, ?signal, %why, "a guest's process can't be signalled");
     }
+}
 
-    /// Gone, or each of its threads stands still.
-    fn is_stopped(&self) -> bool {
-        self.is_gone() || threads_stand(self.process.pid).unwrap_or(false)
-    }
+/// All its threads ended.
+fn is_gone(fd: &OwnedFd) -> bool {
+    let mut ask = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut ask, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// Gone, or each of its threads stands still.
+fn is_stopped(process: Process, fd: &OwnedFd) -> bool {
+    is_gone(fd) || threads_stand(process.pid).unwrap_or(false)
+}
+
+/// The guest that a process executes, if it is a QEMU that libvirt started.
+fn guest_of(pid: u32) -> Option<GuestId> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != BEFORE_ID);
+    std::str::from_utf8(words.nth(1)?).ok()?.parse().ok()
 }
 
 /// Whether each thread is stopped or dead.
@@ -161,7 +208,7 @@ fn threads_stand(pid: u32) -> Option<bool> {
 }
 
 /// When a process was started, clock ticks after boot.
-pub(crate) fn started(pid: u32) -> Option<u64> {
+fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // Field 22; `fields` begins with the third.
     fields(&stat)?.get(19)?.parse().ok()
@@ -181,29 +228,34 @@ mod test {
 
     const WARD: WardId = WardId(1);
 
-    /// A child that is ended with the test.
-    struct Sleeper(Child);
+    /// A child that looks like a guest's QEMU and is ended with the test.
+    struct Guest {
+        child: Child,
+        id: GuestId,
+    }
 
-    impl Sleeper {
-        fn new() -> Self {
-            Self(Command::new("sleep").arg("600").spawn().unwrap())
-        }
-
-        fn process(&self) -> Process {
-            let pid = self.0.id();
-            Process { guest: GuestId::from_u128(u128::from(pid)), pid, started: started(pid).unwrap() }
+    impl Guest {
+        fn new(number: u32) -> Self {
+            let id = GuestId::from_u128((u128::from(std::process::id()) << 64) | u128::from(number));
+            let id_text = id.to_string();
+            let mut command = Command::new("sh");
+            command.args(["-c", "read never", "sh", "-uuid", &id_text]);
+            let child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+            let guest = Self { child, id };
+            eventually(|| guest_of(guest.child.id()) == Some(id));
+            guest
         }
 
         fn state(&self) -> String {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
             fields(&stat).unwrap()[0].to_owned()
         }
     }
 
-    impl Drop for Sleeper {
+    impl Drop for Guest {
         fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 
@@ -215,57 +267,62 @@ mod test {
         }
     }
 
-    #[test]
-    fn a_process_stands_still_until_its_ward_runs_and_at_its_end() {
-        let (mut crews, sleeper) = (Crews::default(), Sleeper::new());
-        crews.hold(WARD, &[sleeper.process()]);
-        eventually(|| sleeper.state() == "T");
-        crews.run(WARD);
-        eventually(|| sleeper.state() == "S");
-        crews.pause(WARD, Order(3));
-        assert!(crews.is_stopping());
+    fn stopped(crews: &mut Crews) -> Vec<(WardId, Order)> {
         let mut told = Vec::new();
         eventually(|| {
             told.extend(crews.stopped());
             !told.is_empty()
         });
-        assert_eq!((told, sleeper.state().as_str()), (vec![(WARD, Order(3))], "T"));
+        told
+    }
+
+    #[test]
+    fn a_guest_stands_still_until_its_ward_runs_and_at_its_end() {
+        let (mut crews, guest) = (Crews::default(), Guest::new(1));
+        crews.guests(WARD, &[guest.id]);
+        eventually(|| guest.state() == "T");
+        crews.run(WARD);
+        eventually(|| guest.state() == "S");
+        crews.pause(WARD, Order(3));
+        assert!(crews.is_stopping());
+        assert_eq!((stopped(&mut crews), guest.state().as_str()), (vec![(WARD, Order(3))], "T"));
         assert!(!crews.is_stopping() && crews.stopped().is_empty());
     }
 
     #[test]
-    fn a_killed_process_is_confirmed_only_when_it_is_gone() {
-        let (mut crews, mut sleeper) = (Crews::default(), Sleeper::new());
-        crews.hold(WARD, &[sleeper.process()]);
-        crews.kill(WARD, Order(4));
-        let mut told = Vec::new();
-        eventually(|| {
-            told.extend(crews.stopped());
-            !told.is_empty()
-        });
-        assert_eq!(told, [(WARD, Order(4))]);
-        assert!(!sleeper.0.wait().unwrap().success());
-        assert!(crews.of(WARD).is_empty());
-    }
-
-    #[test]
-    fn a_number_that_is_another_s_now_is_left_alone() {
-        let (mut crews, sleeper) = (Crews::default(), Sleeper::new());
-        let process = sleeper.process();
-        crews.hold(WARD, &[Process { started: process.started + 1, ..process }]);
-        crews.kill(WARD, Order(1));
-        assert_eq!(crews.stopped(), [(WARD, Order(1))]);
-        assert_ne!(sleeper.state(), "Z");
-    }
-
-    #[test]
-    fn a_process_can_t_be_taken_off_the_list_to_run_on() {
-        let (mut crews, sleeper) = (Crews::default(), Sleeper::new());
-        crews.hold(WARD, &[sleeper.process()]);
-        crews.hold(WARD, &[]);
-        assert_eq!(crews.of(WARD), [sleeper.process()]);
+    fn a_guest_that_comes_up_without_a_lease_is_stopped_and_with_one_is_not() {
+        let mut crews = Crews::default();
+        let id = |number: u32| GuestId::from_u128((u128::from(std::process::id()) << 64) | u128::from(number));
+        crews.guests(WARD, &[id(2), id(3)]);
+        let late = Guest::new(2);
+        crews.scan();
+        eventually(|| late.state() == "T");
         crews.run(WARD);
-        crews.hold(WARD, &[]);
-        assert!(crews.of(WARD).is_empty());
+        let later = Guest::new(3);
+        crews.scan();
+        assert_eq!(crews.held(WARD), 2);
+        assert_ne!(later.state(), "T");
+        crews.pause(WARD, Order(1));
+        stopped(&mut crews);
+        assert_eq!((late.state().as_str(), later.state().as_str()), ("T", "T"));
+    }
+
+    #[test]
+    fn a_killed_guest_is_confirmed_only_when_it_is_gone() {
+        let (mut crews, mut guest) = (Crews::default(), Guest::new(4));
+        crews.guests(WARD, &[guest.id]);
+        crews.kill(WARD, Order(4));
+        assert_eq!(stopped(&mut crews), [(WARD, Order(4))]);
+        assert!(!guest.child.wait().unwrap().success());
+        assert_eq!(crews.held(WARD), 0);
+    }
+
+    #[test]
+    fn others_are_left_alone() {
+        let (mut crews, guest) = (Crews::default(), Guest::new(5));
+        crews.guests(WARD, &[GuestId::from_u128(1)]);
+        crews.kill(WARD, Order(1));
+        assert_eq!(stopped(&mut crews), [(WARD, Order(1))]);
+        assert_eq!(guest.state(), "S");
     }
 }

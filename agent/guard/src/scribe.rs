@@ -9,9 +9,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use roost_ward::door::{MOST_WARDS, Peer};
 use roost_ward::{Ballot, WardId};
 
-use crate::store::Store;
+use crate::store::{Crew, Store};
+use crate::visitors::Visitor;
 
-/// One ballot of each ward may wait, and the peers.
+/// One ballot of each ward may wait, and a wish of each visitor.
 const WAITING: usize = MOST_WARDS + 8;
 /// SQLite's deepest calls need less than a quarter of it; all of it stays in memory.
 const STACK: usize = 256 << 10;
@@ -20,14 +21,23 @@ const STACK: usize = 256 << 10;
 #[derive(Debug)]
 enum Job {
     Vote(WardId, Box<Ballot>),
-    Peers(Vec<Peer>),
+    Peers(Visitor, Vec<Peer>),
+    Crew(Visitor, WardId, Crew),
+}
+
+/// What was written, or not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Done {
+    Vote(WardId, bool),
+    /// What this visitor asked for.
+    Wish(Visitor, bool),
 }
 
 /// The thread, from outside.
 #[derive(Debug)]
 pub(crate) struct Scribe {
     jobs: SyncSender<Job>,
-    done: Receiver<(WardId, bool)>,
+    done: Receiver<Done>,
     bell: Arc<EventFd>,
 }
 
@@ -49,8 +59,12 @@ impl Scribe {
         self.jobs.try_send(Job::Vote(ward, ballot)).is_ok()
     }
 
-    pub(crate) fn peers(&self, peers: Vec<Peer>) -> bool {
-        self.jobs.try_send(Job::Peers(peers)).is_ok()
+    pub(crate) fn peers(&self, visitor: Visitor, peers: Vec<Peer>) -> bool {
+        self.jobs.try_send(Job::Peers(visitor, peers)).is_ok()
+    }
+
+    pub(crate) fn crew(&self, visitor: Visitor, ward: WardId, crew: Crew) -> bool {
+        self.jobs.try_send(Job::Crew(visitor, ward, crew)).is_ok()
     }
 
     /// Readable when something was written.
@@ -58,8 +72,8 @@ impl Scribe {
         self.bell.as_fd()
     }
 
-    /// The next ballot that was written, or not.
-    pub(crate) fn done(&self) -> Option<(WardId, bool)> {
+    /// The next thing that was written, or not.
+    pub(crate) fn done(&self) -> Option<Done> {
         match self.done.try_recv() {
             Ok(done) => Some(done),
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
@@ -71,26 +85,22 @@ impl Scribe {
     }
 }
 
-fn write(store: &Store, work: &Receiver<Job>, tell: &SyncSender<(WardId, bool)>, bell: &EventFd) {
+fn write(store: &Store, work: &Receiver<Job>, tell: &SyncSender<Done>, bell: &EventFd) {
     while let Ok(job) = work.recv() {
-        let done = match job {
-            Job::Vote(ward, ballot) => {
-                let written = store.vote(ward, &ballot);
-                if let Err(why) = &written {
-                    tracing::error!(%ward, why = %crate::chain(why), "a ballot could not be written");
-                }
-                Some((ward, written.is_ok()))
-            }
-            Job::Peers(peers) => {
-                if let Err(why) = store.peers(&peers) {
-                    tracing::error!(why = %crate::chain(&why), "the peers could not be written");
-                }
-                None
-            }
+        let written = match &job {
+            Job::Vote(ward, ballot) => store.vote(*ward, ballot),
+            Job::Peers(_, peers) => store.peers(peers),
+            Job::Crew(_, ward, crew) => store.crew(*ward, crew),
         };
-        if let Some(done) = done
-            && tell.send(done).is_err()
-        {
+        if let Err(why) = &written {
+            tracing::error!(why = %crate::chain(why), "the vote store can't be written");
+        }
+        let well = written.is_ok();
+        let done = match job {
+            Job::Vote(ward, _) => Done::Vote(ward, well),
+            Job::Peers(visitor, _) | Job::Crew(visitor, ..) => Done::Wish(visitor, well),
+        };
+        if tell.send(done).is_err() {
             return;
         }
         // It rings already if it can't.

@@ -2,6 +2,7 @@
 //! A store that is damaged, lost or a copy of another is replaced by one of an incarnation that was never used, which no
 //! council counts until it is admitted.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
-use roost_protocol::codec;
+use roost_protocol::{GuestId, codec};
 use roost_ward::door::Peer;
 use roost_ward::{Ballot, WardId};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -23,6 +24,7 @@ const CACHE_KIB: i64 = 256;
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE ballot (ward INTEGER PRIMARY KEY, ballot BLOB NOT NULL) STRICT;
+CREATE TABLE crew (ward INTEGER PRIMARY KEY, crew BLOB NOT NULL) STRICT;
 ";
 
 /// Why the store can't be used.
@@ -57,7 +59,16 @@ pub(crate) struct Opened {
     /// Our key, as PKCS #8.
     pub(crate) key: Vec<u8>,
     pub(crate) ballots: Vec<(WardId, Ballot)>,
+    pub(crate) crews: BTreeMap<WardId, Crew>,
     pub(crate) peers: Vec<Peer>,
+}
+
+/// The guests of a ward.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Crew {
+    pub(crate) guests: Vec<GuestId>,
+    /// Any home may start them.
+    pub(crate) anywhere: bool,
 }
 
 /// The open store.
@@ -100,6 +111,7 @@ impl Opened {
             start,
             key: store.meta("key")?.ok_or_else(damaged)?,
             ballots: store.ballots()?,
+            crews: store.crews()?,
             peers: store
                 .meta("peers")?
                 .map_or(Ok(Vec::new()), |bytes| codec::decode(&bytes))
@@ -164,16 +176,34 @@ impl Store {
         self.connection.execute(sql, params![key, value]).map_err(StoreError::Write).map(drop)
     }
 
-    fn ballots(&self) -> Result<Vec<(WardId, Ballot)>, StoreError> {
-        let mut rows = self.connection.prepare("SELECT ward, ballot FROM ballot").map_err(StoreError::Read)?;
-        let read = rows.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
+    fn rows(&self, sql: &str) -> Result<Vec<(WardId, Vec<u8>)>, StoreError> {
+        let mut rows = self.connection.prepare(sql).map_err(StoreError::Read)?;
+        let read = rows.query_map([], |row| Ok((WardId(row.get::<_, i64>(0)?.cast_unsigned()), row.get(1)?)));
         let read: Result<Vec<_>, _> = read.map_err(StoreError::Read)?.collect();
-        let read = read.map_err(StoreError::Read)?;
-        let ballots = read.into_iter().map(|(ward, bytes)| {
+        read.map_err(StoreError::Read)
+    }
+
+    fn ballots(&self) -> Result<Vec<(WardId, Ballot)>, StoreError> {
+        let understood = self.rows("SELECT ward, ballot FROM ballot")?.into_iter().map(|(ward, bytes)| {
             let ballot = codec::decode(&bytes).map_err(|error| StoreError::Damaged(error.to_string()))?;
-            Ok((WardId(ward.cast_unsigned()), ballot))
+            Ok((ward, ballot))
         });
-        ballots.collect()
+        understood.collect()
+    }
+
+    fn crews(&self) -> Result<BTreeMap<WardId, Crew>, StoreError> {
+        let understood = self.rows("SELECT ward, crew FROM crew")?.into_iter().map(|(ward, bytes)| {
+            let (guests, anywhere) = codec::decode(&bytes).map_err(|error| StoreError::Damaged(error.to_string()))?;
+            Ok((ward, Crew { guests, anywhere }))
+        });
+        understood.collect()
+    }
+
+    /// On stable storage when this returns.
+    pub(crate) fn crew(&self, ward: WardId, crew: &Crew) -> Result<(), StoreError> {
+        let sql = "INSERT INTO crew VALUES (?1, ?2) ON CONFLICT (ward) DO UPDATE SET crew = ?2";
+        let bytes = codec::encode(&(crew.guests.clone(), crew.anywhere));
+        self.connection.execute(sql, params![ward.0.cast_signed(), bytes]).map_err(StoreError::Write).map(drop)
     }
 
     /// On stable storage when this returns.

@@ -9,7 +9,7 @@ use crate::event::{Bars, Change, Replica};
 use crate::id::{MemberId, WardId};
 use crate::ward::Standing;
 
-/// Longest frame, bytes: 512 guests in one list, at some 60 bytes each.
+/// Longest frame, bytes: 256 wards of some 200 bytes, and 512 guests of 17.
 pub const LONGEST_FRAME: usize = 64 << 10;
 /// Most peers of one guard: a host is in some 40 wards with 5 members each.
 pub const MOST_PEERS: usize = 256;
@@ -17,8 +17,8 @@ pub const MOST_PEERS: usize = 256;
 pub const MOST_ADDRESSES: usize = 4;
 /// Most wards on one machine.
 pub const MOST_WARDS: usize = 256;
-/// Most processes of one ward: as many as a host has guests.
-pub const MOST_PROCESSES: usize = 512;
+/// Most guests of all wards on one machine.
+pub const MOST_GUESTS: usize = 512;
 
 /// Another guard, whose key is pinned: no certificate and no date decides whether it is heard.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -32,18 +32,6 @@ pub struct Peer {
     /// As text, since they are shown to people too: `10.0.0.1:7946`.
     #[n(2)]
     pub addresses: Vec<String>,
-}
-
-/// A process that executes a guest. Number and start time together name it: numbers are used again.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Process {
-    #[n(0)]
-    pub guest: GuestId,
-    #[n(1)]
-    pub pid: u32,
-    /// Field 22 of `/proc/PID/stat`, clock ticks after boot.
-    #[n(2)]
-    pub started: u64,
 }
 
 /// What a visitor asks.
@@ -70,13 +58,16 @@ pub enum Request {
         #[n(1)]
         what: Told,
     },
-    /// All processes of a ward's guests from now on. They execute only while the ward's lease holds.
+    /// All guests of a ward from now on; kept. Whatever executes one of them does so only while the ward's lease holds.
     #[n(4)]
-    Hold {
+    Guests {
         #[n(0)]
         ward: WardId,
         #[n(1)]
-        processes: Vec<Process>,
+        guests: Vec<GuestId>,
+        /// They keep nothing, or lie on storage that all homes reach: any home may start them.
+        #[n(2)]
+        anywhere: bool,
     },
     /// Notes from this one on, now and as they come; later requests are answered all the same.
     #[n(5)]
@@ -147,16 +138,8 @@ pub enum Reply {
     Refused(#[n(0)] String),
     #[n(2)]
     Status(#[n(0)] Status),
-    /// To `Hold`: whether the guests may execute now.
-    #[n(3)]
-    Held {
-        #[n(0)]
-        may_run: bool,
-        #[n(1)]
-        epoch: Epoch,
-    },
     /// Not an answer: something happened.
-    #[n(4)]
+    #[n(3)]
     Note(#[n(0)] Note),
 }
 
@@ -235,8 +218,11 @@ pub struct Status {
     pub wards: Vec<WardStatus>,
     #[n(4)]
     pub peers: Vec<PeerStatus>,
-    /// The number of the next note.
+    /// The number of the first note that is remembered …
     #[n(5)]
+    pub first_note: u64,
+    /// … and of the next one.
+    #[n(6)]
     pub next_note: u64,
 }
 
@@ -259,7 +245,13 @@ pub struct WardStatus {
     pub policy: Policy,
     #[n(6)]
     pub members: Vec<MemberId>,
+    /// Whether its guests may execute here now.
     #[n(7)]
+    pub may_run: bool,
+    #[n(8)]
+    pub guests: Vec<GuestId>,
+    /// What of them executes here, or stands still.
+    #[n(9)]
     pub processes: u32,
 }
 

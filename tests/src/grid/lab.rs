@@ -67,6 +67,11 @@ impl Lab {
         self.script(&[word, &host.to_string()]).map(drop)
     }
 
+    /// Has a host lose so many percent of its frames, both ways.
+    pub fn loss(&self, host: u8, percent: u8) -> Result<()> {
+        self.script(&["loss", &host.to_string(), &percent.to_string()]).map(drop)
+    }
+
     /// Folder with the test guests, built at the first use.
     pub fn guest_folder(&self) -> Result<PathBuf> {
         let folder = cache()?.join("guest");

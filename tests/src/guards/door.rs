@@ -23,16 +23,11 @@ impl Door {
         Ok(Self(stream))
     }
 
-    /// Asks, and waits for the next frame.
+    /// Asks, and waits for the answer.
     pub fn ask(&mut self, request: &Request) -> Result<Reply> {
         let bytes = codec::encode(request);
         self.0.write_all(&u32::try_from(bytes.len())?.to_be_bytes())?;
         self.0.write_all(&bytes)?;
-        self.hear()
-    }
-
-    /// The next frame.
-    pub fn hear(&mut self) -> Result<Reply> {
         let mut length = [0; 4];
         self.0.read_exact(&mut length)?;
         let length = usize::try_from(u32::from_be_bytes(length))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::grid::{Lab, START, text, until};
+use crate::grid::{Lab, START, eventually, text};
 
 /// It stops itself first, as a guest that was started paused. Clock 7 is CLOCK_BOOTTIME.
 const PROGRAM: &str = "kill 'STOP', $$; open F, '>>', shift; select F; $| = 1; \
@@ -18,22 +18,28 @@ pub struct Recorder {
     lab: Arc<Lab>,
     host: u8,
     file: PathBuf,
-    pub pid: u32,
-    pub started: u64,
+    pid: u32,
 }
 
 impl Recorder {
     pub(super) fn start(lab: &Arc<Lab>, host: u8) -> Result<Self> {
         let file = lab.folder().join(format!("ticks-{host}"));
-        let words = ["perl", "-MTime::HiRes=clock_gettime,sleep", "-e", PROGRAM, text(&file)?];
+        let guest = super::GUEST.to_string();
+        let words = ["perl", "-MTime::HiRes=clock_gettime,sleep", "-e", PROGRAM, text(&file)?, "-uuid", &guest];
         let pid = lab.spawn(host, &lab.folder().join(format!("recorder-{host}.log")), &words)?;
-        let started = until("the recorder stands still", START, || {
-            let stat = lab.exec(host, &["cat", &format!("/proc/{pid}/stat")])?;
-            let fields: Vec<&str> = stat.rsplit_once(") ").context("its name")?.1.split(' ').collect();
-            ensure!(fields[0] == "T", "it is {}", fields[0]);
-            Ok(fields[19].parse()?)
+        let recorder = Self { lab: Arc::clone(lab), host, file, pid };
+        eventually("the recorder stands still", START, || {
+            let state = recorder.state()?;
+            ensure!(state == "T", "it is {state}");
+            Ok(())
         })?;
-        Ok(Self { lab: Arc::clone(lab), host, file, pid, started })
+        Ok(recorder)
+    }
+
+    /// What libvirt does last when it starts a guest.
+    pub fn resume(&self) -> Result<()> {
+        self.lab.exec(self.host, &["kill", "-CONT", &self.pid.to_string()])?;
+        eventually("it executes", START, || self.ticks().map(drop))
     }
 
     /// When it executed, ms: the first and the last moment, and the longest time between two.

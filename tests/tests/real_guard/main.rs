@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use roost_tests::grid::{eventually, lasts, wanted};
-use roost_tests::guards::{Guards, now_ms};
-use roost_ward::door::Kind;
-use roost_ward::{Profile, Standing};
+use roost_tests::guards::{Guards, Recorder, now_ms};
+use roost_ward::Standing;
 
 /// Lease of the fast profile, and the time that pausing may take on a loaded machine.
 const LEASE_MS: u64 = 4_000;
@@ -16,6 +15,8 @@ const PAUSE_MS: u64 = 1_000;
 const TAKEN_OVER: Duration = Duration::from_secs(20);
 /// The same on an idle machine: the figure that is promised.
 const PROMISED_MS: u64 = 14_000;
+/// A ward that is given up is another's within this.
+const HANDED_OVER_MS: u64 = 4_000;
 
 fn story(tell: impl FnOnce(&mut Guards) -> Result<()>) {
     if !wanted() {
@@ -28,31 +29,35 @@ fn story(tell: impl FnOnce(&mut Guards) -> Result<()>) {
     }
 }
 
-/// The second host owns the ward and its recorder began; how long after `since`.
-fn taken_over(guards: &Guards, since: u64, first_stopped: impl FnOnce(u64) -> Result<()>) -> Result<u64> {
+/// Two recorders of the ward's guest: on the first home it executes, on the second it stands still.
+fn recorders(guards: &Guards) -> Result<(Recorder, Recorder)> {
+    guards.found(&[1, 2], "fast")?;
+    let (first, second) = (guards.recorder(1)?, guards.recorder(2)?);
+    first.resume()?;
+    Ok((first, second))
+}
+
+/// The second home's guest executes; how long after `since`, and since when.
+fn taken_over(guards: &Guards, second: &Recorder, since: u64) -> Result<(u64, u64)> {
     guards.await_standing(2, Standing::Running, TAKEN_OVER)?;
-    let began = guards.record(2)?.ticks()?.0;
-    first_stopped(began)?;
-    Ok(began - since)
+    eventually("the guest executes on host 2", TAKEN_OVER, || second.ticks().map(drop))?;
+    let began = second.ticks()?.0;
+    let after = began - since;
+    ensure!(after <= PROMISED_MS, "it took {after} ms");
+    Ok((after, began))
 }
 
 #[test]
 fn real_cut_host_s_guest_stands_still_before_another_runs() {
     story(|guards| {
-        guards.found(&[1, 2], Profile::Fast)?;
-        let first = guards.record(1)?;
+        let (first, second) = recorders(guards)?;
         let cut = now_ms()?;
         guards.lab.host("cut", 1)?;
-        let after = taken_over(guards, cut, |began| {
-            let stopped = first.ticks()?.1;
-            ensure!(stopped < began, "host 1 executed until {stopped}, host 2 from {began} on");
-            ensure!(stopped <= cut + LEASE_MS + PAUSE_MS, "it stood still {} ms after the cut", stopped - cut);
-            println!("cut: stood still after {} ms", stopped - cut);
-            Ok(())
-        })?;
-        println!("cut: executes on the other host after {after} ms");
-        ensure!(after <= PROMISED_MS, "it took {after} ms");
+        let (after, began) = taken_over(guards, &second, cut)?;
         let stopped = first.ticks()?.1;
+        println!("cut: stood still after {} ms, executes on the other host after {after} ms", stopped - cut);
+        ensure!(stopped < began, "host 1 executed until {stopped}, host 2 from {began} on");
+        ensure!(stopped <= cut + LEASE_MS + PAUSE_MS, "it stood still {} ms after the cut", stopped - cut);
         guards.lab.host("heal", 1)?;
         guards.await_standing(1, Standing::Off, TAKEN_OVER)?;
         ensure!((first.state()?.as_str(), first.ticks()?.1) == ("T", stopped), "the returned host's guest runs again");
@@ -64,18 +69,14 @@ fn real_cut_host_s_guest_stands_still_before_another_runs() {
 #[test]
 fn real_hanging_guard_s_host_is_ended_by_its_watchdog() {
     story(|guards| {
-        guards.found(&[1, 2], Profile::Fast)?;
-        let first = guards.record(1)?;
+        let (first, second) = recorders(guards)?;
         let hung = now_ms()?;
         guards.signal(1, "STOP")?;
-        let after = taken_over(guards, hung, |began| {
-            let stopped = first.ticks()?.1;
-            ensure!(stopped < began, "host 1 executed until {stopped}, host 2 from {began} on");
-            Ok(())
-        })?;
-        println!("hung: executes on the other host after {after} ms");
+        let (after, began) = taken_over(guards, &second, hung)?;
+        let stopped = first.ticks()?.1;
+        println!("hung: ended after {} ms, executes on the other host after {after} ms", stopped - hung);
+        ensure!(stopped < began, "host 1 executed until {stopped}, host 2 from {began} on");
         ensure!(guards.was_reset(1), "the watchdog did not end the host");
-        ensure!(after <= PROMISED_MS, "it took {after} ms");
         Ok(())
     });
 }
@@ -83,28 +84,34 @@ fn real_hanging_guard_s_host_is_ended_by_its_watchdog() {
 #[test]
 fn real_dead_host_s_ward_runs_elsewhere_and_stays_there() {
     story(|guards| {
-        guards.found(&[1, 2], Profile::Fast)?;
-        drop(guards.record(1)?);
+        let (_, second) = recorders(guards)?;
         let died = now_ms()?;
         guards.power_off(1)?;
-        let after = taken_over(guards, died, |_| Ok(()))?;
+        let (after, _) = taken_over(guards, &second, died)?;
         println!("dead: executes on the other host after {after} ms");
-        let told: Vec<Kind> = guards.notes(2)?.into_iter().map(|note| note.kind).collect();
-        let chain = [Kind::Suspect, Kind::Candidacy, Kind::Won, Kind::Runs];
-        ensure!(told.ends_with(&chain), "the cause chain is {told:?}");
-        ensure!(after <= PROMISED_MS, "it took {after} ms");
+        let told = guards.command(2, &["explain", "--ward", "7"])?;
+        for why in ["was not heard", "asks whether it may stand", "with the votes of", "a majority granted a lease"] {
+            ensure!(told.contains(why), "explained as\n{told}");
+        }
         guards.power_on(1)?;
         lasts(Duration::from_secs(5));
         guards.await_standing(1, Standing::Off, TAKEN_OVER)?;
-        guards.await_standing(2, Standing::Running, TAKEN_OVER)
+        guards.await_standing(2, Standing::Running, TAKEN_OVER)?;
+        // What comes up there all the same, as by a libvirt that starts guests at boot, stands still at once.
+        let stale = guards.recorder(1)?;
+        stale.resume()?;
+        eventually("the stale guest stands still", TAKEN_OVER, || {
+            let state = stale.state()?;
+            ensure!(state == "T", "it is {state}");
+            Ok(())
+        })
     });
 }
 
 #[test]
 fn real_killed_guard_comes_back_and_no_guest_notices() {
     story(|guards| {
-        guards.found(&[1, 2], Profile::Fast)?;
-        let first = guards.record(1)?;
+        let (first, second) = recorders(guards)?;
         for _ in 0..3 {
             guards.signal(1, "KILL")?;
             guards.spawn(1)?;
@@ -112,15 +119,48 @@ fn real_killed_guard_comes_back_and_no_guest_notices() {
         }
         // Longer than a lease: it was renewed and not only lived on.
         lasts(Duration::from_secs(6));
-        let (before, seen) = (now_ms()?, first.ticks()?.1);
-        ensure!(seen + PAUSE_MS > before, "it stands still");
+        let seen = first.ticks()?.1;
         eventually("it goes on", TAKEN_OVER, || {
             ensure!(first.ticks()?.1 > seen, "it stands still");
             Ok(())
         })?;
         println!("guard killed three times: longest pause of the guest {} ms", first.ticks()?.2);
         ensure!(first.ticks()?.2 < PAUSE_MS, "it stood still for {} ms", first.ticks()?.2);
+        ensure!(second.ticks().is_err(), "it executed on the other host");
         println!("guard: {} KiB resident", guards.memory_kib(1)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn real_released_ward_moves_without_the_wait() {
+    story(|guards| {
+        let (first, second) = recorders(guards)?;
+        let asked = now_ms()?;
+        guards.command(1, &["release", "7"])?;
+        let (after, began) = taken_over(guards, &second, asked)?;
+        println!("released: executes on the other host after {after} ms");
+        ensure!(first.ticks()?.1 < began, "it executed on both");
+        ensure!(after < HANDED_OVER_MS, "it took {after} ms");
+        Ok(())
+    });
+}
+
+#[test]
+fn real_loss_of_a_third_and_a_dead_voter_pause_nothing() {
+    story(|guards| {
+        let (first, second) = recorders(guards)?;
+        guards.power_off(3)?;
+        lasts(Duration::from_secs(8));
+        guards.power_on(3)?;
+        guards.introduce()?;
+        guards.await_standing(3, Standing::Off, TAKEN_OVER)?;
+        guards.lab.loss(2, 30)?;
+        lasts(Duration::from_secs(20));
+        let (_, last, gap) = first.ticks()?;
+        println!("dead voter, then 30 % loss: longest pause of the guest {gap} ms");
+        ensure!(gap < PAUSE_MS && last + PAUSE_MS > now_ms()?, "it stood still for {gap} ms");
+        ensure!(second.ticks().is_err(), "it executed on the other host");
         Ok(())
     });
 }

@@ -1,15 +1,22 @@
 //! What visitors ask of the guard, and what they are answered.
 
-use roost_protocol::Epoch;
+use std::collections::BTreeSet;
+
+use roost_protocol::GuestId;
 use roost_ward::door::{
-    MOST_ADDRESSES, MOST_PEERS, MOST_PROCESSES, MOST_WARDS, Peer, PeerStatus, Process, Reply, Request, Status, Told,
-    WardStatus,
+    MOST_ADDRESSES, MOST_GUESTS, MOST_PEERS, MOST_WARDS, Peer, PeerStatus, Reply, Request, Status, Told, WardStatus,
 };
-use roost_ward::{Action, Ballot, Council, Event, Policy, Rules, Standing, WardId};
+use roost_ward::{Action, Ballot, Council, Event, Policy, Replica, Rules, Standing, WardId};
 
 use super::{Guard, sockets};
 use crate::clock;
+use crate::store::Crew;
 use crate::visitors::Visitor;
+
+/// The answer to what had to be written.
+pub(super) fn written(well: bool) -> Reply {
+    if well { Reply::Done } else { Reply::Refused("the vote store can't be written".to_owned()) }
+}
 
 impl Guard {
     pub(super) fn talk(&mut self) {
@@ -24,10 +31,10 @@ impl Guard {
     fn asked(&mut self, visitor: Visitor, request: Request) -> Option<Reply> {
         let answer = match request {
             Request::Status => Ok(Reply::Status(self.status())),
-            Request::Peers(peers) => self.take_peers(peers),
+            Request::Peers(peers) => return self.take_peers(visitor, peers),
             Request::Found { ward, council } => return self.found(visitor, ward, council),
             Request::Tell { ward, what } => self.told(ward, what),
-            Request::Hold { ward, processes } => self.hold(ward, processes),
+            Request::Guests { ward, guests, anywhere } => return self.guests(visitor, ward, guests, anywhere),
             Request::Follow { from } => {
                 self.visitors.answer(visitor, &Reply::Done);
                 self.follow(visitor, from);
@@ -37,20 +44,20 @@ impl Guard {
         Some(answer.unwrap_or_else(Reply::Refused))
     }
 
-    fn take_peers(&mut self, peers: Vec<Peer>) -> Result<Reply, String> {
+    /// Answers once they are on disk.
+    fn take_peers(&mut self, visitor: Visitor, peers: Vec<Peer>) -> Option<Reply> {
         if peers.len() > MOST_PEERS {
-            return Err(format!("at most {MOST_PEERS} peers"));
+            return Some(Reply::Refused(format!("at most {MOST_PEERS} peers")));
         }
         let sound =
             |peer: &Peer| peer.addresses.len() <= MOST_ADDRESSES && sockets(peer).count() == peer.addresses.len();
         if let Some(bad) = peers.iter().find(|peer| !sound(peer)) {
-            return Err(format!("{}: up to {MOST_ADDRESSES} addresses such as 10.0.0.1:7946", bad.id));
+            let what = format!("{}: up to {MOST_ADDRESSES} addresses such as 10.0.0.1:7946", bad.id);
+            return Some(Reply::Refused(what));
         }
-        if !self.scribe.peers(peers.clone()) {
-            return Err("the disk hangs".to_owned());
-        }
+        let takes = self.scribe.peers(visitor, peers.clone());
         self.pin(peers);
-        Ok(Reply::Done)
+        (!takes).then(|| written(false))
     }
 
     /// Answers once the ward is on disk.
@@ -92,8 +99,7 @@ impl Guard {
 
     pub(super) fn founded(&mut self, ward: WardId, well: bool) {
         if let Some(visitor) = self.founders.remove(&ward) {
-            let failed = || Reply::Refused("the vote store can't be written".to_owned());
-            self.visitors.answer(visitor, &if well { Reply::Done } else { failed() });
+            self.visitors.answer(visitor, &written(well));
         }
     }
 
@@ -113,21 +119,33 @@ impl Guard {
         Ok(Reply::Done)
     }
 
-    /// The list is kept before anything on it may run, so that a guard started anew knows it.
-    fn hold(&mut self, ward: WardId, processes: Vec<Process>) -> Result<Reply, String> {
-        let Some(known) = self.wards.get(ward) else { return Err(format!("{ward} is unknown here")) };
-        if processes.len() > MOST_PROCESSES {
-            return Err(format!("at most {MOST_PROCESSES} processes in a ward"));
+    /// Answers once the list is on disk. Guests that execute here without a lease are stopped before that.
+    fn guests(&mut self, visitor: Visitor, ward: WardId, guests: Vec<GuestId>, anywhere: bool) -> Option<Reply> {
+        if let Err(why) = self.may_guard(ward, &guests) {
+            return Some(Reply::Refused(why));
         }
-        let epoch = known.owns().unwrap_or(Epoch(0));
-        let may_run =
-            known.standing() == Standing::Running && (known.pet_until().is_some_and(|until| clock::now() < until));
-        self.crews.hold(ward, &processes);
-        self.memories.entry(ward).or_default().processes = self.crews.of(ward);
-        if !self.remember(ward) {
-            return Err("the list of processes can't be kept".to_owned());
+        self.crews.guests(ward, &guests);
+        let changed = if anywhere { self.anywhere.insert(ward) } else { self.anywhere.remove(&ward) };
+        if changed {
+            self.tell(ward, Event::Replica(if anywhere { Replica::Stateless } else { Replica::None }));
         }
-        Ok(Reply::Held { may_run, epoch })
+        let takes = self.scribe.crew(visitor, ward, Crew { guests, anywhere });
+        (!takes).then(|| written(false))
+    }
+
+    fn may_guard(&self, ward: WardId, guests: &[GuestId]) -> Result<(), String> {
+        if self.wards.get(ward).is_none() {
+            return Err(format!("{ward} is unknown here"));
+        }
+        let others = self.wards.iter().map(|(other, _)| *other).filter(|other| *other != ward);
+        let others: BTreeSet<GuestId> = others.flat_map(|other| self.crews.of(other)).collect();
+        if let Some(twice) = guests.iter().find(|guest| others.contains(guest)) {
+            return Err(format!("guest {twice} is in another ward"));
+        }
+        if others.len() + guests.len() > MOST_GUESTS {
+            return Err(format!("at most {MOST_GUESTS} guests in the wards of one host"));
+        }
+        Ok(())
     }
 
     fn follow(&mut self, visitor: Visitor, from: u64) {
@@ -147,7 +165,9 @@ impl Guard {
             promise_left: known.promise_left(now),
             policy: known.councils().policy(),
             members: known.councils().members(),
-            processes: u32::try_from(self.crews.of(*ward).len()).unwrap_or(u32::MAX),
+            may_run: known.standing() == Standing::Running && known.pet_until().is_some_and(|until| now < until),
+            guests: self.crews.of(*ward).collect(),
+            processes: u32::try_from(self.crews.held(*ward)).unwrap_or(u32::MAX),
         });
         let silent = |id| self.seal.heard(id).map(|heard| now.since(heard));
         Status {
@@ -156,6 +176,7 @@ impl Guard {
             fencing: self.dog.fencing().clone(),
             wards: wards.collect(),
             peers: self.peers.keys().map(|id| PeerStatus { id: *id, silent: silent(*id) }).collect(),
+            first_note: self.notes.front().map_or(self.next_note, |note| note.number),
             next_note: self.next_note,
         }
     }
