@@ -165,7 +165,7 @@ impl Guards {
         })
     }
 
-    /// A recorder on a host, standing still until the guard lets it execute.
+    /// A recorder on a host, once the guard holds it.
     pub fn recorder(&self, host: u8) -> Result<Recorder> {
         let recorder = Recorder::start(&self.lab, host)?;
         eventually("the guard holds it", START, || {

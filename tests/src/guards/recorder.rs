@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::grid::{Lab, START, eventually, text};
 
-/// It stops itself first, as a guest that was started paused. Clock 7 is CLOCK_BOOTTIME.
-const PROGRAM: &str = "kill 'STOP', $$; open F, '>>', shift; select F; $| = 1; \
+/// Clock 7 is CLOCK_BOOTTIME.
+const PROGRAM: &str = "open F, '>>', shift; select F; $| = 1; \
                        while (1) { printf F \"%d\\n\", 1000 * clock_gettime(7); sleep 0.02 }";
 
 /// The process.
@@ -27,19 +27,17 @@ impl Recorder {
         let guest = super::GUEST.to_string();
         let words = ["perl", "-MTime::HiRes=clock_gettime,sleep", "-e", PROGRAM, text(&file)?, "-uuid", &guest];
         let pid = lab.spawn(host, &lab.folder().join(format!("recorder-{host}.log")), &words)?;
-        let recorder = Self { lab: Arc::clone(lab), host, file, pid };
-        eventually("the recorder stands still", START, || {
-            let state = recorder.state()?;
+        Ok(Self { lab: Arc::clone(lab), host, file, pid })
+    }
+
+    /// The guard has it stand still; what it wrote before that is forgotten.
+    pub fn await_stopped(&self) -> Result<()> {
+        eventually("it stands still", START, || {
+            let state = self.state()?;
             ensure!(state == "T", "it is {state}");
             Ok(())
         })?;
-        Ok(recorder)
-    }
-
-    /// What libvirt does last when it starts a guest.
-    pub fn resume(&self) -> Result<()> {
-        self.lab.exec(self.host, &["kill", "-CONT", &self.pid.to_string()])?;
-        eventually("it executes", START, || self.ticks().map(drop))
+        Ok(fs::write(&self.file, "")?)
     }
 
     /// When it executed, ms: the first and the last moment, and the longest time between two.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use roost_tests::grid::{eventually, lasts, wanted};
+use roost_tests::grid::{START, eventually, lasts, wanted};
 use roost_tests::guards::{Guards, Recorder, now_ms};
 use roost_ward::Standing;
 
@@ -32,8 +32,10 @@ fn story(tell: impl FnOnce(&mut Guards) -> Result<()>) {
 /// Two recorders of the ward's guest: on the first home it executes, on the second it stands still.
 fn recorders(guards: &Guards) -> Result<(Recorder, Recorder)> {
     guards.found(&[1, 2], "fast")?;
-    let (first, second) = (guards.recorder(1)?, guards.recorder(2)?);
-    first.resume()?;
+    let second = guards.recorder(2)?;
+    second.await_stopped()?;
+    let first = guards.recorder(1)?;
+    eventually("it executes", START, || first.ticks().map(drop))?;
     Ok((first, second))
 }
 
@@ -98,13 +100,7 @@ fn real_dead_host_s_ward_runs_elsewhere_and_stays_there() {
         guards.await_standing(1, Standing::Off, TAKEN_OVER)?;
         guards.await_standing(2, Standing::Running, TAKEN_OVER)?;
         // What comes up there all the same, as by a libvirt that starts guests at boot, stands still at once.
-        let stale = guards.recorder(1)?;
-        stale.resume()?;
-        eventually("the stale guest stands still", TAKEN_OVER, || {
-            let state = stale.state()?;
-            ensure!(state == "T", "it is {state}");
-            Ok(())
-        })
+        guards.recorder(1)?.await_stopped()
     });
 }
 
