@@ -69,7 +69,14 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Join { address, token, name } => runtime.block_on(join_grid(&config, address, token, name)),
         Command::Snmp { command: SnmpCommand::Setup(setup) } => setup::snmp(&config, &setup),
-        Command::Store(arguments) => offline::run(&config, &arguments, &mut std::io::stdout()),
+        Command::Store(arguments) => match offline::run(&config, &arguments, &mut std::io::stdout()) {
+            // The agent that asked for it reads it there.
+            Err(error) if offline::exit_code(&error).is_some() => {
+                let _ = writeln!(std::io::stderr(), "Error: {error:#}");
+                std::process::exit(i32::from(offline::exit_code(&error).unwrap_or(1)));
+            }
+            other => other,
+        },
         Command::Status => status(&config),
         Command::CheckConfig => {
             say(&format!("{config:#?}"));
@@ -163,7 +170,14 @@ async fn points(
         .and_then(|encryption| {
             let options = Options { encryption, ..Options::default() };
             let name = config.host_name().unwrap_or_default();
-            let opened = Points::open(&folder, scratch, (host, &name), &config.backup_targets, options);
+            let opened = Points::open(
+                &folder,
+                scratch,
+                (host, &name),
+                &config.backup_targets,
+                options,
+                config.backup_key_file.clone(),
+            );
             opened.map_err(|error| {
                 let hint = if matches!(error, StoreError::NotAStore { .. }) { ENCRYPTED_OR_NOT } else { "" };
                 format!("{error:#}{hint}")

@@ -1,30 +1,36 @@
 //! `roost-agent store`: lists, verifies and exports what a store or a copy of it holds, on a machine with nothing but this
 //! program and qemu-img. Nothing is written to the store, and an agent may be using it.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use roost_protocol::backup::{Damage, Proof};
 use roost_protocol::calendar::local_day;
-use roost_protocol::operation::Failure;
+use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{PointId, Stamp};
-use roost_store::{Options, Progress, Scope, Store, Summary};
+use roost_store::{Encryption, Options, Progress, Scope, Store, Summary};
 
 use crate::act::backup::DEFINITION;
 use crate::act::image::Format;
 use crate::act::nbd::server::Image;
+use crate::act::points::ship::ship;
+use crate::act::points::{aside, prune, store_failure};
 use crate::act::restore::disk::{Meter, fill, weight};
 use crate::act::restore::origin::{FromStore, Origin};
 use crate::config::Config;
 use crate::files;
 use crate::keys;
 
+/// A slow copy says so often that it goes on.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Damaged ranges that are named one by one; a lost disk has one for each range.
 const NAMED: usize = 1_000;
 
@@ -50,6 +56,28 @@ pub(crate) enum StoreCommand {
     RotateKey {
         /// The key file.
         file: PathBuf,
+    },
+    /// Bring a point to another store, which is made where it is not there; only what it lacks is written.
+    Copy {
+        /// The point, as `list` shows it.
+        point: PointId,
+        /// Folder of the store to read, or of a copy of it.
+        #[arg(long, value_name = "PATH")]
+        from: PathBuf,
+        /// Folder of the store to write.
+        #[arg(long, value_name = "PATH")]
+        to: PathBuf,
+        /// Bytes per second.
+        #[arg(long)]
+        bandwidth: Option<u64>,
+    },
+    /// Remove points from a store and give their room back. Points that are not there are none to worry about.
+    Remove {
+        /// The points, as `list` shows them.
+        points: Vec<PointId>,
+        /// Folder of the store.
+        #[arg(long, value_name = "PATH")]
+        store: PathBuf,
     },
     /// Write a disk of a point to a new qcow2 file. Needs qemu-img.
     Export {
@@ -95,6 +123,14 @@ pub(crate) fn run(config: &Config, arguments: &StoreArguments, out: &mut dyn Wri
         }
         StoreCommand::List { path } => list(&open(config, arguments, path.as_deref())?, out),
         StoreCommand::Verify { path } => verify(&open(config, arguments, path.as_deref())?, out),
+        StoreCommand::Copy { point, from, to, bandwidth } => {
+            let from = open(config, arguments, Some(from))?;
+            copy(&from, &to_write(config, arguments, to)?, *point, *bandwidth, out)
+        }
+        StoreCommand::Remove { points, store } => {
+            prune(&to_write(config, arguments, store)?, points).map_err(Told)?;
+            Ok(())
+        }
         StoreCommand::Export { point, qcow2, disk, definition, store } => {
             let store = open(config, arguments, store.as_deref())?;
             let wanted = Export { point: *point, qcow2, disk: disk.as_deref(), definition: definition.as_deref() };
@@ -103,13 +139,52 @@ pub(crate) fn run(config: &Config, arguments: &StoreArguments, out: &mut dyn Wri
     }
 }
 
-fn open(config: &Config, arguments: &StoreArguments, path: Option<&Path>) -> anyhow::Result<Store> {
-    let path = path.map_or_else(|| config.backups(), Path::to_owned);
-    let encryption = match &arguments.key {
+/// A failure in the words that travel.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.text)]
+struct Told(Failure);
+
+/// How the program ends on this error, where that says more than 1.
+pub(crate) fn exit_code(error: &anyhow::Error) -> Option<u8> {
+    match error.downcast_ref::<Told>().map(|told| told.0.code) {
+        Some(FailureCode::NoSpace) => Some(aside::FULL),
+        Some(FailureCode::Damaged) => Some(aside::DAMAGED),
+        Some(FailureCode::NotFound) => Some(aside::GONE),
+        Some(_) | None => None,
+    }
+}
+
+fn copy(from: &Store, to: &Store, point: PointId, bandwidth: Option<u64>, out: &mut dyn Write) -> anyhow::Result<()> {
+    let out = RefCell::new((out, String::new(), Instant::now()));
+    // Told again where nothing changed, so that whoever listens knows that it goes on.
+    let tell = |_: u32, step: &str| {
+        let (out, last, at) = &mut *out.borrow_mut();
+        if step != last || at.elapsed() >= SIGN_OF_LIFE {
+            (*last, *at) = (step.to_owned(), Instant::now());
+            let _ = writeln!(out, "{step}").and_then(|()| out.flush());
+        }
+    };
+    ship(from, to, point, bandwidth, &AtomicBool::new(false), &tell).map_err(Told)?;
+    Ok(())
+}
+
+fn to_write(config: &Config, arguments: &StoreArguments, path: &Path) -> anyhow::Result<Store> {
+    let options = Options { encryption: encryption(config, arguments)?, ..Options::default() };
+    let opened = Store::open(path, options);
+    let opened = opened.map_err(|error| Told(store_failure(&format!("open the store {}", path.display()), &error)));
+    Ok(opened?)
+}
+
+fn encryption(config: &Config, arguments: &StoreArguments) -> anyhow::Result<Option<Encryption>> {
+    Ok(match &arguments.key {
         Some(file) => Some(keys::read(file)?),
         None => config.backup_keys()?,
-    };
-    let options = Options { read_only: true, encryption, ..Options::default() };
+    })
+}
+
+fn open(config: &Config, arguments: &StoreArguments, path: Option<&Path>) -> anyhow::Result<Store> {
+    let path = path.map_or_else(|| config.backups(), Path::to_owned);
+    let options = Options { read_only: true, encryption: encryption(config, arguments)?, ..Options::default() };
     Store::open(&path, options).with_context(|| format!("open the store {}", path.display()))
 }
 
@@ -279,5 +354,5 @@ fn end_progress() {
 }
 
 fn told(failure: Failure) -> anyhow::Error {
-    anyhow::anyhow!(failure.text)
+    Told(failure).into()
 }

@@ -164,3 +164,29 @@ fn an_encrypted_store_is_verified_and_exported_with_its_key_file_only() {
         assert!(!refused.status.success() && said(&refused).contains("are named by"), "{}", said(&refused));
     }
 }
+
+#[test]
+fn a_point_is_copied_to_another_store_and_removed_there_by_the_program_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (live, nas) = (at("live"), at("nas"));
+    let points = filled(Path::new(&live));
+    let _open = Store::open(Path::new(&live), Options::default()).unwrap();
+    let (first, second) = (points[0].0.to_string(), points[1].0.to_string());
+    for point in [&first, &second, &second] {
+        let copied = agent(&["copy", point, "--from", &live, "--to", &nas]);
+        assert!(copied.status.success(), "{}", said(&copied));
+    }
+    let removed = agent(&["remove", &first, &first, "--store", &nas]);
+    assert!(removed.status.success(), "{}", said(&removed));
+    let list = said(&agent(&["list", &nas]));
+    assert!(list.contains(&second) && !list.contains(&first), "{list}");
+    assert!(agent(&["verify", &nas]).status.success());
+    // Whoever started it tells by its end what was wrong.
+    assert_eq!(
+        agent(&["copy", &PointId::from_u128(1).to_string(), "--from", &live, "--to", &nas]).status.code(),
+        Some(30)
+    );
+    flip(Path::new(&live));
+    assert_eq!(agent(&["copy", &second, "--from", &live, "--to", &at("other")]).status.code(), Some(29));
+}

@@ -1,13 +1,15 @@
 //! What is done with restore points: making them in the host's store, verifying, pinning, removing them, bringing them to
 //! folders, and making guests of them. The store itself is a crate of its own; here are its doors for tasks.
 
+pub(crate) mod aside;
 mod pace;
 mod proof;
-mod ship;
+pub(crate) mod ship;
 #[cfg(test)]
 mod test;
 mod told;
 
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +24,7 @@ use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, HostId, PointId};
 use roost_store::{Budget, Options, Progress, Scope, Store, StoreError};
 
+use self::aside::Aside;
 use super::backup::kept::{self, Kept};
 use super::backup::scratch::Scratch;
 use super::backup::{Backup, Wish, tidy};
@@ -47,6 +50,9 @@ pub(crate) struct Points {
     pub(crate) store: Store,
     /// Copies in folders are opened, and encrypted, as the store is.
     options: Options,
+    folder: PathBuf,
+    key_file: Option<PathBuf>,
+    aside: Arc<Aside>,
     scratch: Arc<Scratch>,
     host: HostId,
     host_name: Arc<str>,
@@ -77,6 +83,7 @@ impl Points {
         (host, host_name): (HostId, &str),
         allowed: &[PathBuf],
         options: Options,
+        key_file: Option<PathBuf>,
     ) -> Result<Self, StoreError> {
         let store = Store::open(folder, options.clone())?;
         let (cap, reserve, longest) = (SCRATCH_CAP, SCRATCH_RESERVE, LONGEST);
@@ -85,6 +92,9 @@ impl Points {
         Ok(Self {
             store,
             options,
+            folder: folder.to_owned(),
+            key_file,
+            aside: Arc::new(Aside::new()),
             scratch,
             host,
             host_name: host_name.into(),
@@ -117,11 +127,10 @@ impl Points {
             }
             Task::Prune { at: Target::Local, remove, .. } => prune(&self.store, remove),
             Task::Prune { at: Target::Directory { path, key: None }, remove, .. } => {
-                prune(&ship::open(&self.allowed, path, &self.options)?, remove)
+                self.prune_aside(path, remove, hands)
             }
             Task::Ship { point, to: Target::Directory { path, key: None }, bandwidth, .. } => {
-                let to = ship::open(&self.allowed, path, &self.options)?;
-                ship::ship(&self.store, &to, *point, *bandwidth, hands.unwanted, hands.tell)?;
+                self.ship_aside(*point, path, *bandwidth, hands)?;
                 self.shipped(*point, Target::Directory { path: path.clone(), key: None })
             }
             Task::Ship { .. } | Task::Prune { .. } => {
@@ -141,6 +150,35 @@ impl Points {
             | Task::Delete { .. }
             | Task::CleanUp { .. } => Err(failure(FailureCode::Internal, "no task about points")),
         }
+    }
+
+    /// Brings a point to a folder, by a process of its own.
+    fn ship_aside(&self, point: PointId, path: &str, bandwidth: Option<u64>, hands: &Hands<'_>) -> Result<(), Failure> {
+        ship::check(&self.allowed, path)?;
+        // Its chunks stay where they are as long as the process reads.
+        let _hold = self.store.hold(point).map_err(|error| store_failure("read the point", &error))?;
+        let mut words = self.aside_words("copy");
+        words.extend([point.to_string().into(), "--from".into(), self.folder.clone().into_os_string()]);
+        words.extend(["--to".into(), path.into()]);
+        words.extend(bandwidth.into_iter().flat_map(|bandwidth| ["--bandwidth".into(), bandwidth.to_string().into()]));
+        self.aside.run(path, &words, hands.unwanted, hands.tell)
+    }
+
+    fn prune_aside(&self, path: &str, remove: &[PointId], hands: &Hands<'_>) -> TaskResult {
+        ship::check(&self.allowed, path)?;
+        let mut words = self.aside_words("remove");
+        words.extend(["--store".into(), path.into()]);
+        words.extend(remove.iter().map(|point| point.to_string().into()));
+        self.aside.run(path, &words, hands.unwanted, hands.tell)?;
+        Ok(Made::Pruned { removed: remove.to_vec(), freed: 0 })
+    }
+
+    /// The agent's settings are not read again, only the keys.
+    fn aside_words(&self, what: &str) -> Vec<OsString> {
+        let mut words: Vec<OsString> =
+            ["--config", "/dev/null", "store", what].into_iter().map(OsString::from).collect();
+        words.extend(self.key_file.iter().flat_map(|file| ["--key".into(), file.clone().into_os_string()]));
+        words
     }
 
     /// Notes the copy with the point, so that it is known after a restart.
@@ -235,7 +273,7 @@ impl Points {
 }
 
 /// Points that are not there are none to worry about.
-fn prune(store: &Store, remove: &[PointId]) -> TaskResult {
+pub(crate) fn prune(store: &Store, remove: &[PointId]) -> TaskResult {
     let mut removed = Vec::new();
     for point in remove {
         match store.remove(*point) {
@@ -251,7 +289,7 @@ fn prune(store: &Store, remove: &[PointId]) -> TaskResult {
 }
 
 /// The store's "no" in the words that travel, and what was tried.
-fn store_failure(tried: &str, error: &StoreError) -> Failure {
+pub(crate) fn store_failure(tried: &str, error: &StoreError) -> Failure {
     let Failure { code, text } = kept::store_failure(error);
     failure(code, format!("{tried}: {text}"))
 }

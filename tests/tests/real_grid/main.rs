@@ -6,6 +6,7 @@ mod clocks;
 mod discovery;
 mod disks;
 mod faults;
+mod frozen;
 mod halfway;
 mod hostile;
 mod joining;

@@ -13,17 +13,24 @@ use crate::act::failure;
 
 /// Opens the store in a folder that the host's owner allows; made where it is not there.
 pub(super) fn open(allowed: &[PathBuf], path: &str, options: &Options) -> Result<Store, Failure> {
+    check(allowed, path)?;
+    let opened = Store::open(Path::new(path), options.clone());
+    opened.map_err(|error| store_failure(&format!("open the store {path}"), &error))
+}
+
+/// Whether the host's owner allows copies in this folder.
+pub(super) fn check(allowed: &[PathBuf], path: &str) -> Result<(), Failure> {
     let folder = Path::new(path);
     let plain = folder.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !plain || !allowed.iter().any(|allowed| folder.starts_with(allowed)) {
         let text = format!("{path} is not in a folder that this host allows for backups: add it to backup_targets");
         return Err(failure(FailureCode::Invalid, text));
     }
-    Store::open(folder, options.clone()).map_err(|error| store_failure(&format!("open the store {path}"), &error))
+    Ok(())
 }
 
 /// Brings one point there, whole and checked. Done again it goes on where it was.
-pub(super) fn ship(
+pub(crate) fn ship(
     from: &Store,
     to: &Store,
     point: PointId,

@@ -14,7 +14,7 @@ const GUEST: GuestId = GuestId::from_u128(2);
 const SIZE: u64 = 1 << 20;
 
 fn opened(folder: &Path, allowed: &[PathBuf], options: Options) -> Result<Points, StoreError> {
-    Points::open(&folder.join("store"), folder.join("scratch"), (HOST, "h1"), allowed, options)
+    Points::open(&folder.join("store"), folder.join("scratch"), (HOST, "h1"), allowed, options, None)
 }
 
 fn points(folder: &Path, allowed: &[PathBuf]) -> Points {
