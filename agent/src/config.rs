@@ -1,5 +1,6 @@
 //! What the agent is told at its start: the command line and one TOML file. Every setting has a default.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
@@ -20,6 +21,8 @@ const TOKEN_LIMIT: u64 = 4 << 10;
 const SUGGEST_WITHIN: usize = 3;
 /// Longest host name, as for DNS.
 const NAME_LIMIT: usize = 253;
+/// UDP port for other hosts unless another is set.
+const PEER_PORT: u16 = 4434;
 /// UDP port of an aggregator when its address names none.
 const AGGREGATOR_PORT: u16 = 4433;
 
@@ -126,6 +129,10 @@ pub(crate) struct Config {
     /// Keys of an encrypted backup store, and of its copies in folders; without it they are not encrypted. A store is
     /// encrypted from its first day or never.
     pub(crate) backup_key_file: Option<PathBuf>,
+    /// UDP socket at which other hosts bring and take backups, ADDRESS:PORT; empty: none can.
+    pub(crate) peer_listen: String,
+    /// Most that copies to other places take of the network, MiB per second in all; 0: as fast as it goes.
+    pub(crate) copy_mib_per_s: u64,
     /// Address of the aggregator, HOST or HOST:PORT. Without one the agent works alone.
     pub(crate) aggregator: Option<String>,
     /// Name of this host in the grid; the machine's host name unless set.
@@ -144,13 +151,13 @@ pub(crate) struct Config {
     /// snmpd's AgentX socket; empty: no SNMP.
     pub(crate) snmp_socket: PathBuf,
     /// Where Prometheus finds /metrics, ADDRESS:PORT; 9177 is the usual port. Off unless set.
-    pub(crate) metrics_listen: Option<std::net::SocketAddr>,
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// History is kept in at most about so much.
     pub(crate) history_limit_mib: u64,
 }
 
 /// All keys of the file, for suggestions; a test holds them to the struct.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "libvirt_uri",
     "state_dir",
     "images_dir",
@@ -158,6 +165,8 @@ const KEYS: [&str; 17] = [
     "backups_dir",
     "backup_targets",
     "backup_key_file",
+    "peer_listen",
+    "copy_mib_per_s",
     "aggregator",
     "name",
     "join_token_file",
@@ -180,6 +189,8 @@ impl Default for Config {
             backups_dir: None,
             backup_targets: Vec::new(),
             backup_key_file: None,
+            peer_listen: format!("[::]:{PEER_PORT}"),
+            copy_mib_per_s: 0,
             aggregator: None,
             name: None,
             join_token_file: None,
@@ -259,6 +270,12 @@ impl Config {
         if self.restart_first_ms == 0 || self.restart_longest_ms < self.restart_first_ms {
             return problem("restart_longest_ms", "must be at least restart_first_ms, and that at least 1");
         }
+        if !self.peer_listen.is_empty() && self.peer_address().is_none() {
+            return problem("peer_listen", "must be ADDRESS:PORT such as [::]:4434, or empty for none");
+        }
+        if self.copy_mib_per_s > 1_048_576 {
+            return problem("copy_mib_per_s", "must be at most 1048576");
+        }
         if !self.snmp_socket.as_os_str().is_empty() && !self.snmp_socket.is_absolute() {
             return problem("snmp_socket", "must be an absolute path, or empty for no SNMP");
         }
@@ -286,6 +303,16 @@ impl Config {
     /// The keys of the backup store, if it is encrypted.
     pub(crate) fn backup_keys(&self) -> Result<Option<Encryption>, KeyError> {
         self.backup_key_file.as_deref().map(keys::read).transpose()
+    }
+
+    /// Where other hosts find this one, with a port that they can be told.
+    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
+        self.peer_listen.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
+    }
+
+    /// Bytes per second for copies; absent: no limit.
+    pub(crate) fn copy_bandwidth(&self) -> Option<u64> {
+        (self.copy_mib_per_s > 0).then_some(self.copy_mib_per_s << 20)
     }
 
     /// Where key and certificates lie.
@@ -384,6 +411,9 @@ mod test {
         refused("snmp_socket = 'agentx'", "absolute");
         refused("metrics_listen = '9177'", "metrics_listen");
         refused("history_limit_mib = 1", "16 to 1048576");
+        refused("peer_listen = '4434'", "ADDRESS:PORT");
+        refused("peer_listen = '[::]:0'", "ADDRESS:PORT");
+        assert_eq!(Config::parse("peer_listen = ''").unwrap().peer_address(), None);
         refused("name = ''", "empty");
         refused("name = \"a\\nb\"", "control");
         refused("name = 5", "string");

@@ -1,6 +1,7 @@
 //! Waits in one place and changes in another: takes one event at a time, asks the core, and has its actions done. The
 //! only file that knows observing, acting and reporting. Nothing here waits but for the next event.
 
+pub(crate) mod exchange;
 pub(crate) mod memory;
 
 use std::collections::VecDeque;
@@ -13,11 +14,12 @@ use roost_protocol::message::{Hello, ToAggregator};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, Stamp, Time};
 use tokio::signal::unix::Signal;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::act::domain::Workers;
 use crate::ledger::{Reply, Request};
 use crate::observe::libvirt::Watcher;
+use crate::peer::Known;
 use crate::report::link::{self, LinkEvent};
 use crate::report::monitor::Monitor;
 use crate::report::service;
@@ -36,6 +38,8 @@ pub(crate) struct Driver {
     pub(crate) replies: mpsc::Receiver<Reply>,
     pub(crate) watcher: Watcher,
     pub(crate) workers: Workers,
+    /// Takes in which hosts are dealt with.
+    pub(crate) known: watch::Sender<Known>,
     /// Kept once the first look at all domains since this boot has been decided on.
     pub(crate) new_boot: Option<String>,
     /// Told to people once: a damaged ledger was found here.
@@ -196,6 +200,7 @@ impl Driver {
                 self.ask_ledger(Request::KeepDocument { generation, sealed });
             }
             Action::SendDocument => self.ask_ledger(Request::ReadDocument),
+            Action::Peers { peers, shares } => drop(self.known.send_replace(Known { peers, shares })),
             Action::List => self.watcher.list(),
             Action::Note { guest, at, text } => note(guest, at, &text),
         }
@@ -239,6 +244,7 @@ impl Driver {
                 | Action::Send(_)
                 | Action::KeepDocument { .. }
                 | Action::SendDocument
+                | Action::Peers { .. }
                 | Action::List
                 | Action::Note { .. } => {}
             }

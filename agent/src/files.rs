@@ -1,9 +1,11 @@
-//! Small files that are either wholly there or not at all.
+//! Small files that are either wholly there or not at all, and the room there is for files.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
 
 /// Puts `bytes` at `path` (mode 0600): after a crash there is the old content or the new, never a mixture.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -50,9 +52,23 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>
     Ok(Some(bytes))
 }
 
+/// Bytes of the file system in all, and those free for us.
+pub(crate) fn room(folder: &Path) -> Option<(u64, u64)> {
+    let told = statvfs(folder).ok()?;
+    let fragment = told.fragment_size();
+    Some((told.blocks().saturating_mul(fragment), told.blocks_available().saturating_mul(fragment)))
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn a_file_system_has_room_and_a_folder_that_is_gone_has_none() {
+        let (total, free) = room(Path::new("/")).unwrap();
+        assert!(total > 0 && free <= total);
+        assert_eq!(room(Path::new("/does/not/exist")), None);
+    }
 
     #[test]
     fn a_secret_file_is_replaced_whole_and_stays_private() {

@@ -12,8 +12,11 @@ mod ledger;
 mod monitoring;
 mod observe;
 mod offline;
+mod pace;
+mod peer;
 mod report;
 mod setup;
+mod told;
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
@@ -21,9 +24,10 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use roost_agent_core::backup::plan::Limits;
 use roost_agent_core::{Agent, Event};
 use roost_protocol::enrol::JoinToken;
-use roost_protocol::host::Virtualization;
+use roost_protocol::host::{HostFacts, Virtualization};
 use roost_protocol::memory::MemoryPolicy;
 use roost_protocol::transport;
 use roost_protocol::{HostId, Millis};
@@ -37,6 +41,7 @@ use act::points::Points;
 use act::xml::Accelerator;
 use config::{Arguments, Command, Config, SnmpCommand};
 use driver::Driver;
+use driver::exchange;
 use driver::memory::Tuner;
 use ledger::Opened;
 use observe::{details, facts, libvirt::Watcher, samples};
@@ -48,7 +53,7 @@ use report::service;
 /// Events that may wait for the driver; a list of 512 domains is one event.
 const EVENTS: usize = 1_024;
 /// Threads for calls that block; those that hang are counted in act/domain.rs.
-const BLOCKING: usize = 48;
+const BLOCKING: usize = 64;
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
@@ -96,7 +101,8 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let place = Place::open(&config.images(), &config.guests()).context("make the folders of images and guests")?;
     let opened = Opened::open(&config.state_dir)?;
     let store = Store::open(&config.identity())?;
-    let facts = facts::facts(&config.host_name()?);
+    let facts =
+        HostFacts { peer_listen: config.peer_address().map(|at| at.to_string()), ..facts::facts(&config.host_name()?) };
     let accelerator = match &facts.virtualization {
         Virtualization::Hardware => Accelerator::Kvm,
         Virtualization::Software { why } => {
@@ -115,14 +121,14 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
             restart_first: Millis(config.restart_first_ms),
             restart_longest: Millis(config.restart_longest_ms),
             zone: String::new(),
-            backup: roost_agent_core::backup::plan::Limits::default(),
+            backup: Limits { ship_bandwidth: config.copy_bandwidth(), ..Limits::default() },
         },
         opened.kept.clone(),
     );
     let (sender, events) = mpsc::channel(EVENTS);
     let (link_sender, link) = mpsc::channel(EVENTS);
     let (reply_sender, replies) = mpsc::channel(EVENTS);
-    let aside = opened.aside.clone();
+    let (aside, kept_peers) = (opened.aside.clone(), opened.kept.peers.clone());
     let ledger = opened.serve(reply_sender)?;
     let changed = Arc::new(AtomicBool::new(true));
     let watcher =
@@ -131,14 +137,15 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     if config.tune_memory {
         start_memory(&config, &facts.boot_id, watcher.hypervisor(), &sender)?;
     }
-    let points = points(&config, host, watcher.hypervisor(), &sender).await?;
+    let mut points = points(&config, host, watcher.hypervisor(), &sender).await?;
+    let known = exchange::start(&config, &store, kept_peers, points.as_mut(), &sender)?;
     let workers = Workers::new(watcher.hypervisor(), place, accelerator, points, sender);
     let aggregator = aggregator.or_else(|| config.aggregator.clone());
     let (demand, began) = (detail::Demand::new(), std::time::Instant::now());
     let details = details::start(watcher.hypervisor(), demand.clone())?;
     let monitor = monitoring::start(&config, details, demand, began, aggregator.is_some()).await?;
     tokio::spawn(Link { store, aggregator, token, host, facts, events: link_sender }.run());
-    Driver { agent, events, link, ledger, replies, watcher, workers, new_boot, aside, monitor, began, stop }
+    Driver { agent, events, link, ledger, replies, watcher, workers, known, new_boot, aside, monitor, began, stop }
         .run()
         .await;
     Ok(())

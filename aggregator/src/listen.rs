@@ -101,6 +101,8 @@ async fn serve(peer: &Peer, shared: &Shared) -> Result<(), TransportError> {
     let room = match peer.purpose {
         Purpose::Join => &shared.joins,
         Purpose::Link => &shared.links,
+        // Hosts call each other, not us; our handshake doesn't offer it.
+        Purpose::Peer => return Err(TransportError::NoCertificate),
     };
     let Ok(_place) = room.try_acquire() else {
         tracing::warn!(from = %peer.connection.remote_address(), purpose = ?peer.purpose, "no room for a connection");
@@ -110,7 +112,7 @@ async fn serve(peer: &Peer, shared: &Shared) -> Result<(), TransportError> {
     match (peer.purpose, &peer.identity) {
         (Purpose::Join, Some(_) | None) => join::serve(peer, shared).await,
         (Purpose::Link, Some(identity)) => link::serve(peer, identity, shared).await,
-        (Purpose::Link, None) => Err(TransportError::NoCertificate),
+        (Purpose::Link, None) | (Purpose::Peer, _) => Err(TransportError::NoCertificate),
     }
 }
 

@@ -10,7 +10,7 @@ pub mod restore;
 pub mod status;
 
 pub use policy::{BackupPolicy, Freeze, ProofPolicy, ReplicaPolicy, Retention, Schedule, Shift, Target, Zone};
-pub use query::{Peer, PointQuery, PointsPage};
+pub use query::{Peer, PointQuery, PointsPage, Share};
 pub use restore::{RestoreAs, RestoreOrder};
 pub use status::{
     BackupBeat, BackupRun, BackupSummary, Consistency, Damage, LastFailure, Leftover, Proof, ReplicaState,

@@ -31,6 +31,10 @@ pub struct HostFacts {
     /// IP addresses of the host, link-local ones left out.
     #[n(8)]
     pub addresses: Vec<String>,
+    /// The UDP socket at which its agent listens for other hosts, `[::]:4434` or `192.0.2.7:4434`; absent: it does not. An
+    /// unspecified address stands for all of its own. Since version 3.
+    #[n(9)]
+    pub peer_listen: Option<String>,
 }
 
 /// What guests run on; found by trying it, not by looking for a device.

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod memory;
 pub mod message;
 pub mod operation;
+pub mod peer;
 pub mod transport;
 pub mod unit;
 

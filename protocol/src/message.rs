@@ -6,7 +6,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::backup::{BackupBeat, Peer, PointQuery, PointsPage};
+use crate::backup::{BackupBeat, Peer, PointQuery, PointsPage, Share};
 use crate::guest::{GuestReport, GuestSample};
 use crate::host::{Alarm, Freshness, HostFacts, HostSample};
 use crate::operation::{Command, Outcome, Progress};
@@ -109,11 +109,14 @@ pub enum ToAgent {
     /// Asks for restore points; version 3.
     #[n(8)]
     Points(#[n(0)] PointQuery),
-    /// Hosts that may keep copies of this one's guests, replacing those told before; version 3.
+    /// Hosts that may keep copies of this one's guests and call it, and what it shares, replacing what was told before;
+    /// version 3.
     #[n(9)]
     Peers {
         #[n(0)]
         peers: Vec<Peer>,
+        #[n(1)]
+        shares: Vec<Share>,
     },
 }
 

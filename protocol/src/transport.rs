@@ -1,4 +1,4 @@
-//! QUIC between hosts and their aggregator: one UDP port, TLS 1.3, two purposes told apart by ALPN. A machine that joins
+//! QUIC between hosts and their aggregator, and between hosts: TLS 1.3, purposes told apart by ALPN. A machine that joins
 //! has no certificate yet; a host has one, and is known by its key.
 
 mod frame;
@@ -38,6 +38,8 @@ pub const HANDSHAKE: Duration = Duration::from_secs(10);
 pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// Handshakes at once; more are refused. 5,000 hosts that come back at once need about 2 s in all.
 pub const HANDSHAKES: usize = 1_024;
+/// The same for a host: few others call it.
+pub const HOST_HANDSHAKES: usize = 64;
 /// From this many handshakes at once, an address must first show that it receives: forged ones cost no memory then.
 pub const RETRY_FROM: usize = 64;
 /// Bytes of a connection's id, as quinn's own.
@@ -64,16 +66,21 @@ pub enum Purpose {
     Link,
     /// A machine wants to become a host.
     Join,
+    /// Two hosts of a grid exchange restore points.
+    Peer,
 }
 
 impl Purpose {
-    pub(crate) const ALL: [Purpose; 2] = [Purpose::Link, Purpose::Join];
+    const ALL: [Purpose; 3] = [Purpose::Link, Purpose::Join, Purpose::Peer];
+    /// What an aggregator listens for.
+    pub(crate) const AGGREGATOR: [Purpose; 2] = [Purpose::Link, Purpose::Join];
 
     /// The protocol's name in the TLS handshake.
     pub const fn alpn(self) -> &'static [u8] {
         match self {
             Purpose::Link => b"roost/1",
             Purpose::Join => b"roost-join/1",
+            Purpose::Peer => b"roost-peer/1",
         }
     }
 }
@@ -157,11 +164,13 @@ pub struct Identity {
     pub key: HostKey,
 }
 
-/// The aggregator's endpoint.
+/// The endpoint of an aggregator, or of a host for its peers.
 #[derive(Debug)]
 pub struct Listener {
     endpoint: Endpoint,
     handshakes: Arc<Semaphore>,
+    /// Handshakes at once.
+    most: usize,
 }
 
 impl Listener {
@@ -170,8 +179,22 @@ impl Listener {
     /// # Errors
     /// The address is taken, or the key can't be used.
     pub fn bind(address: SocketAddr, grid: &GridKey, now: Stamp) -> Result<Self, TransportError> {
-        let endpoint = server_endpoint(address, grid, now)?;
-        Ok(Self { endpoint, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
+        let endpoint = server_endpoint(address, grid.secret(), server_config(grid, now)?)?;
+        Ok(Self::on(endpoint, HANDSHAKES))
+    }
+
+    /// Listens for other hosts of the grid whose certificate is `ca`, as this host. Only callers with a certificate of that
+    /// grid get through the handshake; whether they belong to it still is for the caller of this to know.
+    ///
+    /// # Errors
+    /// The address is taken, or key or certificates can't be used.
+    pub fn bind_host(address: SocketAddr, own: &Identity, ca: &Der) -> Result<Self, TransportError> {
+        let endpoint = server_endpoint(address, own.key.secret(), quic_server(tls::host(ca, own)?)?)?;
+        Ok(Self::on(endpoint, HOST_HANDSHAKES))
+    }
+
+    fn on(endpoint: Endpoint, most: usize) -> Self {
+        Self { endpoint, handshakes: Arc::new(Semaphore::new(most)), most }
     }
 
     /// A fresh certificate of its own for connections from now on; those that stand are not touched.
@@ -188,7 +211,7 @@ impl Listener {
     pub async fn accept(&self) -> Option<Handshake> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            if HANDSHAKES - self.handshakes.available_permits() >= RETRY_FROM && incoming.may_retry() {
+            if self.most.saturating_sub(self.handshakes.available_permits()) >= RETRY_FROM && incoming.may_retry() {
                 // Fails only where `may_retry` is false.
                 let _asked = incoming.retry();
                 continue;
@@ -219,7 +242,7 @@ impl Handshake {
         self.incoming.remote_address()
     }
 
-    /// TLS, within [`HANDSHAKE`]. A caller with the purpose `Link` has shown a certificate of this grid, whose dates were
+    /// TLS, within [`HANDSHAKE`]. A caller with the purpose `Link` or `Peer` has shown a certificate of this grid, whose dates were
     /// not looked at.
     ///
     /// # Errors
@@ -238,12 +261,12 @@ impl Handshake {
     }
 }
 
-/// The other end of a connection that the aggregator took.
+/// The other end of a connection that was taken.
 #[derive(Debug)]
 pub struct Peer {
     pub connection: Connection,
     pub purpose: Purpose,
-    /// Always there for `Link`.
+    /// Always there for `Link` and `Peer`.
     pub identity: Option<PeerIdentity>,
 }
 
@@ -255,8 +278,8 @@ impl Peer {
         let purpose = purpose.ok_or(TransportError::NoCertificate)?;
         let identity = peer_certificate(&connection).map(|der| peer_identity(&der)).transpose()?;
         match (purpose, &identity) {
-            (Purpose::Link, None) => Err(TransportError::NoCertificate),
-            (Purpose::Link, Some(_)) | (Purpose::Join, _) => Ok(Self { connection, purpose, identity }),
+            (Purpose::Link | Purpose::Peer, None) => Err(TransportError::NoCertificate),
+            (Purpose::Link | Purpose::Peer, Some(_)) | (Purpose::Join, _) => Ok(Self { connection, purpose, identity }),
         }
     }
 
@@ -301,7 +324,29 @@ pub async fn connect(
     pin: Fingerprint,
     identity: Option<&Identity>,
 ) -> Result<Connection, TransportError> {
-    let crypto = QuicClientConfig::try_from(tls::client(purpose, pin, identity)?);
+    dial(endpoint, address, tls::client(purpose, pin, identity)?).await
+}
+
+/// A connection to another host of the grid, which has to show a certificate of the grid key `pin` for its own `key`.
+///
+/// # Errors
+/// Not reached, or not that host.
+pub async fn connect_host(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    pin: Fingerprint,
+    key: Fingerprint,
+    own: &Identity,
+) -> Result<Connection, TransportError> {
+    dial(endpoint, address, tls::caller(pin, key, own)?).await
+}
+
+async fn dial(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    tls: rustls::ClientConfig,
+) -> Result<Connection, TransportError> {
+    let crypto = QuicClientConfig::try_from(tls);
     let mut config = quinn::ClientConfig::new(Arc::new(crypto.map_err(|_| TransportError::NoCipher)?));
     let mut transport = transport_config(TRUSTED_WINDOW);
     transport.keep_alive_interval(Some(KEEP_ALIVE));
@@ -338,17 +383,21 @@ pub fn exporter(connection: &Connection) -> Result<[u8; EXPORTER], TransportErro
     }
 }
 
-/// The aggregator's endpoint without [`Listener`]'s care for floods.
-fn server_endpoint(address: SocketAddr, grid: &GridKey, now: Stamp) -> Result<Endpoint, TransportError> {
+/// A listening endpoint without [`Listener`]'s care for floods.
+fn server_endpoint(
+    address: SocketAddr,
+    secret: &[u8],
+    config: quinn::ServerConfig,
+) -> Result<Endpoint, TransportError> {
     let socket = udp_socket(address)?;
-    Endpoint::new(resetting(grid)?, Some(server_config(grid, now)?), socket, Arc::new(TokioRuntime))
+    Endpoint::new(resetting(secret)?, Some(config), socket, Arc::new(TokioRuntime))
         .map_err(|source| TransportError::Bind { address, source })
 }
 
-/// Keys that outlive the process: an aggregator that was started again tells hosts at their next packet that it knows
+/// Keys that outlive the process: a listener that was started again tells callers at their next packet that it knows
 /// their connection no more (RFC 9000, 10.3), and they connect anew at once instead of after [`IDLE`].
-fn resetting(grid: &GridKey) -> Result<EndpointConfig, TransportError> {
-    let derived = Salt::new(HKDF_SHA256, RESET_SALT).extract(grid.secret());
+fn resetting(secret: &[u8]) -> Result<EndpointConfig, TransportError> {
+    let derived = Salt::new(HKDF_SHA256, RESET_SALT).extract(secret);
     let mut key = [0; 32];
     let filled = derived.expand(&[b"reset key 1"], HKDF_SHA256).and_then(|okm| okm.fill(&mut key));
     filled.map_err(|_| TransportError::NoCipher)?;
@@ -381,7 +430,10 @@ impl ConnectionIdGenerator for RandomIds {
 }
 
 fn server_config(grid: &GridKey, now: Stamp) -> Result<quinn::ServerConfig, TransportError> {
-    let tls = tls::server(grid.ca_certificate(), grid.issue_server(&[], now)?)?;
+    quic_server(tls::server(grid.ca_certificate(), grid.issue_server(&[], now)?)?)
+}
+
+fn quic_server(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, TransportError> {
     let crypto = QuicServerConfig::try_from(tls).map_err(|_| TransportError::NoCipher)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config

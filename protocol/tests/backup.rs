@@ -5,7 +5,7 @@
 use std::fmt::Debug;
 
 use minicbor::{Decode, Encode};
-use roost_protocol::backup::query::{PAGE, Peer};
+use roost_protocol::backup::query::{PAGE, Peer, Share};
 use roost_protocol::backup::{
     BackupBeat, BackupOptions, BackupPolicy, BackupRun, BackupSummary, Consistency, Freeze, LastFailure, Leftover,
     PointQuery, PointsPage, Proof, ProofPolicy, ReplicaPolicy, ReplicaState, ReplicaStatus, RestoreAs, RestoreOrder,
@@ -157,7 +157,7 @@ fn backup_words_survive_the_way() {
     let peer = Peer {
         host: HOST,
         name: "b".into(),
-        addresses: vec!["192.0.2.1:7443".into()],
+        addresses: vec!["192.0.2.1:4434".into()],
         key: [7; 32],
         zone: "rack-1".into(),
         total: 2,
@@ -165,7 +165,7 @@ fn backup_words_survive_the_way() {
         replicas: 3,
         up: true,
     };
-    survives(&ToAgent::Peers { peers: vec![peer] });
+    survives(&ToAgent::Peers { peers: vec![peer], shares: vec![Share { point: POINT, with: HOST }] });
     survives(&BackupRun {
         slot: Some(Stamp(1)),
         failure: Some(failure()),

@@ -85,10 +85,21 @@ fn facts() -> impl Strategy<Value = HostFacts> {
         Just(Virtualization::Unknown),
     ];
     let words = (text(), text(), text(), text(), text());
-    (words, any::<u32>(), mib(), virtualization, texts()).prop_map(
-        |(words, cpus, memory_mib, virtualization, addresses)| {
+    (words, any::<u32>(), mib(), virtualization, texts(), proptest::option::of(text())).prop_map(
+        |(words, cpus, memory_mib, virtualization, addresses, peer_listen)| {
             let (name, agent_version, boot_id, hypervisor, kernel) = words;
-            HostFacts { name, agent_version, boot_id, cpus, memory_mib, virtualization, hypervisor, kernel, addresses }
+            HostFacts {
+                name,
+                agent_version,
+                boot_id,
+                cpus,
+                memory_mib,
+                virtualization,
+                hypervisor,
+                kernel,
+                addresses,
+                peer_listen,
+            }
         },
     )
 }

@@ -196,7 +196,8 @@ impl Agent {
             Event::StoreOpened { points } => self.store_opened(now, points),
             Event::StoreAway { why } => self.store_away(now, &why),
             Event::StoreRoom { total, free, used } => self.store_room(now, Room { total, free, used }),
-            Event::Kept { point } => self.backups.sets.put(point),
+            Event::Kept { point } => self.kept_here(now, point),
+            Event::PeerLied { host, what } => self.peer_lied(now, host, &what, &mut actions),
             Event::NotKept { guest, point } => self.backups.sets.remove(guest, point),
         }
         actions
@@ -233,7 +234,7 @@ impl Agent {
             }
             ToAgent::Cancel { operation } => self.cancel(operation, actions),
             ToAgent::Points(query) => actions.push(Action::Send(ToAggregator::Points(self.points_page(&query)))),
-            ToAgent::Peers { peers } => self.peers(peers, actions),
+            ToAgent::Peers { peers, shares } => self.peers(peers, shares, actions),
             // The link keeps these to itself.
             ToAgent::Welcome(_) | ToAgent::Refused(_) | ToAgent::Certificate { .. } => {}
         }

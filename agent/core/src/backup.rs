@@ -22,6 +22,7 @@
 
 mod alarms;
 mod ends;
+mod peers;
 pub mod plan;
 pub mod replica;
 pub mod retention;
@@ -35,8 +36,7 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roost_protocol::backup::query::{ADDRESSES, PEERS};
-use roost_protocol::backup::{BackupPolicy, BackupRun, Peer, Target};
+use roost_protocol::backup::{BackupPolicy, BackupRun, Target};
 use roost_protocol::host::Pressure;
 use roost_protocol::{GuestId, PointId, Stamp, Time};
 
@@ -44,6 +44,7 @@ use crate::agent::{Agent, Now};
 use crate::event::{Action, Lane, Task, TaskId};
 use crate::guests::alive;
 use crate::ledger::{Change, Kept};
+use peers::Others;
 use plan::{Forecast, Room};
 use replica::Age;
 use schedule::Timetable;
@@ -60,7 +61,7 @@ pub(crate) struct Backups {
     pub(crate) pressure: Option<Pressure>,
     pub(crate) cares: BTreeMap<GuestId, Care>,
     pub(crate) sets: Sets,
-    pub(crate) peers: Vec<Peer>,
+    pub(crate) others: Others,
     /// When something is due next.
     wake: Option<Time>,
     /// Replicas were told of then.
@@ -129,7 +130,7 @@ impl Backups {
         for (guest, policy) in &kept.policies {
             cares.entry(*guest).or_default().follow(*guest, Some(policy.clone()));
         }
-        Self { cares, peers: kept.peers.clone(), ..Self::default() }
+        Self { cares, others: Others::new(kept.peers.clone()), ..Self::default() }
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
@@ -176,6 +177,7 @@ impl Agent {
             care.mind_the_clock(now.wall);
         }
         self.mind_the_disk(now, actions);
+        self.forgive_peers(now, actions);
         self.begin_backup_work(now, actions);
         self.backup_alarms(now);
         self.backups.wake = self.next_backup_time(now);
@@ -261,21 +263,6 @@ impl Agent {
             && !std::mem::replace(&mut running.cancelled, true)
         {
             actions.push(Action::Cancel { task });
-        }
-    }
-
-    /// Takes in the hosts that may keep copies. What moves all the time (room, replicas, who is up) is not written.
-    pub(crate) fn peers(&mut self, mut peers: Vec<Peer>, actions: &mut Vec<Action>) {
-        peers.retain(|peer| peer.host != self.config.host);
-        peers.truncate(PEERS);
-        for peer in &mut peers {
-            peer.addresses.truncate(ADDRESSES);
-        }
-        let lasting = |peer: &Peer| (peer.host, peer.key, peer.addresses.clone(), peer.zone.clone());
-        let differs = !peers.iter().map(lasting).eq(self.backups.peers.iter().map(lasting));
-        self.backups.peers = peers;
-        if differs {
-            actions.push(Action::Persist(vec![Change::Peers(self.backups.peers.clone())]));
         }
     }
 

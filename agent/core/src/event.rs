@@ -1,11 +1,11 @@
 //! What the agent's core is told, and what it asks for. The order of actions is meaning: Persist, then Run, then Send.
 
-use roost_protocol::backup::{BackupSummary, Damage, Freeze, Proof, RestoreOrder, Target, Why};
+use roost_protocol::backup::{BackupSummary, Damage, Freeze, Peer, Proof, RestoreOrder, Share, Target, Why};
 use roost_protocol::guest::{Disk, GuestSample, GuestSpec, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
 use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::Failure;
-use roost_protocol::{GuestId, MiB, Millis, OperationId, PointId, Stamp};
+use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp};
 
 use crate::ledger::Change;
 
@@ -132,6 +132,11 @@ pub enum Event {
     NotKept {
         guest: GuestId,
         point: PointId,
+    },
+    /// Another host sent what it must not: chunks that are none, or too many; digests that are not true.
+    PeerLied {
+        host: HostId,
+        what: String,
     },
 }
 
@@ -367,6 +372,11 @@ pub enum Action {
     },
     /// Send the kept document.
     SendDocument,
+    /// Deal with these hosts and no others, and let them take these points.
+    Peers {
+        peers: Vec<Peer>,
+        shares: Vec<Share>,
+    },
     /// Read all domains again soon.
     List,
     /// Tell the journal.

@@ -2,12 +2,11 @@
 //! folders, and making guests of them. The store itself is a crate of its own; here are its doors for tasks.
 
 pub(crate) mod aside;
-mod pace;
+mod other;
 mod proof;
 pub(crate) mod ship;
 #[cfg(test)]
 mod test;
-mod told;
 
 use std::ffi::OsString;
 use std::ops::ControlFlow;
@@ -34,6 +33,8 @@ use super::restore::origin::{FromStore, Origin};
 use super::restore::pull::{Pull, Served};
 use super::restore::{Order, Restore};
 use super::xml::Accelerator;
+use crate::peer::Peers;
+use crate::told::told;
 
 /// Bytes of layers that one guest's backup may take.
 const SCRATCH_CAP: u64 = 8 << 30;
@@ -64,6 +65,10 @@ pub(crate) struct Points {
     served: Arc<Served>,
     /// Pictures of the screens of trials, one a guest.
     pictures: PathBuf,
+    /// The way to other hosts.
+    pub(crate) peers: Option<Peers>,
+    /// Points that are here only for restores.
+    borrowed: Arc<other::Borrowed>,
 }
 
 /// What a task of points is given beside itself.
@@ -102,12 +107,14 @@ impl Points {
             proving,
             served,
             pictures,
+            peers: None,
+            borrowed: Arc::default(),
         })
     }
 
     /// All points that can be read, as the core knows them.
     pub(crate) fn all(&self) -> Vec<BackupSummary> {
-        self.store.points().iter().map(|summary| told::told(summary, self.host)).collect()
+        self.store.points().iter().map(|summary| told(summary, self.host)).collect()
     }
 
     /// Frees guests from layers that a dead agent left.
@@ -133,8 +140,12 @@ impl Points {
                 self.ship_aside(*point, path, *bandwidth, hands)?;
                 self.shipped(*point, Target::Directory { path: path.clone(), key: None })
             }
+            Task::Ship { point, to: Target::Peer { host, key: None }, bandwidth, .. } => {
+                self.bring(*point, *host, *bandwidth, hands)
+            }
+            Task::Prune { at: Target::Peer { host, key: None }, remove, .. } => self.take_back(*host, remove, hands),
             Task::Ship { .. } | Task::Prune { .. } => {
-                Err(failure(FailureCode::Unsupported, "copies on other hosts, and encrypted ones, are not there yet"))
+                Err(failure(FailureCode::Unsupported, "encrypted copies are not there yet"))
             }
             Task::Restore { guest, order } => self.restore(*guest, order, hands),
             Task::Prove { guest, point, patience } => self.prove(*guest, *point, *patience, hands),
@@ -203,7 +214,7 @@ impl Points {
             self.store.set_pinned(point, true).map_err(kept)?;
         }
         let summary = self.store.manifest(point).map_err(kept)?.summary();
-        Ok(Made::Point(Box::new(told::told(&summary, self.host))))
+        Ok(Made::Point(Box::new(told(&summary, self.host))))
     }
 
     /// With `at_once` it ends when the guest may be started; its data follows ([`Points::pull`]).
@@ -217,20 +228,26 @@ impl Points {
             tell: hands.tell,
         };
         let wish = Order { guest, to_be: order.to_be.clone(), replace: true, start: false, at_once: order.at_once };
-        work.run(&wish, &self.origin(order)?)?;
+        let origin = self.origin(guest, order, hands)?;
+        let done = work.run(&wish, &origin);
+        if done.is_err() || !order.at_once {
+            self.give_back(guest, order.point);
+        }
+        done?;
         Ok(Made::Restored { pulling: order.at_once })
     }
 
-    /// Where the point of a restore is read from.
-    fn origin(&self, order: &RestoreOrder) -> Result<FromStore, Failure> {
+    /// Where the point of a restore is read from. One of another host is brought into this host's store first.
+    fn origin(&self, guest: GuestId, order: &RestoreOrder, hands: &Hands<'_>) -> Result<FromStore, Failure> {
         let store = match &order.from {
             Target::Local => self.store.clone(),
             Target::Directory { path, key: None } => ship::open(&self.allowed, path, &self.options)?,
+            Target::Peer { host, key: None } => {
+                self.borrow(guest, order.point, *host, hands)?;
+                self.store.clone()
+            }
             Target::Directory { .. } | Target::Peer { .. } => {
-                return Err(failure(
-                    FailureCode::Unsupported,
-                    "points on other hosts, and encrypted ones, can't be restored from there yet",
-                ));
+                return Err(failure(FailureCode::Unsupported, "encrypted points can't be restored yet"));
             }
         };
         Ok(FromStore { store, point: order.point })
@@ -250,9 +267,13 @@ impl Points {
                 let text = format!("backup {} can't be read ({})", order.point, why.text);
                 failure(FailureCode::TargetAway, text)
             };
-            Ok(Box::new(self.origin(order).map_err(gone)?))
+            Ok(Box::new(self.origin(guest, order, hands).map_err(gone)?))
         };
-        work.run(&open)?;
+        let done = work.run(&open);
+        if done.is_ok() || hands.unwanted.load(Ordering::Relaxed) {
+            self.give_back(guest, order.point);
+        }
+        done?;
         Ok(Made::Nothing)
     }
 

@@ -33,6 +33,7 @@ pub(crate) fn facts(name: &str) -> HostFacts {
         hypervisor: String::new(),
         kernel: System::kernel_version().unwrap_or_default(),
         addresses: addresses(),
+        peer_listen: None,
     }
 }
 

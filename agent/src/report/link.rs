@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::identity::{Membership, Store};
 use super::join::{self, Applicant, JoinError};
 use crate::backoff::Backoff;
+use crate::told::chain;
 
 /// Messages that may wait to be sent. Should an aggregator take none, the connection is given up and begun anew.
 const OUTBOX: usize = 512;
@@ -330,20 +331,6 @@ fn renew_in(not_before: Stamp, not_after: Stamp, now: Stamp) -> Duration {
 pub(crate) fn wall() -> Stamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Stamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(why) = cause {
-        let why_text = why.to_string();
-        if !text.ends_with(&why_text) {
-            text = format!("{text}: {why_text}");
-        }
-        cause = why.source();
-    }
-    text
 }
 
 #[cfg(test)]

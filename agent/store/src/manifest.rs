@@ -147,7 +147,8 @@ impl Manifest {
         Ok(())
     }
 
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+    /// As it stands in the store.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| StoreError::Worker(format!("write JSON: {e}")))?;
         bytes.push(b'\n');
         Ok(bytes)

@@ -72,6 +72,19 @@ impl Grid {
         found.ok_or_else(|| error(CallErrorCode::NotFound, "no host reports this guest or points of it"))
     }
 
+    /// The host to ask for a guest's points: the one that makes them while it is connected, else another that keeps some.
+    ///
+    /// # Errors
+    /// No host reports such a guest or set.
+    pub fn points_host(&self, guest: GuestId) -> Result<HostId, CallError> {
+        let home = self.set_host(guest)?;
+        if self.hosts().get(&home).is_some_and(|host| host.link().is_some()) {
+            return Ok(home);
+        }
+        let keeps = |host: &&Host| host.link().is_some() && host.backups.sets.contains_key(&guest);
+        Ok(self.hosts().values().find(keeps).map_or(home, |host| host.id))
+    }
+
     /// Takes in what a host tells of its sets, replicas and store.
     pub(crate) fn backups_told(
         &mut self,

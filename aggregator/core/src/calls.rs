@@ -1,6 +1,6 @@
 //! What API callers ask for: checked, made durable, answered.
 
-use roost_protocol::backup::RestoreAs;
+use roost_protocol::backup::{RestoreAs, Target};
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp};
 
@@ -68,6 +68,7 @@ impl Grid {
         let guest_name = self.name_for(&wish, host)?;
         let link = self.reachable(host)?;
         self.speaks(host, &wish.verb)?;
+        self.nowhere_else(host, &wish)?;
         if self.commands.waiting_on(host).count() >= WAITING_PER_HOST {
             return Err(error(
                 CallErrorCode::TooMany,
@@ -96,6 +97,12 @@ impl Grid {
             generation: self.intent.generation,
             operations: vec![operation.clone()],
         });
+        if let Some(giver) = giver(&operation.verb) {
+            // Both ends learn of it at once: who takes, and who gives.
+            self.look_at_peers(host, now.time);
+            self.look_at_peers(giver, now.time);
+            self.tell_peers(now, actions);
+        }
         if let Some(link) = link {
             self.send_command(now, link, &operation, actions);
         }
@@ -170,6 +177,19 @@ impl Grid {
         }
     }
 
+    /// Refuses to make a guest as it was on one host while another one has it: it must not run twice.
+    fn nowhere_else(&self, host: HostId, wish: &GuestCall) -> Result<(), CallError> {
+        let Verb::Restore { order } = &wish.verb else { return Ok(()) };
+        let place = self.guest_host(order.set).filter(|place| *place != host && order.to_be == RestoreAs::AsItWas);
+        let Some(place) = place.and_then(|place| self.hosts.get(&place)) else { return Ok(()) };
+        let text = format!(
+            "host {} has this guest: restore it as new, delete it there, or remove that host from the grid if it is gone \
+             for good",
+            place.name
+        );
+        Err(error(CallErrorCode::WrongState, text))
+    }
+
     /// Refuses what the host's agent is too old for.
     fn speaks(&self, host: HostId, verb: &Verb) -> Result<(), CallError> {
         match self.hosts.get(&host) {
@@ -213,6 +233,10 @@ impl Grid {
         }
         self.hosts.remove(&id);
         self.places.retain(|_, host| *host != id);
+        // Its neighbours are not to hear it any more, at once.
+        for host in self.hosts.values_mut() {
+            host.told.look(now.time);
+        }
         self.publish(
             now,
             Line::warning("host.removed", format!("host {name} was removed by {by}; its guests go on"))
@@ -288,6 +312,15 @@ impl Grid {
         self.forget_uses();
         self.intent.generation = self.intent.generation.next();
         self.save_intent(changes, Vec::new(), actions);
+    }
+}
+
+/// The host that a point is taken from.
+fn giver(verb: &Verb) -> Option<HostId> {
+    let Verb::Restore { order } = verb else { return None };
+    match order.from {
+        Target::Peer { host, .. } => Some(host),
+        Target::Local | Target::Directory { .. } => None,
     }
 }
 

@@ -59,6 +59,11 @@ impl Commands {
         self.keys.get(key).and_then(|id| self.all.get(id))
     }
 
+    /// Those that have not ended.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &Operation> {
+        self.waiting.keys().filter_map(|id| self.all.get(id))
+    }
+
     pub(crate) fn waiting_on(&self, host: HostId) -> impl Iterator<Item = &Operation> {
         self.waiting.keys().filter_map(|id| self.all.get(id)).filter(move |operation| operation.host == host)
     }

@@ -14,6 +14,7 @@ use crate::history::{History, Line};
 use crate::hosts::Greeting;
 use crate::intent::Intent;
 use crate::operation::Operation;
+use crate::peers::Told;
 
 /// What a grid is told once.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub struct Host {
     /// Generation of the grid document that it keeps, by its own word.
     pub document: Generation,
     pub remote: String,
+    /// What it was told of its peers.
+    pub told: Told,
 }
 
 /// Whether a host is heard.
@@ -164,6 +167,7 @@ impl Grid {
             self.watch_silence(now, &mut actions);
             self.end_overdue(now, &mut actions);
             self.give_up_questions(now, &mut actions);
+            self.tell_peers(now, &mut actions);
         }
         actions
     }

@@ -14,6 +14,7 @@ use crate::event::{Action, LinkId};
 use crate::grid::{Grid, Guest, Host, Now, Presence, Speaker};
 use crate::history::Line;
 use crate::intent::{HostRecord, Intent, IntentChange};
+use crate::peers::Told;
 
 /// An agent that was refused for good still asks now and then, in case an admin changes his mind.
 const RETRY_REFUSED: Millis = Millis::seconds(600);
@@ -44,6 +45,7 @@ impl Host {
             backups: Backups::default(),
             version: OLDEST,
             remote: String::new(),
+            told: Told::default(),
         }
     }
 
@@ -143,12 +145,14 @@ impl Grid {
         host.version = hello.newest.min(VERSION);
         host.remote = greeting.remote;
         host.facts = Some(hello.facts);
+        host.told = Told::default();
         let was_up = matches!(host.presence, Presence::Up { .. });
         host.presence = Presence::Up { link: greeting.link, heard: now.time, since: now.wall };
         if !was_up {
             let text = format!("host {} is up", host.name);
             self.publish(now, Line::info("host.up", text).host(id), actions);
         }
+        self.peers_changed(now, id);
     }
 
     pub(crate) fn received(&mut self, now: Now, link: LinkId, message: ToAggregator, actions: &mut Vec<Action>) {
@@ -374,6 +378,9 @@ impl Grid {
         self.hosts.retain(|id, _| intent.hosts.get(id).is_some_and(|record| record.removed.is_none()));
         let hosts = &self.hosts;
         self.places.retain(|_, host| hosts.contains_key(host));
+        for host in self.hosts.values_mut() {
+            host.told.look(now.time);
+        }
     }
 
     pub(crate) fn cut_off(&mut self, now: Now, link: LinkId, host: HostId, why: &str, actions: &mut Vec<Action>) {

@@ -12,6 +12,7 @@ mod hosts;
 pub mod intent;
 mod joining;
 pub mod operation;
+pub mod peers;
 mod placement;
 #[cfg(test)]
 mod test;

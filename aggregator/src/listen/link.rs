@@ -219,7 +219,7 @@ fn shorten(facts: &mut HostFacts) {
     let texts =
         [&mut facts.name, &mut facts.agent_version, &mut facts.boot_id, &mut facts.hypervisor, &mut facts.kernel];
     facts.addresses.truncate(ADDRESSES);
-    for text in texts.into_iter().chain(&mut facts.addresses) {
+    for text in texts.into_iter().chain(&mut facts.addresses).chain(&mut facts.peer_listen) {
         if let Some((end, _)) = text.char_indices().nth(TEXT) {
             text.truncate(end);
         }

@@ -211,6 +211,7 @@ fn name(index: usize) -> String {
 
 fn facts(index: usize) -> HostFacts {
     HostFacts {
+        peer_listen: None,
         name: name(index),
         agent_version: "0.1.0".into(),
         boot_id: uuid::Uuid::new_v4().to_string(),

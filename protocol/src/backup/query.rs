@@ -10,6 +10,8 @@ use crate::{GuestId, HostId, PointId, Stamp};
 pub const PAGE: usize = 200;
 /// Peers that one host is told of; more would only make messages long.
 pub const PEERS: usize = 64;
+/// Points that one host shares at a time: restores under way.
+pub const SHARES: usize = 256;
 /// Addresses of one peer.
 pub const ADDRESSES: usize = 8;
 
@@ -49,7 +51,7 @@ pub struct Peer {
     pub host: HostId,
     #[n(1)]
     pub name: String,
-    /// Where its agent listens for peers: `192.0.2.7:7443`.
+    /// Where its agent listens for peers: `192.0.2.7:4434`. None: not known now, what was told before stays.
     #[n(2)]
     pub addresses: Vec<String>,
     /// The key its certificate must have, as the grid's intent has it.
@@ -67,4 +69,13 @@ pub struct Peer {
     pub replicas: u32,
     #[n(8)]
     pub up: bool,
+}
+
+/// Another host may take this point now, because an admin restores it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct Share {
+    #[n(0)]
+    pub point: PointId,
+    #[n(1)]
+    pub with: HostId,
 }

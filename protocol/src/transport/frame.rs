@@ -171,6 +171,14 @@ impl FrameWriter {
     /// # Errors
     /// As `send`.
     pub async fn finish(mut self) -> Result<(), TransportError> {
+        self.end().await
+    }
+
+    /// The same, keeping the writer.
+    ///
+    /// # Errors
+    /// As `send`.
+    pub async fn end(&mut self) -> Result<(), TransportError> {
         self.flush().await?;
         // Fails only when the stream was closed before, which the wait below tells as well.
         let _closed = self.stream.finish();

@@ -9,8 +9,9 @@ use roost_protocol::enrol::{EnrolAnswer, EnrolRequest, JoinToken};
 use roost_protocol::host::HostFacts;
 use roost_protocol::identity::{Fingerprint, HostKey};
 use roost_protocol::message::{Hello, OLDEST, ToAgent, ToAggregator, VERSION};
+use roost_protocol::peer::{FromCalled, FromCaller};
 use roost_protocol::transport::{self, FrameReader, Identity, Purpose, TransportError};
-use roost_protocol::{Epoch, Generation, HostId, Stamp, codec};
+use roost_protocol::{Epoch, Generation, HostId, Stamp, backup, codec};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -102,6 +103,27 @@ impl Peer {
         Ok(link)
     }
 
+    /// Calls another host as its peer, says these words after a greeting, and gives all that is answered until the end.
+    ///
+    /// # Errors
+    /// Nobody there, or not heard.
+    pub fn call(&self, other: &backup::Peer, words: &[FromCaller]) -> Result<Vec<FromCalled>> {
+        let (_, identity) = self.joined.as_ref().context("not joined")?;
+        let (key, pin) = (Fingerprint(other.key), self.pin);
+        self.runtime.block_on(async {
+            let address = other.addresses.first().context("its address")?.parse()?;
+            let connection = transport::connect_host(&self.endpoint, address, pin, key, identity).await?;
+            let (mut reader, mut writer) = transport::open(&connection).await?;
+            writer.send(&FromCaller::Hello { newest: 1, oldest: 1, to: other.host }).await?;
+            let mut answers = vec![reader.recv_within(WORD).await?];
+            for word in words {
+                writer.send(word).await?;
+                answers.push(reader.recv_within(WORD).await?);
+            }
+            Ok(answers)
+        })
+    }
+
     /// A connection as itself, welcome.
     pub fn hello(&self) -> Result<Link<'_>> {
         let mut link = self.hello_as(self.id()?)?;
@@ -122,6 +144,15 @@ impl Link<'_> {
     /// The next word of the aggregator.
     pub fn hear(&mut self) -> Result<ToAgent, TransportError> {
         self.peer.runtime.block_on(self.reader.recv_within(WORD))
+    }
+
+    /// Hears until it is told of its peers.
+    pub fn peers(&mut self) -> Result<Vec<backup::Peer>> {
+        loop {
+            if let ToAgent::Peers { peers, .. } = self.hear()? {
+                return Ok(peers);
+            }
+        }
     }
 
     /// Hears until cut off; the last words, or why the connection ended.

@@ -141,6 +141,7 @@ impl World {
                 | AgentAction::Send(_)
                 | AgentAction::KeepDocument { .. }
                 | AgentAction::SendDocument
+                | AgentAction::Peers { .. }
                 | AgentAction::List
                 | AgentAction::Note { .. } => {}
             }
@@ -203,6 +204,8 @@ impl World {
                     self.tell_agent(host, AgentEvent::Listed { domains });
                 }
             }
+            // Points go nowhere in this world; who may take them is told all the same.
+            AgentAction::Peers { peers, .. } => self.note(format!("host {host} deals with {} others", peers.len())),
             AgentAction::Note { guest, text, .. } => self.note(format!("host {host} notes {guest:?}: {text}")),
         }
         None

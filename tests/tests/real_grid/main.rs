@@ -12,6 +12,7 @@ mod hostile;
 mod joining;
 mod lifecycle;
 mod monitoring;
+mod peers;
 mod proof;
 mod rogue;
 mod slow;

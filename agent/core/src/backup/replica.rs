@@ -19,6 +19,8 @@ pub enum NoBackupHost {
         "the policy names host {0}, which this host was not told of: is it in the grid, and is its agent new enough?"
     )]
     Unknown(HostId),
+    #[error("the policy names host {0}, which broke the rules and is cut off: see this host's alarms")]
+    CutOff(HostId),
     #[error("there is no other host: add one to the grid")]
     Alone,
     #[error("no other host is up")]

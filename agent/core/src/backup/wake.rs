@@ -14,7 +14,7 @@ impl Agent {
         if self.backups.store == Store::Unseen {
             return None;
         }
-        let mut next: Option<Time> = None;
+        let mut next: Option<Time> = self.backups.others.deadline().filter(|at| *at > now.time);
         for (guest, care) in &self.backups.cares {
             let late = self.late_at(care, *guest);
             let wall = [care.due, late, self.verify_at(care, *guest), self.proof_at(care, *guest)];

@@ -8,7 +8,7 @@ use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
 
 use super::plan::{self, Limits, Waiting};
-use super::replica::{Age, Choice, choose};
+use super::replica::{Age, Choice, NoBackupHost, choose};
 use super::retention::expired;
 use super::{Care, Store};
 use crate::agent::{Agent, Hypervisor, Now, Purpose};
@@ -130,6 +130,7 @@ impl Agent {
             .filter(|guest| self.guests.get(*guest).is_some())
             .collect();
         for guest in wanted {
+            self.drop_stranded(guest);
             let since = self.backups.cares.get_mut(&guest).map(|care| *care.replica.since.get_or_insert(now.time));
             let ready = since.is_some() && self.delta_due(guest, now) && self.readable(guest);
             if ready && self.backups_running(true) < self.config.backup.replicas && self.place_replica(guest, actions) {
@@ -174,17 +175,20 @@ impl Agent {
             *mine.entry(host).or_default() += 1;
         }
         let bytes = self.backups.sets.newest(guest).map_or(0, |point| point.size);
+        let peers = self.backups.others.heard();
         let choice = Choice {
             guest,
             own: self.config.host,
             own_zone: &self.config.zone,
             named: replica.host,
             present: care.run.replica,
-            peers: &self.backups.peers,
+            peers: &peers,
             mine: &mine,
             bytes,
         };
-        let (chosen, present) = (choose(&choice), care.run.replica);
+        let barred = replica.host.filter(|host| self.backups.others.is_cut_off(*host));
+        let chosen = barred.map_or_else(|| choose(&choice), |host| Err(NoBackupHost::CutOff(host)));
+        let present = care.run.replica;
         let retry = self.config.backup.retry_first;
         let time = self.clock.time;
         let Some(care) = self.backups.cares.get_mut(&guest) else { return false };
@@ -214,7 +218,8 @@ impl Agent {
         let guests: Vec<GuestId> = self.backups.cares.keys().copied().collect();
         for guest in guests {
             if let Some((point, to)) = self.replica_to_ship(guest, now.time) {
-                self.run(Task::Ship { guest, point, to, bandwidth: None }, Purpose::Backup, actions);
+                let bandwidth = Limits::share(self.config.backup.ship_bandwidth, self.config.backup.replicas);
+                self.run(Task::Ship { guest, point, to, bandwidth }, Purpose::Backup, actions);
             }
             if self.ships_running() >= self.config.backup.ships {
                 continue;
@@ -238,7 +243,7 @@ impl Agent {
 
     fn place_free(&self, guest: GuestId, care: &Care, place: &Target, now: Time) -> bool {
         let waits = care.places.get(place).is_some_and(|(_, at)| *at > now);
-        !waits && !self.lane_busy(guest, &Lane::Place(place.clone()))
+        !waits && !self.barred(place) && !self.lane_busy(guest, &Lane::Place(place.clone()))
     }
 
     fn replica_to_ship(&self, guest: GuestId, now: Time) -> Option<(PointId, Target)> {
@@ -252,7 +257,9 @@ impl Agent {
     /// The newest point that a target of the policy lacks.
     fn copy_to_ship(&self, guest: GuestId, now: Time) -> Option<(PointId, Target)> {
         let care = self.backups.cares.get(&guest)?;
-        let shipped = |point: &&BackupSummary| point.whole() && point.why != Why::Replica;
+        // What is kept here for others is theirs to copy.
+        let own = self.config.host;
+        let shipped = |point: &&BackupSummary| point.whole() && point.why != Why::Replica && point.origin == own;
         care.policy.as_ref()?.targets.iter().find_map(|target| {
             if *target == Target::Local || !self.place_free(guest, care, target, now) {
                 return None;
@@ -298,14 +305,16 @@ impl Agent {
         }
     }
 
-    /// What retention removes now; nothing for a guest without a policy.
+    /// What retention removes now; for a guest without a policy only what other hosts forgot here.
     pub(super) fn expired_points(&self, guest: GuestId, wall: Stamp) -> Vec<PointId> {
         let Some(care) = self.backups.cares.get(&guest) else { return Vec::new() };
-        let Some(policy) = &care.policy else { return Vec::new() };
         let points: Vec<&BackupSummary> = self.backups.sets.of(guest).collect();
         let zone = care.timetable.as_ref().and_then(|table| table.zone());
         let used = self.points_in_use();
-        let gone = expired(&points, policy.retention, zone, wall, policy.replica.is_some());
+        let gone = match &care.policy {
+            Some(policy) => expired(&points, policy.retention, zone, wall, policy.replica.is_some()),
+            None => self.superseded(guest),
+        };
         gone.into_iter().filter(|point| !used.contains(point)).collect()
     }
 

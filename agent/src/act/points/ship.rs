@@ -7,9 +7,9 @@ use roost_protocol::PointId;
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_store::{Adopted, Options, Store};
 
-use super::pace::Pace;
 use super::store_failure;
 use crate::act::failure;
+use crate::pace::Pace;
 
 /// Opens the store in a folder that the host's owner allows; made where it is not there.
 pub(super) fn open(allowed: &[PathBuf], path: &str, options: &Options) -> Result<Store, Failure> {

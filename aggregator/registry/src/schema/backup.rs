@@ -81,6 +81,7 @@ pub(super) const REPLICA: &[Property] = &[
     shown("state", Choice(&["seeding", "following", "behind", "broken", "held"]), "How it stands"),
     maybe(wide("why", Text, "Why it is broken")),
     restless(maybe(shown("lag_s", Integer, "How old the copy is, seconds"))),
+    maybe(wide("point", Text, "The restore point that the copy is")),
     maybe(wide("shows", Time, "The moment the copy shows")),
     wide("every_s", Integer, "Time between two renewals"),
     wide("max_lag_s", Integer, "Told when it is older"),

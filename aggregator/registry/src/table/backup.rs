@@ -184,7 +184,7 @@ const fn of_point(name: &'static str, verb: &'static str, summary: &'static str,
 const POINTS: &[Operation] = &[
     Operation {
         detail: "Asked of the host that has them.",
-        inputs: &[REF_SET],
+        inputs: &[REF_SET, Field::query("host", FieldKind::Text, "What this host keeps of them (id or name)")],
         errors: &["not_found", "ambiguous"],
         cli: cli("backup", "list"),
         ..read("backup.list", "List restore points of a guest", "/backup-sets/{ref}/backups", Output::List("backup"))
@@ -223,7 +223,8 @@ const POINTS: &[Operation] = &[
     of_point("backup.prove", "prove", "Prove that a point starts", "/backup-sets/{ref}/backups/{point}/actions/prove"),
     Operation {
         detail: "With a name it becomes a new guest with new addresses; without, the guest comes back as it was, which is \
-                 refused while it runs. Read back and compared before it is done.",
+                 refused while it runs, and on another host than the one that has it. Read back and compared before it is \
+                 done. A host that does not keep the point takes it from one that does.",
         inputs: &[
             REF_SET,
             POINT,

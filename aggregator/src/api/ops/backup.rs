@@ -76,13 +76,13 @@ fn find_set(grid: &Grid, wanted: &str) -> Result<GuestId, Problem> {
 pub(crate) async fn points(api: &Api, caller: &Caller, input: Input) -> Done {
     let wanted = Wanted::of::<&BackupSummary>(&input)?;
     let guest = set_of(api, &input).await?;
-    let points = all_points(api, caller, guest).await?;
+    let points = all_points(api, caller, guest, chosen_host(api, &input).await?).await?;
     Ok(Output::List(wanted.page(points.iter())))
 }
 
 pub(crate) async fn point(api: &Api, caller: &Caller, input: Input) -> Done {
     let (guest, id) = (set_of(api, &input).await?, point_id(&input)?);
-    let points = all_points(api, caller, guest).await?;
+    let points = all_points(api, caller, guest, None).await?;
     let found = points.iter().find(|point| point.point == id);
     let (value, version) = thing(&found.ok_or_else(|| Problem::not_found("restore point", &id.to_string()))?);
     Ok(Output::Thing(value, version))
@@ -98,9 +98,17 @@ fn point_id(input: &Input) -> Result<PointId, Problem> {
     text.parse().map_err(|_| Problem::not_found("restore point", text))
 }
 
-/// Page by page from the host that has them.
-async fn all_points(api: &Api, caller: &Caller, guest: GuestId) -> Result<Vec<BackupSummary>, Problem> {
-    let host: HostId = api.handle.read(move |grid, _, _| grid.set_host(guest)).await??;
+/// Page by page from this host, or else from one that has them and is there.
+async fn all_points(
+    api: &Api,
+    caller: &Caller,
+    guest: GuestId,
+    host: Option<HostId>,
+) -> Result<Vec<BackupSummary>, Problem> {
+    let host: HostId = match host {
+        Some(host) => host,
+        None => api.handle.read(move |grid, _, _| grid.points_host(guest)).await??,
+    };
     let mut points: Vec<BackupSummary> = Vec::new();
     loop {
         let after = points.last().map(|point| (point.guest, point.started, point.point));
@@ -201,7 +209,7 @@ async fn only_if(api: &Api, caller: &Caller, input: &mut Input, guest: GuestId) 
         }));
     }
     let id = point_id(input)?;
-    let points = all_points(api, caller, guest).await?;
+    let points = all_points(api, caller, guest, None).await?;
     let seen = points.iter().find(|point| point.point == id).map(|point| version(&point));
     Ok(input.only_if(move |_, _, _| seen))
 }
@@ -210,12 +218,13 @@ pub(crate) async fn restore(api: &Api, caller: &Caller, mut input: Input) -> Don
     let set = set_of(api, &input).await?;
     let only_if = only_if(api, caller, &mut input, set).await?;
     let to_be = to_be(&input)?;
-    let home = api.handle.read(move |grid, _, _| grid.set_host(set)).await??;
+    let home = api.handle.read(move |grid, _, _| grid.points_host(set)).await??;
     let host = chosen_host(api, &input).await?.unwrap_or(home);
+    let point = point_id(&input)?;
     let order = RestoreOrder {
         set,
-        point: point_id(&input)?,
-        from: if host == home { Target::Local } else { Target::Peer { host: home, key: None } },
+        point,
+        from: source(api, caller, (set, point), host, home).await?,
         start: input.boolean("start").unwrap_or(false),
         at_once: input.boolean("at_once").unwrap_or(false),
         to_be,
@@ -224,6 +233,26 @@ pub(crate) async fn restore(api: &Api, caller: &Caller, mut input: Input) -> Don
     let verb = Verb::Restore { order: Box::new(order) };
     let wish = Wish { guest, name: None, host: Some(host), verb, timeout: TIMEOUT, key: input.key, only_if };
     ask(api, caller, wish).await
+}
+
+/// Where a host reads a point: in its own store if it is there, else from the host that has it.
+async fn source(
+    api: &Api,
+    caller: &Caller,
+    (set, point): (GuestId, PointId),
+    host: HostId,
+    home: HostId,
+) -> Result<Target, Problem> {
+    if host == home {
+        return Ok(Target::Local);
+    }
+    let keeps = move |grid: &Grid| grid.hosts().get(&host).is_some_and(|host| host.backups.sets.contains_key(&set));
+    let kept = match api.handle.read(move |grid, _, _| keeps(grid)).await? {
+        true => all_points(api, caller, set, Some(host)).await?,
+        false => Vec::new(),
+    };
+    let here = kept.iter().any(|kept| kept.point == point);
+    Ok(if here { Target::Local } else { Target::Peer { host: home, key: None } })
 }
 
 fn to_be(input: &Input) -> Result<RestoreAs, Problem> {

@@ -214,6 +214,7 @@ impl Listed for ReplicaView<'_> {
                 }
             },
             "lag_s" => replica.lag.map_or(Value::Null, seconds),
+            "point" => json!(replica.point),
             "shows" => at(replica.shows),
             "every_s" => seconds(replica.every),
             "max_lag_s" => seconds(replica.max_lag),

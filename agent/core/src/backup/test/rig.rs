@@ -36,7 +36,7 @@ pub(super) fn peer(host: u128) -> Peer {
     Peer {
         host: HostId::from_u128(host),
         name: format!("host-{host}"),
-        addresses: vec!["192.0.2.1:7443".into()],
+        addresses: vec!["192.0.2.1:4434".into()],
         key: [0; 32],
         zone: String::new(),
         total: 1 << 40,
@@ -87,6 +87,8 @@ pub(super) struct Rig {
     pub(super) told_at_the_end: BTreeMap<GuestId, SetSummary>,
     pub(super) told_sets: BTreeMap<GuestId, SetSummary>,
     pub(super) log: Vec<String>,
+    /// Hosts that are dealt with.
+    pub(super) heard: Vec<HostId>,
     pub(super) tries: u32,
     pub(super) most_at_once: usize,
     // What goes wrong.
@@ -126,6 +128,7 @@ impl Rig {
             told_at_the_end: BTreeMap::new(),
             told_sets: BTreeMap::new(),
             log: Vec::new(),
+            heard: Vec::new(),
             tries: 0,
             most_at_once: 0,
             by_hand: false,
@@ -194,7 +197,7 @@ impl Rig {
     }
 
     pub(super) fn peers(&mut self, peers: Vec<Peer>) {
-        self.tell(Event::Received(ToAgent::Peers { peers }));
+        self.tell(Event::Received(ToAgent::Peers { peers, shares: Vec::new() }));
     }
 
     pub(super) fn tell(&mut self, event: Event) {
@@ -229,6 +232,7 @@ impl Rig {
                 self.tell(Event::Listed { domains });
             }
             Action::Send(_) | Action::KeepDocument { .. } | Action::SendDocument => {}
+            Action::Peers { peers, .. } => self.heard = peers.iter().map(|peer| peer.host).collect(),
             Action::Note { text, .. } => self.log.push(text),
         }
     }

@@ -1,11 +1,11 @@
-//! Points as the core and lists know them.
+//! Points and errors in the words that people and the core know.
 
 use roost_protocol::HostId;
 use roost_protocol::backup::{BackupSummary, SENTENCE};
 use roost_store::Summary;
 
 /// A point as the core and lists know it. `here`: the origin of points that don't say.
-pub(super) fn told(summary: &Summary, here: HostId) -> BackupSummary {
+pub(crate) fn told(summary: &Summary, here: HostId) -> BackupSummary {
     let mut guest_name = summary.meta.guest_name.clone();
     guest_name.truncate(guest_name.floor_char_boundary(SENTENCE));
     let mut note = summary.meta.note.clone();
@@ -29,4 +29,18 @@ pub(super) fn told(summary: &Summary, here: HostId) -> BackupSummary {
         damaged: None,
         note,
     }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(why) = cause {
+        let why_text = why.to_string();
+        if !text.ends_with(&why_text) {
+            text = format!("{text}: {why_text}");
+        }
+        cause = why.source();
+    }
+    text
 }

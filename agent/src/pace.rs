@@ -8,7 +8,7 @@ const WAIT: Duration = Duration::from_millis(500);
 
 /// Counts what passed.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Bytes per second.
     limit: Option<u64>,
     began: Instant,
@@ -16,12 +16,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(limit: Option<u64>) -> Self {
+    pub(crate) fn new(limit: Option<u64>) -> Self {
         Self { limit: limit.filter(|limit| *limit > 0), began: Instant::now(), bytes: 0 }
     }
 
     /// So many bytes are moved now; waits when that is too early.
-    pub(super) fn passed(&mut self, bytes: usize) {
+    pub(crate) fn passed(&mut self, bytes: usize) {
         let Some(limit) = self.limit else { return };
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
         let early = due(self.bytes, limit).saturating_sub(self.began.elapsed());

@@ -1,0 +1,222 @@
+//! Who is told of whom, and what is shared for a restore.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roost_protocol::backup::{BackupBeat, Peer, RestoreAs, RestoreOrder, SetSummary, Share, StoreStatus, Target};
+use roost_protocol::guest::{GuestReport, PowerState};
+use roost_protocol::host::HostFacts;
+use roost_protocol::message::{Hello, Snapshot, ToAgent, ToAggregator, VERSION};
+use roost_protocol::operation::{Outcome, Verb};
+use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp, Time};
+
+use crate::call::{Call, CallErrorCode, Reply};
+use crate::event::{CallId, LinkId};
+use crate::intent::HostRecord;
+use crate::{Action, Config, Event, Grid, Intent};
+
+const GUEST: GuestId = GuestId::from_u128(50);
+const POINT: PointId = PointId::from_u128(60);
+
+fn host(number: u8) -> HostId {
+    HostId::from_u128(u128::from(number))
+}
+
+struct Rig {
+    grid: Grid,
+    now: Time,
+    /// What each host was told last, and how often.
+    told: BTreeMap<HostId, (Vec<Peer>, Vec<Share>)>,
+    times: usize,
+    reply: Option<Reply>,
+}
+
+impl Rig {
+    /// So many hosts in the intent, none heard.
+    fn new(hosts: u8) -> Self {
+        let record = |n: u8| HostRecord { name: format!("h{n}"), key: [n; 32], joined: Stamp(0), removed: None };
+        let hosts = (1..=hosts).map(|n| (host(n), record(n))).collect();
+        let config = Config {
+            grid: GridId::from_u128(1),
+            epoch: Epoch(1),
+            suspect_after: Millis::seconds(3_600),
+            down_after: Millis::seconds(7_200),
+            recovering: false,
+        };
+        let grid = Grid::new(config, Intent { hosts, ..Intent::default() }, Vec::new());
+        Self { grid, now: Time(1_000_000), told: BTreeMap::new(), times: 0, reply: None }
+    }
+
+    fn tell(&mut self, event: Event) {
+        for action in self.grid.on(self.now, Stamp(0), event) {
+            match action {
+                Action::Send { link, message: ToAgent::Peers { peers, shares } } => {
+                    self.times += 1;
+                    self.told.insert(HostId::from_u128(u128::from(link.0)), (peers, shares));
+                }
+                Action::Answer { reply, .. } => self.reply = Some(reply),
+                Action::Send { .. }
+                | Action::Persist { .. }
+                | Action::Used { .. }
+                | Action::Refuse { .. }
+                | Action::SpreadDocument
+                | Action::Publish { .. }
+                | Action::Disconnect { .. } => {}
+            }
+        }
+    }
+
+    fn up(&mut self, number: u8) {
+        let facts = HostFacts {
+            addresses: vec!["192.168.122.1".into(), format!("192.0.2.{number}"), "fd00::1".into()],
+            peer_listen: Some("0.0.0.0:4434".into()),
+            ..HostFacts::default()
+        };
+        let (epoch, document, clock) = (Epoch(0), Generation(0), Stamp(0));
+        let hello = Hello { newest: VERSION, oldest: VERSION, host: host(number), facts, epoch, document, clock };
+        let remote = format!("[::ffff:192.0.2.{number}]:40000");
+        self.tell(Event::Hello { link: link(number), key: [number; 32], certified: true, hello, remote });
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        let end = self.now + Millis::seconds(seconds);
+        while let Some(at) = self.grid.deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.tell(Event::Tick);
+        }
+        self.now = end;
+    }
+
+    fn says(&mut self, number: u8, message: ToAggregator) {
+        self.tell(Event::Received { link: link(number), message });
+    }
+
+    fn call(&mut self, what: Call) -> Reply {
+        self.tell(Event::Called { call: CallId(1), by: "admin".into(), what });
+        self.reply.take().unwrap()
+    }
+
+    fn knows(&self, number: u8) -> BTreeSet<HostId> {
+        self.told[&host(number)].0.iter().map(|peer| peer.host).collect()
+    }
+
+    fn restore(&mut self, on: u8, to_be: RestoreAs) -> Reply {
+        let from = Target::Peer { host: host(1), key: None };
+        let order = RestoreOrder { set: GUEST, point: POINT, from, to_be, start: false, at_once: false };
+        let (verb, operation) = (Verb::Restore { order: Box::new(order) }, OperationId::from_u128(7));
+        let (guest, host, timeout) = (GuestId::from_u128(51), Some(host(on)), Millis::seconds(600));
+        self.call(Call::Guest { operation, guest, guest_name: None, host, verb, timeout, key: None })
+    }
+
+    /// Host 1 reports the guest and its points.
+    fn has_guest(&mut self) {
+        let set: SetSummary = SetSummary {
+            guest: GUEST,
+            origin: host(1),
+            points: 1,
+            stored: 0,
+            newest: Some((POINT, Stamp(0))),
+            oldest: None,
+            proven: None,
+            damaged: 0,
+            failure: None,
+            next: None,
+            running: false,
+            policy: None,
+            guest_name: "g".into(),
+            policy_name: String::new(),
+        };
+        let report = GuestReport {
+            id: GUEST,
+            name: "g".into(),
+            state: PowerState::Off,
+            reason: String::new(),
+            persistent: true,
+            desired: None,
+            vcpus: 1,
+            memory_mib: MiB(1),
+            since: Stamp(0),
+            restarts: 0,
+            disks: Vec::new(),
+        };
+        let store = Some(StoreStatus { total: 6_400, free: 3_299, ..StoreStatus::default() });
+        let backup = Some(BackupBeat { sets: vec![set], store, ..BackupBeat::default() });
+        self.says(1, ToAggregator::Snapshot(Snapshot { guests: vec![report], backup, ..Snapshot::default() }));
+    }
+}
+
+fn link(number: u8) -> LinkId {
+    LinkId(u64::from(number))
+}
+
+#[test]
+fn hosts_are_told_of_each_other_once_and_again_when_something_changed() {
+    let mut rig = Rig::new(3);
+    rig.up(1);
+    rig.up(2);
+    rig.pass(2);
+    let (peers, shares) = rig.told[&host(1)].clone();
+    assert_eq!((rig.knows(1), rig.knows(2)), (BTreeSet::from([host(2), host(3)]), BTreeSet::from([host(1), host(3)])));
+    assert_eq!((peers[0].key, peers[0].up, shares.len()), ([2; 32], true, 0));
+    assert_eq!(peers[0].addresses, ["192.0.2.2:4434", "192.168.122.1:4434"], "where it is seen first; no IPv6 socket");
+    assert!(!peers[1].up && peers[1].addresses.is_empty(), "not heard yet, but of the grid");
+    let times = rig.times;
+    rig.pass(60);
+    assert_eq!(rig.times, times, "nothing new, nothing told");
+    rig.has_guest();
+    rig.pass(11);
+    let told = rig.told[&host(2)].0[0].clone();
+    assert_eq!((told.free, told.total), (3_200, 6_400), "room in coarse steps");
+    rig.call(Call::RemoveHost { host: host(1) }).unwrap();
+    rig.pass(1);
+    assert_eq!(rig.knows(2), BTreeSet::from([host(3)]), "removed is forgotten at once");
+}
+
+#[test]
+fn in_a_large_grid_lists_are_short_and_whoever_knows_a_host_is_known_to_it() {
+    let mut rig = Rig::new(200);
+    (1..=200).for_each(|number| rig.up(number));
+    rig.pass(3);
+    for number in 1..=200 {
+        let known = rig.knows(number);
+        assert_eq!(known.len(), 32, "{number}");
+        for other in (1..=200).filter(|other| known.contains(&host(*other))) {
+            assert!(rig.knows(other).contains(&host(number)), "{number} {other}");
+        }
+    }
+    // Far apart in the ring, and brought together by a restore.
+    rig.has_guest();
+    rig.restore(100, RestoreAs::AsNew { name: "n".into(), hostname: None, windows_name: None, domain: None }).unwrap();
+    assert!(rig.knows(100).contains(&host(1)) && rig.knows(1).contains(&host(100)));
+}
+
+#[test]
+fn a_point_is_shared_while_it_is_restored_elsewhere_and_no_longer() {
+    let mut rig = Rig::new(2);
+    rig.up(1);
+    rig.up(2);
+    rig.has_guest();
+    rig.pass(2);
+    let new = RestoreAs::AsNew { name: "n".into(), hostname: None, windows_name: None, domain: None };
+    rig.restore(2, new).unwrap();
+    assert_eq!(rig.told[&host(1)].1, [Share { point: POINT, with: host(2) }]);
+    assert_eq!(rig.told[&host(2)].1, []);
+    rig.says(2, ToAggregator::Outcome(Outcome { operation: OperationId::from_u128(7), failure: None }));
+    rig.pass(11);
+    assert_eq!(rig.told[&host(1)].1, []);
+}
+
+#[test]
+fn a_guest_comes_back_as_it_was_on_another_host_only_once_its_own_is_gone() {
+    let mut rig = Rig::new(2);
+    rig.up(1);
+    rig.up(2);
+    rig.has_guest();
+    assert_eq!(rig.restore(2, RestoreAs::AsItWas).unwrap_err().code, CallErrorCode::WrongState);
+    rig.tell(Event::Closed { link: link(1), why: "power".into() });
+    rig.pass(10_000);
+    assert_eq!(rig.restore(2, RestoreAs::AsItWas).unwrap_err().code, CallErrorCode::HostUnreachable);
+    rig.up(2);
+    assert_eq!(rig.restore(2, RestoreAs::AsItWas).unwrap_err().code, CallErrorCode::WrongState, "it may run on there");
+    rig.call(Call::RemoveHost { host: host(1) }).unwrap();
+    rig.restore(2, RestoreAs::AsItWas).unwrap();
+}
