@@ -18,8 +18,9 @@ mod watch;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use roost_libvirt::Hypervisor;
 use roost_protocol::backup::Freeze;
@@ -28,7 +29,7 @@ use roost_protocol::{GuestId, PointId, Stamp};
 
 use self::definition::State;
 use self::hot::Hot;
-use self::scratch::Scratch;
+use self::scratch::{Room, Scratch};
 use self::sink::{Set, Sink};
 use self::watch::Stop;
 use super::domain::hypervisor_failure;
@@ -84,7 +85,7 @@ impl Backup<'_> {
     /// Makes one point of a guest.
     pub(crate) fn run(&self, guest: GuestId, wish: Wish, set: &dyn Set) -> Result<PointId, Failure> {
         let domain = self.hypervisor.domain(&guest.bytes()).map_err(|error| hypervisor_failure(&error))?;
-        let room = self.scratch.enter(guest)?;
+        let room = self.enter(guest)?;
         // What an earlier one left; else its layers would become part of this one.
         tidy::one(self.hypervisor, &room, guest)?;
         let (stop, scratch) = (Stop::default(), self.scratch);
@@ -98,7 +99,26 @@ impl Backup<'_> {
         }
         result
     }
+
+    /// The guest's room; right after a restart what was broken off is still being ended in it.
+    fn enter(&self, guest: GuestId) -> Result<Room, Failure> {
+        let began = Instant::now();
+        loop {
+            match self.scratch.enter(guest) {
+                Err(why) if why.code == FailureCode::Busy && began.elapsed() < TIDYING => {}
+                other => return other,
+            }
+            if self.unwanted.load(Ordering::Relaxed) {
+                return Err(failure(FailureCode::Cancelled, "the backup was broken off"));
+            }
+            thread::sleep(LOOK);
+        }
+    }
 }
+
+/// How long a backup waits for the end of what a dead agent's backup left on the guest, and between two looks.
+const TIDYING: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Puts into the point what is not on disks.
 fn keep_files(

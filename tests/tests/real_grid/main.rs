@@ -3,8 +3,10 @@
 mod at_once;
 mod backup;
 mod clocks;
+mod crowd;
 mod discovery;
 mod disks;
+mod driven;
 mod faults;
 mod frozen;
 mod halfway;

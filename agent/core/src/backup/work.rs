@@ -99,6 +99,8 @@ impl Agent {
         let BackupOptions { freeze, full, pin, label } = options.clone();
         let full = full || self.backups.cares.get(&command.guest).is_some_and(|care| care.full_next);
         let order = BackupOrder { why: Why::Command, freeze, full, pin, note: label, bandwidth: self.read_bandwidth() };
+        // The set shows that one is being made.
+        self.backups.sets.dirty.insert(command.guest);
         self.work(&command, Task::Backup { guest: command.guest, order }, actions);
     }
 

@@ -2,5 +2,6 @@
 
 mod broken;
 pub(crate) mod lab;
+mod many;
 pub(crate) mod memory;
 mod whole;
