@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use roost_agent_core::{Event, Made, Task, TaskId, TaskResult};
 use roost_libvirt::{Code, Error, ForceOff, Hypervisor, ShutdownMode, State};
+use roost_protocol::backup::Target;
 use roost_protocol::operation::{Failure, FailureCode};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -24,12 +25,14 @@ const SHORT: usize = 6;
 const LONG: usize = 2;
 /// Tasks about points at a time; the core begins few. A target that hangs holds one of them.
 const POINTS: usize = 8;
+/// Tasks that talk to other hosts at a time. They have a lane of their own: a host that hangs holds up no backup here.
+const OTHERS: usize = 8;
 /// Tasks that may wait; a host reports at most 512 guests with one task each.
 const WAITING: usize = 1_024;
 /// Guests whose data is brought in at a time; those that are off take a place until they run.
 const PULLS: usize = 8;
 /// Threads that may hang before new tasks are refused.
-const HANGING: usize = 24;
+const HANGING: usize = 40;
 /// One call on one guest; libvirt itself gives up on a hung QEMU after 30 s.
 const SHORT_LIMIT: Duration = Duration::from_secs(60);
 /// Making or removing a guest with large disks.
@@ -48,6 +51,7 @@ pub(crate) struct Workers {
     long: Arc<Semaphore>,
     points: Arc<Semaphore>,
     pulls: Arc<Semaphore>,
+    others: Arc<Semaphore>,
     /// Set for tasks that nobody waits for any more.
     unwanted: Arc<Mutex<HashMap<TaskId, Arc<AtomicBool>>>>,
     waiting: Arc<AtomicUsize>,
@@ -75,15 +79,22 @@ impl Workers {
     ) -> Self {
         let tools = Arc::new(Tools { slot, place, accelerator, points, threads: AtomicUsize::new(0) });
         let lane = |size| Arc::new(Semaphore::new(size));
-        let (short, long, points, pulls) = (lane(SHORT), lane(LONG), lane(POINTS), lane(PULLS));
+        let (short, long, points) = (lane(SHORT), lane(LONG), lane(POINTS));
+        let (pulls, others) = (lane(PULLS), lane(OTHERS));
         let (unwanted, waiting) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
-        Self { tools, short, long, points, pulls, unwanted, waiting, events }
+        Self { tools, short, long, points, pulls, others, unwanted, waiting, events }
     }
 
     /// Begins a task; returns at once. Its end comes as [`Event::Finished`].
     pub(crate) fn run(&self, task: TaskId, what: Task) {
         let (lane, limit) = match &what {
             Task::Create { .. } | Task::Delete { .. } | Task::CleanUp { .. } => (self.long.clone(), LONG_LIMIT),
+            Task::Ship { to: Target::Peer { .. }, .. } | Task::Prune { at: Target::Peer { .. }, .. } => {
+                (self.others.clone(), POINTS_LIMIT)
+            }
+            Task::Restore { order, .. } if matches!(order.from, Target::Peer { .. }) => {
+                (self.others.clone(), POINTS_LIMIT)
+            }
             Task::Backup { .. }
             | Task::Ship { .. }
             | Task::Restore { .. }

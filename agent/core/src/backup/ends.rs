@@ -208,8 +208,11 @@ impl Agent {
             }
         });
         let replica_points = self.backups.sets.of(guest).filter(|point| point.why == Why::Replica).count();
+        // It works, for whichever guest it failed before.
+        for care in self.backups.cares.values_mut() {
+            care.places.remove(to);
+        }
         let care = self.care(guest);
-        care.places.remove(to);
         let Some((_, shows, captured)) = care.replica.made.filter(|(made, ..)| *made == point) else { return };
         let backup_host = care.run.replica.map(|host| Target::Peer { host, key: None });
         if backup_host.as_ref() != Some(to) {

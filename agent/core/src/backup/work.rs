@@ -219,7 +219,9 @@ impl Agent {
     fn begin_ships(&mut self, now: Now, actions: &mut Vec<Action>) {
         let guests: Vec<GuestId> = self.backups.cares.keys().copied().collect();
         for guest in guests {
-            if let Some((point, to)) = self.replica_to_ship(guest, now.time) {
+            if let Some((point, to)) = self.replica_to_ship(guest, now.time)
+                && !self.on_probation(&to)
+            {
                 let bandwidth = Limits::share(self.config.backup.ship_bandwidth, self.config.backup.replicas);
                 self.run(Task::Ship { guest, point, to, bandwidth }, Purpose::Backup, actions);
             }
@@ -233,6 +235,13 @@ impl Agent {
                 self.run(Task::Prune { guest, at, remove }, Purpose::Backup, actions);
             }
         }
+    }
+
+    /// A place that failed is tried by one guest at a time until it works: one that hangs must not keep all workers.
+    fn on_probation(&self, place: &Target) -> bool {
+        let lane = Lane::Place(place.clone());
+        self.tasks.values().any(|running| running.what.lane() == lane)
+            && self.backups.cares.values().any(|care| care.places.contains_key(place))
     }
 
     fn ships_running(&self) -> usize {

@@ -150,3 +150,23 @@ fn a_target_that_hangs_holds_up_neither_backups_nor_the_replica() {
     let copies = rig.agent.backups.sets.of(guest(1)).filter(|point| point.copies.contains(&directory)).count();
     assert_eq!(copies, 6);
 }
+
+#[test]
+fn a_backup_host_that_hangs_keeps_one_worker_and_all_follow_again_when_it_is_back() {
+    let mut rig = Rig::new(20);
+    rig.peers(vec![peer(2)]);
+    (1..=20).for_each(|number| rig.follow(number, replicated(5_000, 60_000, None)));
+    rig.live(60_000);
+    rig.peers_gone = true;
+    rig.live(20_000);
+    for _ in 0..100 {
+        rig.live(1_000);
+        let ships = rig.tasks.values().filter(|(task, _)| matches!(task, Task::Ship { .. })).count();
+        assert!(ships <= 1, "{ships}");
+    }
+    rig.peers_gone = false;
+    rig.live(60_000);
+    let lags = (1..=20).map(|number| rig.agent.replica_status(guest(number), rig.now()).unwrap().lag.unwrap());
+    assert!(lags.max().unwrap() <= Millis(20_000));
+    assert_eq!(rig.alarms(), [""; 0]);
+}
