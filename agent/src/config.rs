@@ -154,10 +154,12 @@ pub(crate) struct Config {
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// History is kept in at most about so much.
     pub(crate) history_limit_mib: u64,
+    /// Socket of this host's roost-guard: guests of wards run where its lease is. Off unless set.
+    pub(crate) guard_socket: Option<PathBuf>,
 }
 
 /// All keys of the file, for suggestions; a test holds them to the struct.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "libvirt_uri",
     "state_dir",
     "images_dir",
@@ -177,6 +179,7 @@ const KEYS: [&str; 19] = [
     "snmp_socket",
     "metrics_listen",
     "history_limit_mib",
+    "guard_socket",
 ];
 
 impl Default for Config {
@@ -201,6 +204,7 @@ impl Default for Config {
             snmp_socket: "/var/agentx/master".into(),
             metrics_listen: None,
             history_limit_mib: 1_024,
+            guard_socket: None,
         }
     }
 }
@@ -253,6 +257,7 @@ impl Config {
             ("state_dir", Some(&self.state_dir)),
             ("images_dir", self.images_dir.as_ref()),
             ("guests_dir", self.guests_dir.as_ref()),
+            ("guard_socket", self.guard_socket.as_ref()),
             ("backup_key_file", self.backup_key_file.as_ref()),
         ];
         for (key, path) in folders {

@@ -122,6 +122,7 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
             restart_longest: Millis(config.restart_longest_ms),
             zone: String::new(),
             backup: Limits { ship_bandwidth: config.copy_bandwidth(), ..Limits::default() },
+            guarded: config.guard_socket.is_some(),
         },
         opened.kept.clone(),
     );
@@ -136,6 +137,9 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     samples::start(&[config.state_dir.clone(), config.guests()], changed, watcher.hypervisor(), sender.clone())?;
     if config.tune_memory {
         start_memory(&config, &facts.boot_id, watcher.hypervisor(), &sender)?;
+    }
+    if let Some(socket) = config.guard_socket.clone() {
+        tokio::spawn(observe::guard::watch(socket, sender.clone()));
     }
     let mut points = points(&config, host, watcher.hypervisor(), &sender).await?;
     let known = exchange::start(&config, &store, kept_peers, points.as_mut(), &sender)?;

@@ -3,6 +3,7 @@
 pub(crate) mod details;
 pub(crate) mod disks;
 pub(crate) mod facts;
+pub(crate) mod guard;
 mod hardware;
 mod ksm;
 pub(crate) mod libvirt;

@@ -55,7 +55,11 @@ struct Dog {
 impl Guards {
     /// So many hosts with running guards that know each other.
     pub fn start(hosts: u8) -> Result<Self> {
-        let lab = Arc::new(Lab::up(hosts)?);
+        Self::on(Arc::new(Lab::up(hosts)?), hosts)
+    }
+
+    /// The same on hosts that are up.
+    pub fn on(lab: Arc<Lab>, hosts: u8) -> Result<Self> {
         let mut guards = Self { lab, hosts, running: vec![None; usize::from(hosts) + 1], dogs: Vec::new() };
         for host in 1..=hosts {
             let dog = Dog::watch(&guards, host)?;
@@ -72,6 +76,11 @@ impl Guards {
 
     fn pipe(&self, host: u8) -> PathBuf {
         self.lab.folder().join(format!("dog-{host}"))
+    }
+
+    /// Where a host's guard listens for its agent.
+    pub fn socket(&self, host: u8) -> PathBuf {
+        self.run_dir(host).join("guard.sock")
     }
 
     fn settings(&self, host: u8) -> PathBuf {
@@ -117,7 +126,7 @@ impl Guards {
 
     /// A strict ward of one guest with these homes, of which all guards vote; the first home has its lease when this
     /// returns.
-    pub fn found(&self, homes: &[u8], profile: &str) -> Result<()> {
+    pub fn found(&self, homes: &[u8], profile: &str, guest: GuestId) -> Result<()> {
         let member = |host| Ok(self.status(host)?.me.to_string());
         let voters = (1..=self.hosts).map(member).collect::<Result<Vec<String>>>()?.join(",");
         let home_names = homes.iter().map(|host| member(*host)).collect::<Result<Vec<String>>>()?.join(",");
@@ -125,7 +134,7 @@ impl Guards {
             self.command(host, &["found", "7", "--voters", &voters, "--homes", &home_names, "--profile", profile])?;
         }
         for host in homes {
-            self.command(*host, &["guests", "7", &GUEST.to_string(), "--anywhere"])?;
+            self.command(*host, &["guests", "7", &guest.to_string(), "--anywhere"])?;
         }
         self.await_standing(homes[0], Standing::Running, START)
     }
@@ -138,7 +147,7 @@ impl Guards {
 
     /// One question on a connection of its own.
     pub fn ask(&self, host: u8, request: &Request) -> Result<Reply> {
-        Door::open(&self.run_dir(host).join("guard.sock"))?.ask(request)
+        Door::open(&self.socket(host))?.ask(request)
     }
 
     /// A question that is to be answered by Done.

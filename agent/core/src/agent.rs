@@ -14,6 +14,7 @@ use crate::command::Pending;
 use crate::event::{Action, Event, Lane, Task, TaskId};
 use crate::guests::{Guests, alive};
 use crate::ledger::{Change, Kept, Record, Stage};
+use crate::right::Rights;
 
 /// What an agent is told once.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Config {
     pub zone: String,
     /// What this host allows its backups.
     pub backup: Limits,
+    /// A guard tells which guests of wards may run here; nothing is started before it was heard.
+    pub guarded: bool,
 }
 
 /// One host's decisions.
@@ -48,6 +51,7 @@ pub struct Agent {
     pub(crate) pending: Pending,
     pub(crate) beats: Beats,
     pub(crate) backups: Backups,
+    pub(crate) rights: Rights,
     /// The time of the event that is dealt with.
     pub(crate) clock: Now,
     pub(crate) alarms: BTreeMap<(String, Option<GuestId>), Alarm>,
@@ -100,6 +104,7 @@ impl Agent {
         let pending = Pending::from_kept(&kept.operations);
         let backups = Backups::new(&kept);
         Self {
+            rights: Rights::new(config.guarded),
             config,
             wishes: kept.wishes,
             operations: kept.operations,
@@ -126,6 +131,7 @@ impl Agent {
         self.clock = now;
         let mut actions = self.take_in(now, event);
         self.begin_operations(now, &mut actions);
+        self.yield_guests(now, &mut actions);
         self.keep_wishes(now, &mut actions);
         self.keep_backups(now, &mut actions);
         if now.time >= self.next_list && self.hypervisor == Hypervisor::Up {
@@ -199,6 +205,8 @@ impl Agent {
             Event::Kept { point } => self.kept_here(now, point),
             Event::PeerLied { host, what } => self.peer_lied(now, host, &what, &mut actions),
             Event::NotKept { guest, point } => self.backups.sets.remove(guest, point),
+            Event::Rights { guests } => self.rights_told(now, guests, &mut actions),
+            Event::GuardAway { why } => self.guard_away(now, &why),
         }
         actions
     }

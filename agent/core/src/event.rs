@@ -1,5 +1,7 @@
 //! What the agent's core is told, and what it asks for. The order of actions is meaning: Persist, then Run, then Send.
 
+use std::collections::BTreeMap;
+
 use roost_protocol::backup::{BackupSummary, Damage, Freeze, Peer, Proof, RestoreOrder, Share, Target, Why};
 use roost_protocol::guest::{Disk, GuestSample, GuestSpec, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
@@ -8,6 +10,7 @@ use roost_protocol::operation::Failure;
 use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp};
 
 use crate::ledger::Change;
+use crate::right::Right;
 
 /// One domain as the hypervisor shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +140,14 @@ pub enum Event {
     PeerLied {
         host: HostId,
         what: String,
+    },
+    /// The guard's word: all guests of all its wards; of others this host alone decides.
+    Rights {
+        guests: BTreeMap<GuestId, Right>,
+    },
+    /// The guard doesn't answer.
+    GuardAway {
+        why: String,
     },
 }
 

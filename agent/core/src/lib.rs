@@ -11,8 +11,10 @@ mod guests;
 pub mod ledger;
 pub mod memory;
 mod reconcile;
+mod right;
 mod show;
 
 pub use agent::{Agent, Config};
 pub use event::{Action, BackupOrder, Event, Lane, Made, Task, TaskId, TaskResult};
 pub use ledger::{Change, Kept, Record, Stage};
+pub use right::Right;

@@ -71,17 +71,17 @@ impl Agent {
     fn should_start(&self, guest: GuestId) -> bool {
         let wished = self.wishes.get(&guest).is_some_and(|desired| desired.power == Power::Running);
         let off = self.guests.get(guest).is_some_and(|known| !alive(known.seen.state));
-        wished && off && !self.busy(guest) && !self.pending.has(guest)
+        wished && off && self.rights.bar(guest).is_none() && !self.busy(guest) && !self.pending.has(guest)
     }
 
     fn starting(&self) -> usize {
         self.tasks.values().filter(|running| running.purpose == Purpose::Wish).count()
     }
 
-    /// A start by the host's own wish ended.
+    /// A start by the host's own wish ended, or the end of what is another host's.
     pub(crate) fn wish_finished(&mut self, now: Now, guest: GuestId, result: TaskResult, actions: &mut Vec<Action>) {
         if let Err(failure) = result {
-            let text = format!("could not be started: {}", failure.text);
+            let text = format!("could not be started or switched off: {}", failure.text);
             actions.push(Action::Note { guest: Some(guest), at: Some(now.wall), text });
         }
         actions.push(Action::List);

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -72,7 +73,7 @@ pub fn story(hosts: u8, tell: impl FnOnce(&mut Grid) -> Result<()>) {
 /// Aggregator and hosts.
 #[derive(Debug)]
 pub struct Grid {
-    pub lab: Lab,
+    pub lab: Arc<Lab>,
     pub api: Api,
     /// Settings, logs, data; on the machine, seen by all hosts.
     pub folder: PathBuf,
@@ -86,7 +87,7 @@ pub struct Grid {
 impl Grid {
     /// Hosts powered on, aggregator running, admin logged in.
     pub fn start(hosts: u8) -> Result<Self> {
-        let lab = Lab::up(hosts)?;
+        let lab = Arc::new(Lab::up(hosts)?);
         let folder = lab.folder().to_owned();
         fs::write(folder.join("password"), "correct horse battery staple\n")?;
         let address = lab.address(0);
@@ -194,6 +195,13 @@ impl Grid {
             secret.display()
         );
         Ok(fs::write(self.folder.join(format!("agent-{host}.toml")), settings)?)
+    }
+
+    /// Has a host's agent listen to its guard from its next start on.
+    pub fn guarded(&self, host: u8, socket: &Path) -> Result<()> {
+        let settings = self.folder.join(format!("agent-{host}.toml"));
+        let told = format!("{}guard_socket = '{}'\n", fs::read_to_string(&settings)?, socket.display());
+        Ok(fs::write(settings, told)?)
     }
 
     /// Starts a host's agent, which need not be connected when this returns.

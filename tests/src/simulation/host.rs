@@ -98,6 +98,7 @@ impl Host {
             restart_longest: Millis::seconds(20),
             zone: String::new(),
             backup: limits(),
+            guarded: false,
         }
     }
 

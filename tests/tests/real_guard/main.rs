@@ -1,11 +1,13 @@
 //! Real guards, one a host, and what happens to a ward's processes when hosts are cut off, hang or die. Run as root with
 //! ROOST_REAL=1, one at a time.
 
+mod agents;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use roost_tests::grid::{START, eventually, lasts, wanted};
-use roost_tests::guards::{Guards, Recorder, now_ms};
+use roost_tests::guards::{GUEST, Guards, Recorder, now_ms};
 use roost_ward::Standing;
 
 /// Lease of the fast profile, and the time that pausing may take on a loaded machine.
@@ -31,7 +33,7 @@ fn story(tell: impl FnOnce(&mut Guards) -> Result<()>) {
 
 /// Two recorders of the ward's guest: on the first home it executes, on the second it stands still.
 fn recorders(guards: &Guards) -> Result<(Recorder, Recorder)> {
-    guards.found(&[1, 2], "fast")?;
+    guards.found(&[1, 2], "fast", GUEST)?;
     let second = guards.recorder(2)?;
     second.await_stopped()?;
     let first = guards.recorder(1)?;

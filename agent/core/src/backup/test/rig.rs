@@ -108,6 +108,7 @@ fn config() -> Config {
         restart_longest: Millis(60_000),
         zone: String::new(),
         backup: Limits::default(),
+        guarded: false,
     }
 }
 

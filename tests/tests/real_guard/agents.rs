@@ -1,0 +1,79 @@
+//! Agents that keep to what their guards say: a real guest comes up on the host that won its ward, and stays off on the one
+//! that lost it.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use reqwest::Method;
+use roost_tests::grid::{self, Grid, START, eventually, lasts, text, tiny};
+use roost_tests::guards::{Guards, now_ms};
+use roost_ward::Standing;
+
+/// Promise of the fast profile, the agent's wait before a start, libvirt's start; the rest is for a loaded machine.
+const UP_AGAIN: Duration = Duration::from_secs(40);
+/// Longer than a lease.
+const A_WHILE: Duration = Duration::from_secs(6);
+
+/// A guest on host 1 that host 2 has the definition and folder of, as hosts with storage in common do; each host with
+/// agent and guard.
+fn prepare(grid: &mut Grid) -> Result<Guards> {
+    grid.join_all()?;
+    let guards = Guards::on(grid.lab.clone(), 3)?;
+    grid.api.done(Method::POST, "/guests", &tiny("desk", "h1", true))?;
+    let id = grid.await_guest("desk", "running", START)?["id"].as_str().context("its id")?.to_owned();
+    let xml = grid.folder.join("desk.xml");
+    fs::write(&xml, grid.virsh(1, &["dumpxml", "--inactive", "desk"])?)?;
+    let (from, at) = (grid.folder.join("desk"), format!("/var/lib/roost/guests/{id}"));
+    let copy = format!("test ! -d {at} || cp -r {at} {}", from.display());
+    grid.lab.exec(1, &["sh", "-c", &copy])?;
+    let copy = format!("test ! -d {0} || {{ mkdir -p /var/lib/roost/guests && cp -r {0} {at}; }}", from.display());
+    grid.lab.exec(2, &["sh", "-c", &copy])?;
+    guards.found(&[1, 2], "fast", id.parse()?)?;
+    for host in 1..=3 {
+        grid.guarded(host, &guards.socket(host))?;
+        grid.kill(host)?;
+        grid.start_agent(host)?;
+    }
+    grid.virsh(2, &["define", text(&xml)?])?;
+    Ok(guards)
+}
+
+fn is(grid: &Grid, host: u8, state: &str) -> Result<()> {
+    let seen = grid.virsh(host, &["domstate", "desk"])?;
+    ensure!(seen.trim() == state, "on host {host} it is {seen:?}");
+    Ok(())
+}
+
+#[test]
+fn real_guest_comes_up_where_its_ward_was_won_and_stays_off_where_it_was_lost() {
+    grid::story(3, |grid| {
+        let mut guards = prepare(grid)?;
+        lasts(A_WHILE);
+        is(grid, 1, "running")?;
+        is(grid, 2, "shut off")?;
+
+        // Without agents leases go on.
+        grid.kill(1)?;
+        lasts(A_WHILE);
+        guards.await_standing(1, Standing::Running, START)?;
+        is(grid, 1, "running")?;
+        grid.start_agent(1)?;
+
+        let died = now_ms()?;
+        guards.power_off(1)?;
+        eventually("the guest runs on host 2", UP_AGAIN, || is(grid, 2, "running"))?;
+        println!("host dead: the guest runs on the other after {} ms", now_ms()? - died);
+
+        guards.power_on(1)?;
+        grid.start_agent(1)?;
+        lasts(A_WHILE);
+        is(grid, 1, "shut off")?;
+        is(grid, 2, "running")?;
+
+        // Given back, it goes home; what host 2 had is switched off there.
+        guards.command(2, &["release", "7"])?;
+        eventually("the guest runs on host 1", UP_AGAIN, || is(grid, 1, "running"))?;
+        eventually("the guest is off on host 2", UP_AGAIN, || is(grid, 2, "shut off"))
+    });
+}
