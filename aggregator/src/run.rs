@@ -75,7 +75,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let key = Arc::new(init::read_key(&path)?);
     let parts = assemble(&config, Arc::clone(&key)).context("open the database")?;
     init::write_ca(&config, &key)?;
-    let listener = Arc::new(bind(config.quic_listen, &key)?);
+    let grid = GridThread::start().context("start the thread of the grid")?;
+    let listener = Arc::new(grid.within(|| bind(config.quic_listen, &key))?);
     let certificate = Certificate::new(&key, &config.public)?;
     let clock = parts.clock;
     let serving = api::Serving {
@@ -84,8 +85,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         router: api::router(api::Api::new(parts.handle.clone(), names(&config), move || clock.now())),
     };
     let stop = CancellationToken::new();
-    let mut driver = tokio::spawn(parts.driver.run(stop.clone()));
-    let listening = tokio::spawn(listen::run(Arc::clone(&listener), parts.shared, stop.clone()));
+    let mut driver = grid.tasks.spawn(parts.driver.run(stop.clone()));
+    let listening = grid.tasks.spawn(listen::run(Arc::clone(&listener), parts.shared, stop.clone()));
     let renewing = tokio::spawn(renew(Arc::clone(&listener), key, config.public.clone(), certificate, stop.clone()));
     let answering = tokio::spawn(api::serve(serving, stop.clone()));
     let watching = tokio::spawn(service::watchdog(parts.handle.clone(), stop.clone()));
@@ -105,10 +106,46 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     if outcome.is_ok() {
         driver.await.context("stop the driver")?;
     }
-    drop((parts.handle, parts.ledger));
+    drop((listener, parts.handle, parts.ledger));
     let storage = parts.storage;
-    tokio::task::spawn_blocking(move || storage.join()).await.context("stop the storage thread")?.ok();
+    let threads = move || {
+        grid.end();
+        storage.join()
+    };
+    tokio::task::spawn_blocking(threads).await.context("stop the threads")?.ok();
     outcome
+}
+
+/// The thread of the links and of the driver. A beat goes from the socket to the grid and back on it without waking
+/// another one, which costs more than all else about a beat; callers of the API, their cryptography and their JSON are
+/// on the other threads and can't make a host wait.
+#[derive(Debug)]
+struct GridThread {
+    tasks: tokio::runtime::Handle,
+    ended: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+impl GridThread {
+    fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (tasks, ended) = (runtime.handle().clone(), CancellationToken::new());
+        let until = ended.clone();
+        let thread = std::thread::Builder::new().name("grid".to_owned());
+        let thread = thread.spawn(move || runtime.block_on(until.cancelled()))?;
+        Ok(Self { tasks, ended, thread })
+    }
+
+    /// Sockets and timers that `make` makes belong to this thread.
+    fn within<T>(&self, make: impl FnOnce() -> T) -> T {
+        let _inside = self.tasks.enter();
+        make()
+    }
+
+    fn end(self) {
+        self.ended.cancel();
+        drop(self.thread.join());
+    }
 }
 
 /// What callers may name in Host: all that the certificate is for.

@@ -137,6 +137,9 @@ impl Grid {
             self.name_free(&spec.name)?;
             return Ok(spec.name.clone());
         }
+        if let (Verb::Import { .. }, Some(name)) = (&wish.verb, &wish.guest_name) {
+            self.name_free(name)?;
+        }
         if let Verb::Restore { order } = &wish.verb {
             order.to_be.check().map_err(|why| error(CallErrorCode::Invalid, why))?;
             if let RestoreAs::AsNew { name, .. } = &order.to_be {
@@ -151,11 +154,12 @@ impl Grid {
     }
 
     fn name_free(&self, name: &str) -> Result<(), CallError> {
-        let there = self.hosts.values().any(|host| host.guests.values().any(|guest| guest.report.name == name));
-        let coming = self.commands.all().values().any(|operation| {
-            !operation.state.ended() && matches!(&operation.verb, Verb::Create { spec, .. } if spec.name == name)
+        let coming = self.commands.waiting().any(|operation| match &operation.verb {
+            Verb::Create { spec, .. } => spec.name == name,
+            Verb::Restore { order } => matches!(&order.to_be, RestoreAs::AsNew { name: coming, .. } if coming == name),
+            _ => false,
         });
-        if there || coming {
+        if self.places.named(name) || coming {
             return Err(error(
                 CallErrorCode::AlreadyExists,
                 format!("the grid has a guest named {name:?} already; choose another name"),
@@ -232,7 +236,7 @@ impl Grid {
             self.cut_off(now, link, id, "it was removed from the grid", actions);
         }
         self.hosts.remove(&id);
-        self.places.retain(|_, host| *host != id);
+        self.places.keep(|host| *host != id);
         // Its neighbours are not to hear it any more, at once.
         for host in self.hosts.values_mut() {
             host.told.look(now.time);

@@ -1,6 +1,6 @@
 //! Operations: asked for once, sent until answered, ended once.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use roost_protocol::guest::PowerState;
 use roost_protocol::message::ToAgent;
@@ -24,7 +24,7 @@ const AFTER_RESTART: Millis = Millis::seconds(60);
 pub(crate) struct Commands {
     all: BTreeMap<OperationId, Operation>,
     /// Until when each one that has not ended is waited for.
-    waiting: BTreeMap<OperationId, Time>,
+    waiting: BTreeMap<(HostId, OperationId), Time>,
     ended: VecDeque<OperationId>,
     keys: BTreeMap<String, OperationId>,
 }
@@ -37,7 +37,7 @@ impl Commands {
             if operation.state.ended() {
                 commands.ended.push_back(operation.id);
             } else {
-                commands.waiting.insert(operation.id, Time(0) + AFTER_RESTART);
+                commands.waiting.insert((operation.host, operation.id), Time(0) + AFTER_RESTART);
             }
             commands.keep(operation);
         }
@@ -65,16 +65,21 @@ impl Commands {
     }
 
     pub(crate) fn waiting_on(&self, host: HostId) -> impl Iterator<Item = &Operation> {
-        self.waiting.keys().filter_map(|id| self.all.get(id)).filter(move |operation| operation.host == host)
+        let of_host = (host, OperationId::from_bytes([0; 16]))..=(host, OperationId::from_bytes([u8::MAX; 16]));
+        self.waiting.range(of_host).filter_map(|((_, id), _)| self.all.get(id))
+    }
+
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Operation> {
+        self.waiting.keys().filter_map(|(_, id)| self.all.get(id))
     }
 
     pub(crate) fn add(&mut self, operation: Operation, until: Time) {
-        self.waiting.insert(operation.id, until);
+        self.waiting.insert((operation.host, operation.id), until);
         self.keep(operation);
     }
 
-    fn end(&mut self, id: OperationId) {
-        self.waiting.remove(&id);
+    fn end(&mut self, host: HostId, id: OperationId) {
+        self.waiting.remove(&(host, id));
         self.ended.push_back(id);
         if self.ended.len() <= ENDED_KEPT {
             return;
@@ -88,7 +93,7 @@ impl Commands {
 
 impl Grid {
     pub(crate) fn send_command(&self, now: Now, link: LinkId, operation: &Operation, actions: &mut Vec<Action>) {
-        let until = self.commands.waiting.get(&operation.id).copied().unwrap_or(now.time);
+        let until = self.commands.waiting.get(&(operation.host, operation.id)).copied().unwrap_or(now.time);
         let command = Command {
             operation: operation.id,
             epoch: self.config.epoch,
@@ -166,7 +171,7 @@ impl Grid {
         };
         let line = line.host(operation.host).guest(guest).operation(id).user(&operation.created_by);
         let kept = operation.clone();
-        self.commands.end(id);
+        self.commands.end(kept.host, id);
         actions.push(Action::Persist {
             intent: Vec::new(),
             generation: self.intent.generation,
@@ -177,12 +182,10 @@ impl Grid {
 
     /// Operations that were waited for long enough. While its host is heard an operation is left to the host.
     pub(crate) fn end_overdue(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let due: BTreeSet<OperationId> =
-            self.commands.waiting.iter().filter(|(_, until)| **until <= now.time).map(|(id, _)| *id).collect();
-        for id in due {
-            let host = self.commands.all.get(&id).map(|operation| operation.host);
-            if host.and_then(|host| self.hosts.get(&host)).and_then(Host::link).is_some() {
-                self.commands.waiting.insert(id, now.time + GRACE);
+        let due = self.commands.waiting.iter().filter(|(_, until)| **until <= now.time).map(|(key, _)| *key);
+        for (host, id) in due.collect::<Vec<_>>() {
+            if self.hosts.get(&host).and_then(Host::link).is_some() {
+                self.commands.waiting.insert((host, id), now.time + GRACE);
                 continue;
             }
             let text = "the host was not heard in time; whether it was begun is seen when the host returns".into();

@@ -15,6 +15,7 @@ use crate::hosts::Greeting;
 use crate::intent::Intent;
 use crate::operation::Operation;
 use crate::peers::Told;
+use crate::places::Places;
 
 /// What a grid is told once.
 #[derive(Clone, Debug)]
@@ -92,8 +93,7 @@ pub struct Grid {
     pub(crate) hosts: BTreeMap<HostId, Host>,
     /// Which host speaks on a link, and the key it proved.
     pub(crate) links: BTreeMap<LinkId, Speaker>,
-    /// The host that reports a guest; the first one, where two do.
-    pub(crate) places: BTreeMap<GuestId, HostId>,
+    pub(crate) places: Places,
     pub(crate) commands: Commands,
     pub(crate) history: History,
     pub(crate) uses: LastUses,
@@ -134,7 +134,7 @@ impl Grid {
             questions: Questions::default(),
             hosts: BTreeMap::new(),
             links: BTreeMap::new(),
-            places: BTreeMap::new(),
+            places: Places::default(),
             resave: false,
             next_tick: Time(0),
         };
@@ -184,7 +184,15 @@ impl Grid {
 
     /// Reading: the host a guest is on.
     pub fn guest_host(&self, guest: GuestId) -> Option<HostId> {
-        self.places.get(&guest).copied()
+        self.places.host(guest)
+    }
+
+    /// Reading: guests in order of name and id, from this place on.
+    pub fn guests_by_name(&self, from: Option<(&str, GuestId)>) -> impl Iterator<Item = (&Host, &Guest)> {
+        self.places.by_name(from).filter_map(|(_, guest, host)| {
+            let host = self.hosts.get(&host)?;
+            Some((host, host.guests.get(&guest)?))
+        })
     }
 
     /// Reading: operations by id.

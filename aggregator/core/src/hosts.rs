@@ -240,9 +240,7 @@ impl Grid {
     ) {
         for guest in gone {
             let Some(was) = self.hosts.get_mut(&id).and_then(|host| host.guests.remove(&guest)) else { continue };
-            if self.places.get(&guest) == Some(&id) {
-                self.places.remove(&guest);
-            }
+            self.places.gone(id, guest, &was.report.name);
             let text = format!("guest {} is gone", was.report.name);
             self.publish(now, Line::info("guest.gone", text).host(id).guest(guest), actions);
         }
@@ -256,9 +254,10 @@ impl Grid {
 
     fn guest_changed(&mut self, now: Now, id: HostId, report: GuestReport, actions: &mut Vec<Action>) {
         let guest = report.id;
-        let place = *self.places.entry(guest).or_insert(id);
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        let was = host.guests.get(&guest).map(|was| was.report.state);
+        let before = host.guests.get(&guest).map(|was| &was.report);
+        let place = self.places.told(id, guest, before.map(|was| was.name.as_str()), &report.name);
+        let was = before.map(|was| was.state);
         let (state, name, reason) = (report.state, report.name.clone(), report.reason.clone());
         match host.guests.get_mut(&guest) {
             Some(kept) => kept.report = report,
@@ -377,7 +376,7 @@ impl Grid {
         let intent = &self.intent;
         self.hosts.retain(|id, _| intent.hosts.get(id).is_some_and(|record| record.removed.is_none()));
         let hosts = &self.hosts;
-        self.places.retain(|_, host| hosts.contains_key(host));
+        self.places.keep(|host| hosts.contains_key(host));
         for host in self.hosts.values_mut() {
             host.told.look(now.time);
         }

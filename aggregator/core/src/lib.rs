@@ -14,6 +14,7 @@ mod joining;
 pub mod operation;
 pub mod peers;
 mod placement;
+mod places;
 #[cfg(test)]
 mod test;
 

@@ -6,12 +6,15 @@ use std::collections::BTreeMap;
 
 use roost_protocol::host::HostFacts;
 use roost_protocol::message::{Beat, Hello, ToAggregator, VERSION};
-use roost_protocol::{Epoch, Generation, GridId, HostId, Millis, Stamp, Time};
+use roost_protocol::guest::{Boot, GuestReport, GuestSpec, PowerState};
+use roost_protocol::operation::Verb;
+use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
 
-use crate::event::LinkId;
+use crate::call::CallErrorCode;
+use crate::event::{CallId, LinkId};
 use crate::grid::Presence;
 use crate::intent::HostRecord;
-use crate::{Action, Config, Event, Grid, Intent};
+use crate::{Action, Call, Config, Event, Grid, Intent};
 
 const HOST: HostId = HostId::from_u128(1);
 const KEY: [u8; 32] = [7; 32];
@@ -74,6 +77,29 @@ impl Rig {
         self.tell(Event::Received { link: LINK, message: ToAggregator::Beat(Beat::default()) });
     }
 
+    fn make(&mut self, name: &str) -> Result<(), CallErrorCode> {
+        let (name, disks, nics) = (name.to_owned(), Vec::new(), Vec::new());
+        let spec = GuestSpec { name: name.clone(), memory_mib: MiB(64), vcpus: 1, disks, nics, boot: Boot::default() };
+        self.call(&name, None, Verb::Create { spec, start: false })
+    }
+
+    fn import(&mut self, name: &str) -> Result<(), CallErrorCode> {
+        self.call(name, Some(name.into()), Verb::Import { xml: String::new() })
+    }
+
+    fn call(&mut self, id: &str, guest_name: Option<String>, verb: Verb) -> Result<(), CallErrorCode> {
+        let (host, timeout) = (Some(HOST), Millis::seconds(60));
+        let seed = id.bytes().fold(u128::from(verb == Verb::Start), |sum, byte| sum * 251 + u128::from(byte));
+        let (operation, guest) = (OperationId::from_u128(seed), GuestId::from_u128(seed));
+        let what = Call::Guest { operation, guest, guest_name, host, verb, timeout, key: None };
+        let event = Event::Called { call: CallId(1), by: "admin".into(), what };
+        let answer = self.grid.on(self.now, Stamp(0), event).into_iter().find_map(|action| match action {
+            Action::Answer { reply, .. } => Some(reply),
+            _ => None,
+        });
+        answer.unwrap().map(drop).map_err(|error| error.code)
+    }
+
     fn presence(&self) -> &'static str {
         match self.grid.hosts()[&HOST].presence {
             Presence::Never => "never",
@@ -131,4 +157,31 @@ fn an_intent_that_went_back_in_time_hears_hosts_it_forgot_until_it_has_their_doc
     rig.tell(Event::DocumentOffered { link: LinkId(2), intent: Box::new(intent) });
     let listed: Vec<HostId> = rig.grid.hosts().keys().copied().collect();
     assert_eq!(listed, [HOST, forgotten], "a document says who belongs to the grid");
+}
+
+#[test]
+fn a_name_is_given_once_whatever_way_the_guest_comes() {
+    let mut rig = Rig::new();
+    let report = GuestReport {
+        id: GuestId::from_u128(1),
+        name: "there".into(),
+        state: PowerState::Off,
+        reason: String::new(),
+        persistent: true,
+        desired: None,
+        vcpus: 1,
+        memory_mib: MiB(64),
+        since: Stamp(0),
+        restarts: 0,
+        disks: Vec::new(),
+    };
+    let beat = Beat { guests: vec![report], ..Beat::default() };
+    rig.tell(Event::Received { link: LINK, message: ToAggregator::Beat(beat) });
+    assert_eq!(rig.make("there"), Err(CallErrorCode::AlreadyExists));
+    assert_eq!(rig.import("there"), Err(CallErrorCode::AlreadyExists));
+    assert_eq!((rig.make("coming"), rig.make("coming")), (Ok(()), Err(CallErrorCode::AlreadyExists)));
+    assert_eq!(rig.import("coming"), Err(CallErrorCode::AlreadyExists));
+    let gone = Beat { gone: vec![GuestId::from_u128(1)], ..Beat::default() };
+    rig.tell(Event::Received { link: LINK, message: ToAggregator::Beat(gone) });
+    assert_eq!(rig.import("there"), Ok(()), "the name is free again");
 }

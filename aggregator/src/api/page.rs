@@ -6,6 +6,8 @@ use std::cmp::Ordering;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use roost_registry::Schema;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::input::Input;
@@ -93,7 +95,8 @@ struct Sort {
 /// A page.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Page {
-    pub(crate) items: Vec<Value>,
+    /// The wanted properties of each item, in the order of `fields`.
+    pub(crate) rows: Vec<Vec<Value>>,
     pub(crate) next: Option<String>,
     pub(crate) total: Option<usize>,
     /// Properties in the order in which a table shows them.
@@ -140,13 +143,72 @@ impl Wanted {
         if let Some((after, order)) = self.after_of(all.first().map(|(_, order, _)| order)) {
             all.retain(|(keys, place, _)| self.compare((keys, place), (after, &order)) == Ordering::Greater);
         }
-        all.sort_unstable_by(|one, other| self.compare((&one.0, &one.1), (&other.0, &other.1)));
+        let ordered = |one: &(Vec<Value>, Order, T), other: &(Vec<Value>, Order, T)| {
+            self.compare((&one.0, &one.1), (&other.0, &other.1))
+        };
+        let most = self.offset.saturating_add(self.limit);
+        let more = all.len() > most;
+        if more {
+            // Only what stands before the end of the page needs its order.
+            all.select_nth_unstable_by(most, ordered);
+            all.truncate(most);
+        }
+        all.sort_unstable_by(ordered);
         all.drain(..self.offset.min(all.len()));
-        let more = all.len() > self.limit;
-        all.truncate(self.limit);
         let next = all.last().filter(|_| more).map(|(keys, order, _)| write_cursor(keys, order));
-        let items = all.iter().map(|(_, _, item)| show(item, &self.fields)).collect();
-        Page { items, next, total, fields: self.fields.clone() }
+        let rows = all.iter().map(|(_, _, item)| self.row(item)).collect();
+        Page { rows, next, total, fields: self.fields.clone() }
+    }
+
+    /// True where the list is wanted in the order of this property, then in its own.
+    pub(crate) fn sorted_by(&self, property: &str) -> bool {
+        matches!(&self.sort[..], [Sort { property: only, down: false }] if *only == property)
+    }
+
+    /// True where the number of all items is wanted too.
+    pub(crate) fn counts(&self) -> bool {
+        self.total
+    }
+
+    /// The text and id of the item that the page begins after, in a list of texts and ids.
+    pub(crate) fn after_text(&self) -> Option<(&str, [u8; 16])> {
+        let [Value::String(text), id] = self.after.as_deref()? else { return None };
+        match Order::parse(id, &Order::Id([0; 16]))? {
+            Order::Id(id) => Some((text, id)),
+            Order::Number(_) | Order::Text(_) | Order::Newest(..) => None,
+        }
+    }
+
+    /// The page of items that come in the wanted order, so that no more of them are looked at than needed.
+    pub(crate) fn page_of_ordered<T: Listed>(&self, mut items: impl Iterator<Item = T>) -> Page {
+        let key = |item: &T| -> (Vec<Value>, Order) {
+            (self.sort.iter().map(|sort| item.property(sort.property)).collect(), item.order())
+        };
+        let mut page = Page { fields: self.fields.clone(), ..Page::default() };
+        let (mut seen, mut skip, mut last) = (0, self.offset, None);
+        for item in items.by_ref() {
+            seen += 1;
+            let before = self.after_of(Some(&item.order())).is_some_and(|(after, order)| {
+                let (keys, place) = key(&item);
+                self.compare((&keys, &place), (after, &order)) != Ordering::Greater
+            });
+            if before || skip > 0 {
+                skip -= usize::from(!before);
+                continue;
+            }
+            if page.rows.len() == self.limit {
+                page.next = last.as_ref().map(|last| key(last)).map(|(keys, place)| write_cursor(&keys, &place));
+                break;
+            }
+            page.rows.push(self.row(&item));
+            last = Some(item);
+        }
+        page.total = self.total.then(|| seen + items.count());
+        page
+    }
+
+    fn row<T: Listed>(&self, item: &T) -> Vec<Value> {
+        self.fields.iter().map(|name| item.property(name)).collect()
     }
 
     fn after_of(&self, like: Option<&Order>) -> Option<(&[Value], Order)> {
@@ -166,17 +228,51 @@ impl Wanted {
     }
 }
 
-/// The item as an object with these properties; absent ones are left out.
-pub(crate) fn show<T: Listed>(item: &T, fields: &[&str]) -> Value {
-    let members = fields.iter().map(|name| ((*name).to_owned(), item.property(name)));
+/// The item as an object with all its properties; absent ones are left out.
+pub(crate) fn show_all<T: Listed>(item: &T) -> Value {
+    let properties = roost_registry::schema(T::SCHEMA).map_or(&[][..], |schema| schema.properties);
+    let members = properties.iter().map(|property| (property.name.to_owned(), item.property(property.name)));
     Value::Object(members.filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>())
 }
 
-/// The item as an object with all its properties.
-pub(crate) fn show_all<T: Listed>(item: &T) -> Value {
-    let properties = roost_registry::schema(T::SCHEMA).map_or(&[][..], |schema| schema.properties);
-    let fields: Vec<&str> = properties.iter().map(|property| property.name).collect();
-    show(item, &fields)
+impl Page {
+    /// The items as objects; absent properties are left out.
+    pub(crate) fn into_items(self) -> Vec<Value> {
+        let fields = self.fields;
+        let object = |row: Vec<Value>| {
+            let members = fields.iter().map(|name| (*name).to_owned()).zip(row);
+            Value::Object(members.filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>())
+        };
+        self.rows.into_iter().map(object).collect()
+    }
+}
+
+/// One item of a page as JSON shows it: absent properties are left out.
+struct Item<'a> {
+    fields: &'a [&'static str],
+    row: &'a [Value],
+}
+
+impl Serialize for Item<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.fields.iter().zip(self.row).filter(|(_, value)| !value.is_null()))
+    }
+}
+
+impl Serialize for Page {
+    /// `{"items": [...], "next": cursor, "total": n}`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let items: Vec<Item<'_>> = self.rows.iter().map(|row| Item { fields: &self.fields, row }).collect();
+        let mut page = serializer.serialize_map(None)?;
+        page.serialize_entry("items", &items)?;
+        if let Some(next) = &self.next {
+            page.serialize_entry("next", next)?;
+        }
+        if let Some(total) = self.total {
+            page.serialize_entry("total", &total)?;
+        }
+        page.end()
+    }
 }
 
 /// The version of an item.
@@ -280,9 +376,10 @@ mod test {
             let mut inputs = vec![("limit", "3"), ("fields", "seq")];
             inputs.extend((!sort.is_empty()).then_some(("sort", sort)));
             inputs.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-            let page = wanted(&inputs).unwrap().page((0..10).map(Pet));
-            seen.extend(page.items.iter().map(|item| item["seq"].as_u64().unwrap()));
-            let Some(next) = page.next else { return seen };
+            let mut page = wanted(&inputs).unwrap().page((0..10).map(Pet));
+            let next = page.next.take();
+            seen.extend(page.into_items().iter().map(|item| item["seq"].as_u64().unwrap()));
+            let Some(next) = next else { return seen };
             cursor = Some(next);
         }
     }
@@ -300,7 +397,7 @@ mod test {
         for offset in ["0", "4", "8", "12"] {
             let page = wanted(&[("limit", "4"), ("offset", offset), ("total", "true")]).unwrap().page((0..10).map(Pet));
             assert_eq!(page.total, Some(10));
-            seen.extend(page.items.iter().map(|item| item["seq"].as_u64().unwrap()));
+            seen.extend(page.into_items().iter().map(|item| item["seq"].as_u64().unwrap()));
         }
         assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         let both = wanted(&[("offset", "1"), ("cursor", "WzFd")]).unwrap_err().sentence();
@@ -310,7 +407,7 @@ mod test {
     #[test]
     fn a_page_has_only_what_was_asked_for() {
         let page = wanted(&[("fields", "kind"), ("total", "true"), ("limit", "1")]).unwrap().page((0..10).map(Pet));
-        assert_eq!((page.items, page.total), (vec![json!({"kind": "even"})], Some(10)));
+        assert_eq!((page.total, page.into_items()), (Some(10), vec![json!({"kind": "even"})]));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use roost_registry::{BASE, Http, Kind, Matched, Operation, Output as Shape, Place};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::dispatch::{self, Output};
@@ -285,8 +286,11 @@ fn decoded(text: &str) -> Result<String, Problem> {
     String::from_utf8(bytes).map_err(|_| wrong())
 }
 
-fn json_response(value: &Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+fn json_response(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => Problem::new("internal", format!("The answer can't be written: {error}.")).into_response(),
+    }
 }
 
 /// With its ETag; nothing but that when the caller has it already.
@@ -323,25 +327,13 @@ fn list(page: &Page, path: &str, query: Option<&str>, csv: bool) -> Response {
     let mut response = if csv {
         ([(header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present")], csv::write(page)).into_response()
     } else {
-        json_response(&page_json(page))
+        json_response(page)
     };
     let link = page.next.as_deref().map(|next| link_to_next(path, query.unwrap_or_default(), next));
     if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
         response.headers_mut().insert(header::LINK, link);
     }
     response
-}
-
-/// `{"items": [...], "next": cursor, "total": n}`.
-fn page_json(page: &Page) -> Value {
-    let mut value = json!({"items": page.items});
-    if let Some(next) = &page.next {
-        value["next"] = json!(next);
-    }
-    if let Some(total) = page.total {
-        value["total"] = json!(total);
-    }
-    value
 }
 
 fn link_to_next(path: &str, query: &str, next: &str) -> String {

@@ -109,7 +109,7 @@ async fn one(api: &Api, from: &Sender<'_>, method: &str, params: Vec<Value>) -> 
     Ok(match output {
         Output::Object(value) if operation.name == "session.login" => value["token"].clone(),
         Output::Object(value) | Output::Thing(value, _) | Output::Operation(_, value) => value,
-        Output::List(page) => Value::Array(page.items),
+        Output::List(page) => Value::Array(page.into_items()),
         // XML-RPC has no "nothing".
         Output::Nothing => json!(true),
         Output::Stream(_) => return Err(Fault::new(-32601, "not_found: XML-RPC has no streams.")),

@@ -28,7 +28,14 @@ pub(crate) async fn list(api: &Api, _: &Caller, input: Input) -> Done {
     let wanted = Wanted::of::<GuestView<'_>>(&input)?;
     let page = api.handle.read(move |grid, _, _| {
         let host = input.text("host").map(|host| find::host(grid, host).map(|host| host.id)).transpose()?;
-        Ok::<_, Problem>(wanted.page(find::guests(grid).filter(|guest| fits(guest, host, &input))))
+        if !wanted.sorted_by("name") {
+            return Ok::<_, Problem>(wanted.page(find::guests(grid).filter(|guest| fits(guest, host, &input))));
+        }
+        let from = wanted.after_text().map(|(name, id)| (name, GuestId::from_bytes(id)));
+        // Counting needs all of them.
+        let from = from.filter(|_| !wanted.counts());
+        let guests = grid.guests_by_name(from).map(|(host, guest)| GuestView { host, guest });
+        Ok(wanted.page_of_ordered(guests.filter(|guest| fits(guest, host, &input))))
     });
     Ok(Output::List(page.await??))
 }
