@@ -138,6 +138,7 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     if config.tune_memory {
         start_memory(&config, &facts.boot_id, watcher.hypervisor(), &sender)?;
     }
+    tokio::spawn(observe::console::watch(config.guests()));
     if let Some(socket) = config.guard_socket.clone() {
         tokio::spawn(observe::guard::watch(socket, sender.clone()));
     }

@@ -1,5 +1,6 @@
 //! What the agent sees: domains through libvirt, samples from /proc, facts of the host.
 
+pub(crate) mod console;
 pub(crate) mod details;
 pub(crate) mod disks;
 pub(crate) mod facts;

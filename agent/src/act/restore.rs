@@ -31,6 +31,7 @@ use super::place::Place;
 use super::xml::Accelerator;
 use super::{failure, io_failure};
 use crate::files;
+use crate::observe::console;
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -185,7 +186,7 @@ impl Restore<'_> {
             RestoreAs::AsItWas => None,
             RestoreAs::AsNew { name, .. } => Some(name.clone()),
         };
-        let (guest, accelerator, serial) = (order.guest, self.accelerator, folder.join("serial.log"));
+        let (guest, accelerator, serial) = (order.guest, self.accelerator, folder.join(console::NAME));
         Ok(Change { guest, name, disks, below: BTreeMap::new(), nvram, kernel, initrd, serial, seed, accelerator })
     }
 
