@@ -49,6 +49,17 @@ impl Api {
         Ok(answer.error_for_status()?.bytes().await?.len())
     }
 
+    /// Asks whether the server lives: the cheapest answer that goes the way of all others.
+    ///
+    /// # Errors
+    /// No answer, or a "no".
+    pub async fn health(&self) -> Result<()> {
+        let path = self.base.replace("/api/v1", "/healthz");
+        let answer = self.client.get(path).send().await?;
+        answer.error_for_status()?.bytes().await?;
+        Ok(())
+    }
+
     /// # Errors
     /// No answer, or a "no".
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {

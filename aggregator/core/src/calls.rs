@@ -154,11 +154,7 @@ impl Grid {
     }
 
     fn name_free(&self, name: &str) -> Result<(), CallError> {
-        let coming = self.commands.waiting().any(|operation| match &operation.verb {
-            Verb::Create { spec, .. } => spec.name == name,
-            Verb::Restore { order } => matches!(&order.to_be, RestoreAs::AsNew { name: coming, .. } if coming == name),
-            _ => false,
-        });
+        let coming = self.commands.open().any(|operation| name_to_be(&operation.verb) == Some(name));
         if self.places.named(name) || coming {
             return Err(error(
                 CallErrorCode::AlreadyExists,
@@ -334,6 +330,19 @@ pub(crate) fn within(count: usize, most: usize, what: &str) -> Result<(), CallEr
     } else {
         Err(error(CallErrorCode::TooMany, format!("a grid has at most {most} {what}: delete some")))
     }
+}
+
+/// The name of the guest that this makes, where it says one.
+fn name_to_be(verb: &Verb) -> Option<&str> {
+    if let Verb::Create { spec, .. } = verb {
+        return Some(&spec.name);
+    }
+    if let Verb::Restore { order } = verb
+        && let RestoreAs::AsNew { name, .. } = &order.to_be
+    {
+        return Some(name);
+    }
+    None
 }
 
 fn same_request(earlier: &Operation, wish: &GuestCall) -> Reply {

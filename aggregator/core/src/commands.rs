@@ -61,16 +61,12 @@ impl Commands {
 
     /// Those that have not ended.
     pub(crate) fn open(&self) -> impl Iterator<Item = &Operation> {
-        self.waiting.keys().filter_map(|id| self.all.get(id))
+        self.waiting.keys().filter_map(|(_, id)| self.all.get(id))
     }
 
     pub(crate) fn waiting_on(&self, host: HostId) -> impl Iterator<Item = &Operation> {
         let of_host = (host, OperationId::from_bytes([0; 16]))..=(host, OperationId::from_bytes([u8::MAX; 16]));
         self.waiting.range(of_host).filter_map(|((_, id), _)| self.all.get(id))
-    }
-
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Operation> {
-        self.waiting.keys().filter_map(|(_, id)| self.all.get(id))
     }
 
     pub(crate) fn add(&mut self, operation: Operation, until: Time) {

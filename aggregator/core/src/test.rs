@@ -4,9 +4,9 @@ mod peers;
 
 use std::collections::BTreeMap;
 
+use roost_protocol::guest::{Boot, GuestReport, GuestSpec, PowerState};
 use roost_protocol::host::HostFacts;
 use roost_protocol::message::{Beat, Hello, ToAggregator, VERSION};
-use roost_protocol::guest::{Boot, GuestReport, GuestSpec, PowerState};
 use roost_protocol::operation::Verb;
 use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
 
@@ -93,10 +93,10 @@ impl Rig {
         let (operation, guest) = (OperationId::from_u128(seed), GuestId::from_u128(seed));
         let what = Call::Guest { operation, guest, guest_name, host, verb, timeout, key: None };
         let event = Event::Called { call: CallId(1), by: "admin".into(), what };
-        let answer = self.grid.on(self.now, Stamp(0), event).into_iter().find_map(|action| match action {
-            Action::Answer { reply, .. } => Some(reply),
-            _ => None,
-        });
+        let answers = self.grid.on(self.now, Stamp(0), event);
+        let answer = answers
+            .into_iter()
+            .find_map(|action| if let Action::Answer { reply, .. } = action { Some(reply) } else { None });
         answer.unwrap().map(drop).map_err(|error| error.code)
     }
 

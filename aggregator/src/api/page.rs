@@ -197,7 +197,7 @@ impl Wanted {
                 continue;
             }
             if page.rows.len() == self.limit {
-                page.next = last.as_ref().map(|last| key(last)).map(|(keys, place)| write_cursor(&keys, &place));
+                page.next = last.as_ref().map(key).map(|(keys, place)| write_cursor(&keys, &place));
                 break;
             }
             page.rows.push(self.row(&item));

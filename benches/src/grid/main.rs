@@ -290,10 +290,34 @@ impl Bench {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let took = began.elapsed().as_secs_f64();
-        alone("durable_operations_per_s", "1/s", count(asked)? / took)?;
         // The beats that went on meanwhile are in it.
         let cpu = process::cpu(self.aggregator.pid())? - cpu;
+        let (name, limit) = ("durable_operations_per_s", Some(self.answers_per_s().await?));
+        Figure { name, unit: "1/s", ours: count(asked)? / took, peer: None, limit }.print()?;
         alone("durable_operation_us_aggregator", "cpu_us", cpu * 1e6 / count(asked)?)
+    }
+
+    /// What this machine's HTTPS, with the callers on it, does when the aggregator has nothing to do for it: the limit
+    /// of operations that are asked for one by one.
+    async fn answers_per_s(&self) -> Result<f64> {
+        let (began, until) = (Instant::now(), Instant::now() + Duration::from_secs(self.arguments.seconds));
+        let mut calling = JoinSet::new();
+        for _ in 0..CALLERS {
+            let api = self.aggregator.api.clone();
+            calling.spawn(async move {
+                let mut calls = 0_usize;
+                while Instant::now() < until {
+                    api.health().await?;
+                    calls += 1;
+                }
+                Ok::<_, anyhow::Error>(calls)
+            });
+        }
+        let mut all = 0;
+        while let Some(calls) = calling.join_next().await {
+            all += calls??;
+        }
+        Ok(count(all)? / began.elapsed().as_secs_f64())
     }
 
     async fn round_trips(&self) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use roost_aggregator_core::Call;
 use roost_aggregator_core::call::Done as CoreDone;
-use roost_protocol::guest::{Boot, DiskSpec, GuestSpec, NicSpec, Power};
+use roost_protocol::guest::{Boot, DiskSpec, GuestSpec, NicSpec, Power, PowerState};
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId};
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use crate::api::dispatch::{Done, Output, grid_key};
 use crate::api::input::Input;
 use crate::api::page::{Wanted, show_all, thing, version};
 use crate::api::problem::Problem;
-use crate::api::view::{GuestView, OperationView, word};
+use crate::api::view::{GuestView, OperationView};
 use crate::auth::Caller;
 use crate::handle::Condition;
 
@@ -28,24 +28,45 @@ pub(crate) async fn list(api: &Api, _: &Caller, input: Input) -> Done {
     let wanted = Wanted::of::<GuestView<'_>>(&input)?;
     let page = api.handle.read(move |grid, _, _| {
         let host = input.text("host").map(|host| find::host(grid, host).map(|host| host.id)).transpose()?;
+        let filter = Filter::of(&input, host)?;
         if !wanted.sorted_by("name") {
-            return Ok::<_, Problem>(wanted.page(find::guests(grid).filter(|guest| fits(guest, host, &input))));
+            return Ok::<_, Problem>(wanted.page(find::guests(grid).filter(|guest| filter.lets(guest))));
         }
         let from = wanted.after_text().map(|(name, id)| (name, GuestId::from_bytes(id)));
         // Counting needs all of them.
         let from = from.filter(|_| !wanted.counts());
         let guests = grid.guests_by_name(from).map(|(host, guest)| GuestView { host, guest });
-        Ok(wanted.page_of_ordered(guests.filter(|guest| fits(guest, host, &input))))
+        Ok(wanted.page_of_ordered(guests.filter(|guest| filter.lets(guest))))
     });
     Ok(Output::List(page.await??))
 }
 
-fn fits(guest: &GuestView<'_>, host: Option<HostId>, input: &Input) -> bool {
-    let report = &guest.guest.report;
-    host.is_none_or(|host| guest.host.id == host)
-        && input.text("name").is_none_or(|name| report.name.contains(name))
-        && input.text("state").is_none_or(|state| word(report.state) == state)
-        && input.boolean("managed").is_none_or(|managed| report.managed() == managed)
+/// Which guests a list is to have.
+struct Filter<'a> {
+    host: Option<HostId>,
+    name: Option<&'a str>,
+    state: Option<PowerState>,
+    managed: Option<bool>,
+}
+
+impl<'a> Filter<'a> {
+    fn of(input: &'a Input, host: Option<HostId>) -> Result<Self, Problem> {
+        let state = input.text("state").map(|state| serde_json::from_value(json!(state))).transpose();
+        Ok(Self {
+            host,
+            name: input.text("name"),
+            state: state.map_err(|error| Problem::fault("/state", error.to_string()))?,
+            managed: input.boolean("managed"),
+        })
+    }
+
+    fn lets(&self, guest: &GuestView<'_>) -> bool {
+        let report = &guest.guest.report;
+        self.host.is_none_or(|host| guest.host.id == host)
+            && self.state.is_none_or(|state| report.state == state)
+            && self.managed.is_none_or(|managed| report.managed() == managed)
+            && self.name.is_none_or(|name| report.name.contains(name))
+    }
 }
 
 pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
