@@ -175,7 +175,12 @@ fn start(lab: &Lab, agent: &Path, folder: &Path, more: &str) -> Result<u32> {
     let words = [agent, Path::new("--config"), &settings, Path::new("run")].map(Path::to_str);
     let words: Vec<&str> = words.into_iter().collect::<Option<_>>().context("paths in UTF-8")?;
     lab.spawn(&folder.join("agent.log"), &words)?;
-    let pids = lab.pids("roost-agent")?;
+    let mut pids = lab.pids("roost-agent")?;
+    let began = Instant::now();
+    while pids.is_empty() && began.elapsed() < JOINED {
+        std::thread::sleep(AGAIN);
+        pids = lab.pids("roost-agent")?;
+    }
     let log = || std::fs::read_to_string(folder.join("agent.log")).unwrap_or_default();
     pids.first().copied().with_context(|| format!("the agent does not run: {}", log()))
 }
