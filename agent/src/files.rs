@@ -7,6 +7,9 @@ use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 
+/// Name of the console's log in a guest's folder.
+pub(crate) const CONSOLE_LOG: &str = "serial.log";
+
 /// Puts `bytes` at `path` (mode 0600): after a crash there is the old content or the new, never a mixture.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_os_string();

@@ -17,7 +17,7 @@ use super::import::Definition;
 use super::place::Place;
 use super::xml::{self, Accelerator, MARKER, MadeDisk, MadeKernel, Parts};
 use super::{copy, failure, io_failure};
-use crate::observe::console;
+use crate::files::CONSOLE_LOG;
 
 /// Disks a guest may be made with: `vda` to `vdz`.
 const DISKS: usize = 26;
@@ -73,7 +73,7 @@ impl Maker<'_> {
             disks.push(self.disk(folder, index, disk, share)?);
         }
         let kernel = self.kernel(folder, &spec.boot)?;
-        let serial = folder.join(console::NAME);
+        let serial = folder.join(CONSOLE_LOG);
         Place::make_file(&serial)?;
         self.still_wanted()?;
         (self.tell)(95, "define");

@@ -30,8 +30,7 @@ use super::nbd::server::Image;
 use super::place::Place;
 use super::xml::Accelerator;
 use super::{failure, io_failure};
-use crate::files;
-use crate::observe::console;
+use crate::files::{self, CONSOLE_LOG};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -186,7 +185,7 @@ impl Restore<'_> {
             RestoreAs::AsItWas => None,
             RestoreAs::AsNew { name, .. } => Some(name.clone()),
         };
-        let (guest, accelerator, serial) = (order.guest, self.accelerator, folder.join(console::NAME));
+        let (guest, accelerator, serial) = (order.guest, self.accelerator, folder.join(CONSOLE_LOG));
         Ok(Change { guest, name, disks, below: BTreeMap::new(), nvram, kernel, initrd, serial, seed, accelerator })
     }
 

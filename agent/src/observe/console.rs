@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 
-/// Name of the log in a guest's folder.
-pub(crate) const NAME: &str = "serial.log";
+use crate::files::CONSOLE_LOG;
+
 /// A guest writes some MB a second at most, so that a log takes 100 MB at the worst moment.
 const EVERY: Duration = Duration::from_secs(10);
 /// A log that takes more bytes than this is cut.
@@ -37,7 +37,7 @@ pub(crate) async fn watch(guests: PathBuf) {
 fn trim_all(guests: &Path) {
     let Ok(folders) = guests.read_dir() else { return };
     for folder in folders.flatten() {
-        let log = folder.path().join(NAME);
+        let log = folder.path().join(CONSOLE_LOG);
         match trim(&log) {
             Ok(true) => tracing::info!(log = %log.display(), "a console log was cut to its last part"),
             Ok(false) => {}
@@ -87,7 +87,7 @@ mod test {
     #[test]
     fn a_flooded_log_keeps_its_end_and_goes_on() {
         let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join(NAME);
+        let log = folder.path().join(CONSOLE_LOG);
         let mut writer = flood(&log, 60_000);
         assert!(trim(&log).unwrap());
         writeln!(writer, "the end").unwrap();
