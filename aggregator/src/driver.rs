@@ -29,6 +29,8 @@ pub(crate) const TO_LINK: usize = 256;
 const SPREAD_DELAY: Duration = Duration::from_millis(200);
 /// Documents take at most about this much of the network, in bytes per second over all hosts.
 const SPREAD_RATE: usize = 20_000_000;
+/// Bytes of documents that are under way at once: each link keeps its copy until its host has it.
+const SPREAD_BURST: usize = 4 << 20;
 /// An agent that claims to have seen an epoch further ahead than this lies: epochs rise with the clock's seconds.
 const EPOCH_AHEAD_S: u64 = 10 * 365 * 24 * 3_600;
 
@@ -311,12 +313,12 @@ impl Driver {
         }
     }
 
-    /// The newest document to every agent that keeps an older one.
+    /// The newest document to agents that keep an older one: to as many as may have it at once, to the rest soon.
     fn spread(&mut self) {
         self.spread_at = None;
         let generation = self.grid.intent().generation;
         let behind = |link: &Link| link.welcomed && link.document < generation;
-        let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| behind(link)).map(|(id, _)| *id).collect();
+        let mut ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| behind(link)).map(|(id, _)| *id).collect();
         if ids.is_empty() {
             return;
         }
@@ -327,9 +329,12 @@ impl Driver {
                 return;
             }
         };
+        let all = ids.len();
+        ids.truncate((SPREAD_BURST / sealed.len().max(1)).max(1));
         let bytes = sealed.len().saturating_mul(ids.len());
         let pause = Duration::from_millis(u64::try_from(bytes / (SPREAD_RATE / 1_000)).unwrap_or(u64::MAX));
         self.spread_not_before = Instant::now() + pause;
+        self.spread_at = (ids.len() < all).then_some(self.spread_not_before);
         let message = Arc::new(ToAgent::Document { generation, sealed });
         for id in ids {
             if let Some(link) = self.links.get_mut(&id) {
