@@ -48,9 +48,14 @@ kill_marked() {
 
 # The id, seen from here, of host I's PID 1; nothing when it is off.
 init_of() {
-  local pid
+  local pid step
   pid=$(cat "$DIR/h$1/pid" 2>/dev/null) || return 0
-  grep -qzs "^$MARK=$PREFIX/h$1\$" "/proc/$pid/environ" && echo "$pid" || true
+  # A process shows no environment for a moment while it becomes another program, as PID 1 does at its start.
+  for step in 1 2 3 4 5; do
+    ! grep -qzs "^$MARK=$PREFIX/h$1\$" "/proc/$pid/environ" || { echo "$pid"; return 0; }
+    [ -e "/proc/$pid" ] || return 0
+    sleep 0.02
+  done
 }
 
 # ---- inside the host: `hosts.sh _init I` becomes its PID 1 ----
