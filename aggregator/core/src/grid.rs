@@ -187,9 +187,14 @@ impl Grid {
         self.places.host(guest)
     }
 
-    /// Reading: guests in order of name and id, from this place on.
-    pub fn guests_by_name(&self, from: Option<(&str, GuestId)>) -> impl Iterator<Item = (&Host, &Guest)> {
-        self.places.by_name(from).filter_map(|(_, guest, host)| {
+    /// Reading: guests with such names in order of name and id, from this place on.
+    pub fn guests_by_name(
+        &self,
+        from: Option<(&str, GuestId)>,
+        such: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (&Host, &Guest)> {
+        let named = self.places.by_name(from).filter(move |(name, _, _)| such(name));
+        named.filter_map(|(_, guest, host)| {
             let host = self.hosts.get(&host)?;
             Some((host, host.guests.get(&guest)?))
         })

@@ -26,7 +26,7 @@ pub(crate) fn guest<'a>(grid: &'a Grid, wanted: &str) -> Result<GuestView<'a>, P
     }
     // Where two hosts report the same guest, the first counts, as by its id.
     let first = |view: &GuestView<'_>| grid.guest_host(view.guest.report.id) == Some(view.host.id);
-    let named = grid.guests_by_name(Some((wanted, GuestId::from_bytes([0; 16]))));
+    let named = grid.guests_by_name(Some((wanted, GuestId::from_bytes([0; 16]))), |_| true);
     let named = named.map(|(host, guest)| GuestView { host, guest });
     let named = named.take_while(|view| view.guest.report.name == wanted).filter(first);
     one("guest", wanted, named, |view| view.guest.report.id.to_string())

@@ -35,7 +35,8 @@ pub(crate) async fn list(api: &Api, _: &Caller, input: Input) -> Done {
         let from = wanted.after_text().map(|(name, id)| (name, GuestId::from_bytes(id)));
         // Counting needs all of them.
         let from = from.filter(|_| !wanted.counts());
-        let guests = grid.guests_by_name(from).map(|(host, guest)| GuestView { host, guest });
+        let guests =
+            grid.guests_by_name(from, |name| filter.named(name)).map(|(host, guest)| GuestView { host, guest });
         Ok(wanted.page_of_ordered(guests.filter(|guest| filter.lets(guest))))
     });
     Ok(Output::List(page.await??))
@@ -60,12 +61,16 @@ impl<'a> Filter<'a> {
         })
     }
 
+    fn named(&self, name: &str) -> bool {
+        self.name.is_none_or(|part| name.contains(part))
+    }
+
     fn lets(&self, guest: &GuestView<'_>) -> bool {
         let report = &guest.guest.report;
         self.host.is_none_or(|host| guest.host.id == host)
             && self.state.is_none_or(|state| report.state == state)
             && self.managed.is_none_or(|managed| report.managed() == managed)
-            && self.name.is_none_or(|name| report.name.contains(name))
+            && self.named(&report.name)
     }
 }
 
