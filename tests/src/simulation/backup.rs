@@ -339,6 +339,15 @@ impl World {
         Ok(())
     }
 
+    /// True while a guest whose backup is late is being backed up, as when its newest point was just found damaged.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.hosts.iter().any(|host| {
+            let late = host.agent.iter().flat_map(|agent| agent.raised()).filter(|alarm| alarm.code == "backup-late");
+            let late: BTreeSet<GuestId> = late.filter_map(|alarm| alarm.guest).collect();
+            host.tasks.values().any(|task| matches!(task, Task::Backup { guest, .. } if late.contains(guest)))
+        })
+    }
+
     /// After faults heal: every point is known, backups are made again, replicas follow, and alarms are gone.
     pub(crate) fn backups_are_well(&self) -> Result<(), Broken> {
         if !self.setting.backups {
@@ -354,14 +363,7 @@ impl World {
             }
             const CODES: [&str; 6] =
                 ["backup-late", "backup-failed", "replica-lag", "replica-broken", "store-filling", "store-away"];
-            // The newest point was found damaged, and the world ends in the middle of the one in its place.
-            let mending = |alarm: &&_| {
-                let alarm: &roost_protocol::host::Alarm = alarm;
-                let reads = |task: &Task| matches!(task, Task::Backup { guest, .. } if Some(*guest) == alarm.guest);
-                alarm.code == "backup-late" && host.tasks.values().any(reads)
-            };
-            let mut lasting = agent.raised().filter(|alarm| !mending(alarm));
-            if let Some(alarm) = lasting.find(|alarm| CODES.contains(&alarm.code.as_str())) {
+            if let Some(alarm) = agent.raised().find(|alarm| CODES.contains(&alarm.code.as_str())) {
                 return Err(self.broken("alarms about backups end when all is well", format!("{alarm:?}")));
             }
             for (guest, policy) in host.ledger.policies.iter().filter(|(guest, _)| host.guests.contains_key(guest)) {
