@@ -205,8 +205,8 @@ impl Agent {
         again: bool,
         actions: &mut Vec<Action>,
     ) {
-        if self.backups.store == Store::Unseen {
-            // It waits until the store was opened.
+        // It waits until the store was opened, and until what is being removed is gone: then it is told so.
+        if self.backups.store == Store::Unseen || (order.from == Target::Local && self.being_removed(order.point)) {
             return;
         }
         match self.check_restore(command, order, state, again) {
@@ -264,6 +264,12 @@ impl Agent {
             }
         }
         Ok(true)
+    }
+
+    fn being_removed(&self, point: PointId) -> bool {
+        let removes =
+            |what: &Task| matches!(what, Task::Prune { at: Target::Local, remove, .. } if remove.contains(&point));
+        self.tasks.values().any(|running| removes(&running.what))
     }
 
     fn name_taken(&self, name: &str, guest: GuestId) -> bool {

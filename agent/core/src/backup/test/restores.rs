@@ -117,3 +117,16 @@ fn an_interrupted_restore_is_begun_again_and_one_that_was_whole_is_not() {
     assert_eq!((rig.outcome(operation), rig.guests[&guest(7)]), (Some(None), PowerState::Running));
     let _ = Made::Nothing;
 }
+
+#[test]
+fn a_point_that_is_being_removed_is_not_restored_from() {
+    let mut rig = rig();
+    let point = rig.points(1)[0];
+    rig.by_hand = true;
+    rig.command(1, Verb::DeletePoint { point, even_last: false });
+    let operation = rig.command(7, restore(order(point, as_new("new"))));
+    assert_eq!(rig.outcome(operation), None, "it waits");
+    rig.succeed(rig.running(|task| matches!(task, Task::Prune { .. })));
+    rig.live(1_000);
+    assert_eq!(rig.outcome(operation), Some(Some(FailureCode::NotFound)));
+}
