@@ -4,15 +4,15 @@
 //! durable; while one waits for the disk, the core already decides about what comes next.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use roost_aggregator_core::call::{CallError, CallErrorCode};
 use roost_aggregator_core::event::{Action, CallId, Event, GridEvent, LinkId, Severity};
 use roost_aggregator_core::intent::{Intent, IntentChange};
 use roost_aggregator_core::{Grid, Reply};
-use roost_protocol::message::{Hello, Refused, ToAgent, ToAggregator};
-use roost_protocol::{Epoch, Generation, codec, document};
+use roost_protocol::message::{Hello, Refusal, Refused, ToAgent, ToAggregator};
+use roost_protocol::{Epoch, Generation, Millis, codec, document};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,29 +31,33 @@ const SPREAD_DELAY: Duration = Duration::from_millis(200);
 const SPREAD_RATE: usize = 20_000_000;
 /// Bytes of documents that are under way at once: each link keeps its copy until its host has it.
 const SPREAD_BURST: usize = 4 << 20;
+/// A host that broke a rule is to stay away that long.
+const STAY_AWAY: Millis = Millis::seconds(60);
 /// An agent that claims to have seen an epoch further ahead than this lies: epochs rise with the clock's seconds.
 const EPOCH_AHEAD_S: u64 = 10 * 365 * 24 * 3_600;
 
 /// What a link tells the driver.
 #[derive(Debug)]
 pub(crate) enum FromLink {
-    Hello { link: LinkId, key: [u8; 32], certified: bool, hello: Box<Hello>, remote: String, to: mpsc::Sender<ToLink> },
+    Hello { link: LinkId, key: [u8; 32], certified: bool, hello: Box<Hello>, remote: String, to: ToLink },
     Received { link: LinkId, message: Box<ToAggregator> },
     Document { link: LinkId, intent: Box<Intent> },
     Closed { link: LinkId, why: String },
 }
 
-/// What the driver gives a link to do. A dropped sender means: close.
+/// Words on their way to one agent; dropped: close once they are said.
 #[derive(Debug)]
-pub(crate) enum ToLink {
-    Send(Arc<ToAgent>),
-    /// Say this, then close.
-    Refuse(Refused),
+pub(crate) struct ToLink {
+    pub(crate) queue: mpsc::Sender<Arc<ToAgent>>,
+    pub(crate) last_word: LastWord,
 }
+
+/// Why a link is closed. It stands beside the queue, because an agent is also told when its queue is full; the first one counts.
+pub(crate) type LastWord = Arc<OnceLock<Refused>>;
 
 #[derive(Debug)]
 struct Link {
-    to: mpsc::Sender<ToLink>,
+    to: ToLink,
     /// Generation of the document the agent keeps; it gets newer ones once it was welcomed.
     document: Generation,
     welcomed: bool,
@@ -263,9 +267,8 @@ impl Driver {
         match action {
             Action::Send { link, message } => self.send(link, message),
             Action::Refuse { link, refused } => {
-                // Closing is what is left to do, also when the link's queue is full.
                 if let Some(link) = self.links.remove(&link) {
-                    drop(link.to.try_send(ToLink::Refuse(refused)));
+                    link.to.last_word.get_or_init(|| refused);
                 }
             }
             Action::Disconnect { host: _, link } => drop(self.links.remove(&link)),
@@ -293,7 +296,7 @@ impl Driver {
 
     fn send(&mut self, id: LinkId, message: ToAgent) {
         let welcome = matches!(message, ToAgent::Welcome(_));
-        self.push(id, ToLink::Send(Arc::new(message)));
+        self.push(id, Arc::new(message));
         let newest = self.grid.intent().generation;
         let Some(link) = self.links.get_mut(&id) else { return };
         if welcome {
@@ -305,10 +308,13 @@ impl Driver {
     }
 
     /// A full queue belongs to an agent that does not read: it is cut off, nobody waits for it.
-    fn push(&mut self, id: LinkId, what: ToLink) {
+    fn push(&mut self, id: LinkId, message: Arc<ToAgent>) {
         let Some(link) = self.links.get(&id) else { return };
-        if link.to.try_send(what).is_err() {
+        if link.to.queue.try_send(message).is_err() {
             tracing::warn!(link = id.0, "a host does not read what it is sent; closing its link");
+            link.to
+                .last_word
+                .get_or_init(|| misbehaved(&format!("{TO_LINK} messages wait for it and it does not read")));
             self.links.remove(&id);
         }
     }
@@ -340,7 +346,7 @@ impl Driver {
             if let Some(link) = self.links.get_mut(&id) {
                 link.document = generation;
             }
-            self.push(id, ToLink::Send(Arc::clone(&message)));
+            self.push(id, Arc::clone(&message));
         }
     }
 }
@@ -397,4 +403,9 @@ fn log(event: &GridEvent) {
         Severity::Warning => tracing::warn!(kind, host, guest, "{text}"),
         Severity::Error => tracing::error!(kind, host, guest, "{text}"),
     }
+}
+
+/// What an agent that broke a rule is told before its link is closed.
+pub(crate) fn misbehaved(text: &str) -> Refused {
+    Refused { reason: Refusal::Misbehaved, text: text.to_owned(), retry_after_ms: STAY_AWAY }
 }

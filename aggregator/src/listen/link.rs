@@ -1,21 +1,21 @@
 //! One host's link: its first words, then what it says to the driver and what the driver says to it. A host that breaks
 //! the protocol or a quota is told so and cut off; a slow one waits for itself alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use roost_aggregator_core::event::LinkId;
 use roost_aggregator_core::intent::Intent;
 use roost_protocol::host::HostFacts;
 use roost_protocol::identity::{PeerIdentity, request_fingerprint};
-use roost_protocol::message::{Refusal, Refused, TEXT, ToAgent, ToAggregator};
+use roost_protocol::message::{Refusal, TEXT, ToAgent, ToAggregator};
 use roost_protocol::transport::{self, CloseCode, FIRST_MESSAGE, FrameReader, FrameWriter, Peer, TransportError};
-use roost_protocol::{Millis, codec, document};
+use roost_protocol::{codec, document};
 use tokio::sync::mpsc;
 
 use super::Shared;
 use super::limit::Bucket;
 use crate::clock::wall;
-use crate::driver::{FromLink, TO_LINK, ToLink};
+use crate::driver::{FromLink, LastWord, TO_LINK, ToLink, misbehaved};
 
 /// Messages a host may send at once: a snapshot, a document and an outcome for each of 512 guests.
 const BURST: u64 = 600;
@@ -25,8 +25,6 @@ const PER_MINUTE: u64 = 20 * 60;
 const HEAVY: u64 = 20;
 /// Addresses of a host that are kept.
 const ADDRESSES: usize = 64;
-/// A host that broke a rule is to stay away that long.
-const STAY_AWAY: Millis = Millis::seconds(60);
 
 /// What ends a link, as events show it.
 type Why = String;
@@ -43,28 +41,28 @@ pub(super) async fn serve(peer: &Peer, identity: &PeerIdentity, shared: &Shared)
         | ToAggregator::Points(_)
         | ToAggregator::Renew { .. }
         | ToAggregator::Document { .. } => {
-            let (to, from_driver) = mpsc::channel(1);
-            drop(to.try_send(ToLink::Refuse(misbehaved("the first message must be Hello"))));
-            write(peer.connection.clone(), writer, from_driver).await;
+            let last_word = OnceLock::from(misbehaved("the first message must be Hello"));
+            write(peer.connection.clone(), writer, mpsc::channel(1).1, Arc::new(last_word)).await;
             return Ok(());
         }
     };
     shorten(&mut hello.facts);
     let (to, from_driver) = mpsc::channel(TO_LINK);
-    let link = Link { id: shared.next_link(), identity, shared, to: to.downgrade() };
+    let last_word = LastWord::default();
+    let link = Link { id: shared.next_link(), identity, shared, to: to.downgrade(), last_word: Arc::clone(&last_word) };
     let greeting = FromLink::Hello {
         link: link.id,
         key: identity.key_fingerprint.0,
         certified: identity.grid == shared.handle.key.grid_id() && identity.host == hello.host,
         hello: Box::new(hello),
         remote: peer.connection.remote_address().to_string(),
-        to,
+        to: ToLink { queue: to, last_word: Arc::clone(&last_word) },
     };
     if shared.driver.send(greeting).await.is_err() {
         return Ok(());
     }
     transport::trust(&peer.connection, &mut reader);
-    let writing = tokio::spawn(write(peer.connection.clone(), writer, from_driver));
+    let writing = tokio::spawn(write(peer.connection.clone(), writer, from_driver, last_word));
     let why = link.read(&mut reader).await;
     // Both fail only when the aggregator stops.
     drop(shared.driver.send(FromLink::Closed { link: link.id, why }).await);
@@ -72,28 +70,25 @@ pub(super) async fn serve(peer: &Peer, identity: &PeerIdentity, shared: &Shared)
     Ok(())
 }
 
-/// Sends until told to stop, then closes the connection.
-async fn write(connection: quinn::Connection, mut writer: FrameWriter, mut from: mpsc::Receiver<ToLink>) {
-    let (mut code, mut why) = (CloseCode::Done, "closed by the aggregator".to_owned());
-    while let Some(next) = from.recv().await {
-        let (sent, last) = match next {
-            ToLink::Send(message) => (writer.send(message.as_ref()).await, false),
-            ToLink::Refuse(refused) => {
-                (code, why) = (close_code(refused.reason), refused.text.clone());
-                (writer.send(&ToAgent::Refused(refused)).await, true)
-            }
-        };
-        if let Err(error) = sent {
-            (code, why) = (CloseCode::Misbehaved, crate::chain(&error));
-            break;
-        }
-        if last {
-            // The words matter more than a clean end.
-            drop(writer.finish().await);
-            break;
+/// Sends until nothing more comes, says the last word if there is one, and closes the connection.
+async fn write(
+    connection: quinn::Connection,
+    mut writer: FrameWriter,
+    mut from: mpsc::Receiver<Arc<ToAgent>>,
+    last_word: LastWord,
+) {
+    while let Some(message) = from.recv().await {
+        if let Err(error) = writer.send(message.as_ref()).await {
+            return connection.close(CloseCode::Misbehaved.into(), crate::chain(&error).as_bytes());
         }
     }
-    connection.close(code.into(), why.as_bytes());
+    let Some(refused) = last_word.get() else {
+        return connection.close(CloseCode::Done.into(), b"closed by the aggregator");
+    };
+    // The words matter more than a clean end.
+    drop(writer.send(&ToAgent::Refused(refused.clone())).await);
+    drop(writer.finish().await);
+    connection.close(close_code(refused.reason).into(), refused.text.as_bytes());
 }
 
 fn close_code(reason: Refusal) -> CloseCode {
@@ -109,7 +104,8 @@ struct Link<'a> {
     identity: &'a PeerIdentity,
     shared: &'a Shared,
     /// Weak, so that the driver can end the link by dropping its own.
-    to: mpsc::WeakSender<ToLink>,
+    to: mpsc::WeakSender<Arc<ToAgent>>,
+    last_word: LastWord,
 }
 
 impl Link<'_> {
@@ -181,21 +177,17 @@ impl Link<'_> {
         }
         let issued = self.shared.handle.key.issue_host(request, host, self.shared.host_lifetime, wall());
         let chain = issued.map_err(|error| self.refuse(&crate::chain(&error)))?;
-        self.say(ToLink::Send(Arc::new(ToAgent::Certificate { chain })));
+        if let Some(to) = self.to.upgrade() {
+            // A full queue means that the driver is about to close the link.
+            drop(to.try_send(Arc::new(ToAgent::Certificate { chain })));
+        }
         Ok(())
     }
 
     fn refuse(&self, why: &str) -> Why {
         tracing::warn!(host = %self.identity.host, "a host is cut off: {why}");
-        self.say(ToLink::Refuse(misbehaved(why)));
+        self.last_word.get_or_init(|| misbehaved(why));
         format!("cut off: {why}")
-    }
-
-    /// A full queue means that the driver is about to close the link.
-    fn say(&self, what: ToLink) {
-        if let Some(to) = self.to.upgrade() {
-            drop(to.try_send(what));
-        }
     }
 }
 
@@ -208,10 +200,6 @@ fn cost(message: &ToAggregator) -> u64 {
         | ToAggregator::Progress(_)
         | ToAggregator::Points(_) => 1,
     }
-}
-
-fn misbehaved(text: &str) -> Refused {
-    Refused { reason: Refusal::Misbehaved, text: text.to_owned(), retry_after_ms: STAY_AWAY }
 }
 
 /// What people read is bounded; nothing is compared with it.
