@@ -111,8 +111,10 @@ fn real_overlay_is_put_over_a_running_disk_and_merged_back() {
         job_ended(&events);
         fs::remove_file(over).unwrap();
 
-        let picture = hypervisor.screenshot(&UUID).unwrap();
-        assert!(picture.mime.starts_with("image/") && picture.bytes.len() > 1000, "{}", picture.mime);
+        // A screen that shows nothing yet is a small picture.
+        until("a picture of the screen", || {
+            hypervisor.screenshot(&UUID).is_ok_and(|shot| shot.mime.starts_with("image/") && shot.bytes.len() > 1000)
+        });
         hypervisor.force_off(&UUID, ForceOff::Kill).unwrap();
         assert!(hypervisor.screenshot(&UUID).is_err());
     });
