@@ -14,8 +14,8 @@ use crate::peer::{Badge, Keeper, Known, Listen, Peers};
 use crate::report::identity::{Store, StoreError};
 use crate::told::chain;
 
-/// How soon a new certificate, or becoming a member, is noticed.
-const LOOK: Duration = Duration::from_secs(2);
+/// How soon files that can't be read are tried again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Gives `points` the way to other hosts, and these the way here. What comes back takes in who they are.
 pub(crate) fn start(
@@ -38,24 +38,26 @@ pub(crate) fn start(
     Ok(known)
 }
 
-/// Reads again and again who this host is, until nobody wants to know.
+/// Reads who this host is, again with each new certificate, until nobody wants to know.
 async fn show(identity: Store, badge: watch::Sender<Option<Arc<Badge>>>) {
-    let mut shown = None;
+    let mut kept = identity.kept();
     let mut failed = String::new();
-    while !badge.is_closed() {
-        match identity.membership() {
-            Ok(membership) if membership == shown => {}
-            Ok(membership) => match membership.as_ref().map(|membership| read(&identity, membership)).transpose() {
-                Ok(read) => {
-                    badge.send_replace(read.map(Arc::new));
-                    shown = membership;
-                    failed.clear();
-                }
-                Err(error) => tell(&mut failed, &error),
-            },
+    loop {
+        let membership = identity.membership();
+        let read = membership.and_then(|membership| membership.map(|member| read(&identity, &member)).transpose());
+        let again = read.is_err();
+        match read {
+            Ok(read) => {
+                badge.send_replace(read.map(Arc::new));
+                failed.clear();
+            }
             Err(error) => tell(&mut failed, &error),
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            Ok(()) = kept.changed() => {}
+            () = tokio::time::sleep(AGAIN), if again => {}
+            () = badge.closed() => return,
+        }
     }
 }
 

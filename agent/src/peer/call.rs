@@ -115,10 +115,10 @@ impl Peers {
             }
             let passes = match &why {
                 PeerError::Away { .. } | PeerError::Lost { .. } => true,
-                // Told to us before it was told to the other one.
-                PeerError::Unknown(_) => true,
+                // Told to us before it was told to the other one, or as this host had just joined.
+                PeerError::Unknown(_) | PeerError::NotJoined => true,
                 PeerError::Refused { reason, .. } => matches!(reason, No::Busy | No::NotShared | No::Stranger),
-                PeerError::NotJoined | PeerError::Lied { .. } | PeerError::Store { .. } | PeerError::Cancelled => false,
+                PeerError::Lied { .. } | PeerError::Store { .. } | PeerError::Cancelled => false,
             };
             if !passes || since.elapsed() >= self.patience.min(AGAIN) {
                 return Err(why);

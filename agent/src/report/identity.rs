@@ -9,6 +9,7 @@ use roost_protocol::identity::{GridPublic, HostKey, IdentityError, peer_identity
 use roost_protocol::message::Der;
 use roost_protocol::transport::Identity;
 use roost_protocol::{GridId, HostId};
+use tokio::sync::watch;
 
 use crate::files;
 
@@ -52,6 +53,8 @@ impl Membership {
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
+    /// Told of each membership that is kept.
+    kept: watch::Sender<()>,
 }
 
 impl Store {
@@ -59,7 +62,7 @@ impl Store {
     pub(crate) fn open(folder: &Path) -> Result<Self, StoreError> {
         let made = files::make_folder(folder, 0o700);
         made.map_err(|source| StoreError::Write { path: folder.into(), source })?;
-        Ok(Self { folder: folder.into() })
+        Ok(Self { folder: folder.into(), kept: watch::Sender::new(()) })
     }
 
     /// The host's key; made at the first call.
@@ -97,7 +100,14 @@ impl Store {
     pub(crate) fn keep(&self, membership: &Membership) -> Result<(), StoreError> {
         let Membership { host, grid, chain, ca } = membership.clone();
         // The answer of joining, as it came: one file, one writing.
-        self.write("membership", &codec::encode(&EnrolAnswer::Accepted { host, chain, grid, ca }))
+        self.write("membership", &codec::encode(&EnrolAnswer::Accepted { host, chain, grid, ca }))?;
+        self.kept.send_replace(());
+        Ok(())
+    }
+
+    /// Changes when this program keeps a membership.
+    pub(crate) fn kept(&self) -> watch::Receiver<()> {
+        self.kept.subscribe()
     }
 
     /// Certificate and key as a connection wants them.
