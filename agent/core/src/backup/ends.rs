@@ -209,6 +209,7 @@ impl Agent {
         });
         let replica_points = self.backups.sets.of(guest).filter(|point| point.why == Why::Replica).count();
         // It works, for whichever guest it failed before.
+        self.backups.others.reached(to, now.time, true);
         for care in self.backups.cares.values_mut() {
             care.places.remove(to);
         }
@@ -237,6 +238,7 @@ impl Agent {
 
     fn place_failed(&mut self, now: Now, guest: GuestId, place: &Target, failure: &Failure) {
         let limits = self.config.backup;
+        self.backups.others.reached(place, now.time, false);
         let care = self.care(guest);
         let failures = care.places.get(place).map_or(0, |(failures, _)| *failures).saturating_add(1);
         // A replica has a promise in seconds to keep: its host is tried again soon.

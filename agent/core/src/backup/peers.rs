@@ -6,6 +6,7 @@ use roost_protocol::backup::query::{ADDRESSES, PEERS, SHARES};
 use roost_protocol::backup::{BackupSummary, Peer, Share, Target, Why};
 use roost_protocol::{GuestId, HostId, Millis, PointId, Time};
 
+use super::replica::{Choice, NoBackupHost, choose};
 use super::sets::cut;
 use crate::agent::{Agent, Now};
 use crate::event::Action;
@@ -17,6 +18,11 @@ const CUT_OFF: Millis = Millis::seconds(3_600);
 /// don't.
 const KEPT_REPLICAS: usize = 16;
 const ALARM: &str = "peer-misbehaved";
+/// A host that nothing could be brought to for so long keeps no replicas: longer than an upgrade with a reboot takes, for
+/// moving costs a whole copy of each.
+const LOST_AFTER: Millis = Millis::seconds(1_800);
+/// One that was not tried for so long is as good as any other.
+const LOST_FOR: Millis = Millis::seconds(3_600);
 
 /// What is known of other hosts.
 #[derive(Debug, Default)]
@@ -25,6 +31,8 @@ pub(crate) struct Others {
     shares: Vec<Share>,
     /// Until when each is cut off.
     cut_off: BTreeMap<HostId, Time>,
+    /// Since when nothing could be brought to each, and when that was tried last.
+    failing: BTreeMap<HostId, (Time, Time)>,
 }
 
 impl Others {
@@ -43,6 +51,21 @@ impl Others {
 
     pub(crate) fn hears(&self, host: HostId) -> bool {
         self.told.iter().any(|peer| peer.host == host) && !self.is_cut_off(host)
+    }
+
+    /// Something could be brought to a place, or not.
+    pub(super) fn reached(&mut self, place: &Target, now: Time, well: bool) {
+        let Target::Peer { host, .. } = place else { return };
+        if well {
+            self.failing.remove(host);
+        } else {
+            self.failing.entry(*host).or_insert((now, now)).1 = now;
+        }
+    }
+
+    fn is_lost(&self, host: HostId, now: Time) -> bool {
+        let lost = |(since, last): &(Time, Time)| last.since(*since) >= LOST_AFTER && now.since(*last) < LOST_FOR;
+        self.failing.get(&host).is_some_and(lost)
     }
 
     /// When the next one is dealt with again.
@@ -101,11 +124,48 @@ impl Agent {
 
     /// A delta made for a host that is not dealt with any more is of no use elsewhere: the next one is newer.
     pub(super) fn drop_stranded(&mut self, guest: GuestId) {
-        let others = &self.backups.others;
-        if let Some(care) = self.backups.cares.get_mut(&guest)
-            && care.run.replica.is_some_and(|host| !others.hears(host))
-        {
+        let present = self.backups.cares.get(&guest).and_then(|care| care.run.replica);
+        let stranded = present.is_some_and(|host| !self.backups.others.hears(host) || self.moves_from(guest, host));
+        if let Some(care) = self.backups.cares.get_mut(&guest).filter(|_| stranded) {
             care.replica.made = None;
+            care.replica.next_at = care.replica.next_at.min(self.clock.time);
+        }
+    }
+
+    /// True where the host that keeps the replica is lost and there is another one to keep it.
+    fn moves_from(&self, guest: GuestId, host: HostId) -> bool {
+        self.backups.others.is_lost(host, self.clock.time) && self.backup_host(guest).is_ok_and(|other| other != host)
+    }
+
+    /// The host that is to keep a guest's replica: the present one, unless it left, or is lost and another one can be had.
+    pub(super) fn backup_host(&self, guest: GuestId) -> Result<HostId, NoBackupHost> {
+        let others = &self.backups.others;
+        let care = self.backups.cares.get(&guest).ok_or(NoBackupHost::Alone)?;
+        let named = care.policy.as_ref().and_then(|policy| policy.replica?.host);
+        if let Some(host) = named.filter(|host| others.is_cut_off(*host)) {
+            return Err(NoBackupHost::CutOff(host));
+        }
+        let mut mine: BTreeMap<HostId, u32> = BTreeMap::new();
+        for host in self.backups.cares.values().filter_map(|care| care.run.replica) {
+            *mine.entry(host).or_default() += 1;
+        }
+        let lost = |host: HostId| others.is_lost(host, self.clock.time);
+        let peers: Vec<Peer> =
+            others.heard().into_iter().map(|peer| Peer { up: peer.up && !lost(peer.host), ..peer }).collect();
+        let present = care.run.replica;
+        let choice = Choice {
+            guest,
+            own: self.config.host,
+            own_zone: &self.config.zone,
+            named,
+            present,
+            peers: &peers,
+            mine: &mine,
+            bytes: self.backups.sets.newest(guest).map_or(0, |point| point.size),
+        };
+        match present.filter(|host| lost(*host)) {
+            Some(host) => choose(&Choice { present: None, ..choice }).or(Ok(host)),
+            None => choose(&choice),
         }
     }
 

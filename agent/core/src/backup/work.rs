@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use roost_protocol::backup::{BackupOptions, BackupSummary, Freeze, Target, Why};
 use roost_protocol::guest::PowerState;
 use roost_protocol::operation::Verb;
-use roost_protocol::{GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
+use roost_protocol::{GuestId, Millis, OperationId, PointId, Stamp, Time};
 
 use super::plan::{self, Limits, Waiting};
-use super::replica::{Age, Choice, NoBackupHost, choose};
+use super::replica::Age;
 use super::retention::expired;
 use super::{Care, Store};
 use crate::agent::{Agent, Hypervisor, Now, Purpose};
@@ -171,26 +171,11 @@ impl Agent {
     /// Chooses the backup host; false where there is none now.
     fn place_replica(&mut self, guest: GuestId, actions: &mut Vec<Action>) -> bool {
         let Some(care) = self.backups.cares.get(&guest) else { return false };
-        let Some(replica) = care.policy.as_ref().and_then(|policy| policy.replica) else { return false };
-        let mut mine: BTreeMap<HostId, u32> = BTreeMap::new();
-        for host in self.backups.cares.values().filter_map(|care| care.run.replica) {
-            *mine.entry(host).or_default() += 1;
+        if care.policy.as_ref().and_then(|policy| policy.replica).is_none() {
+            return false;
         }
-        let bytes = self.backups.sets.newest(guest).map_or(0, |point| point.size);
-        let peers = self.backups.others.heard();
-        let choice = Choice {
-            guest,
-            own: self.config.host,
-            own_zone: &self.config.zone,
-            named: replica.host,
-            present: care.run.replica,
-            peers: &peers,
-            mine: &mine,
-            bytes,
-        };
-        let barred = replica.host.filter(|host| self.backups.others.is_cut_off(*host));
-        let chosen = barred.map_or_else(|| choose(&choice), |host| Err(NoBackupHost::CutOff(host)));
         let present = care.run.replica;
+        let chosen = self.backup_host(guest);
         let retry = self.config.backup.retry_first;
         let time = self.clock.time;
         let Some(care) = self.backups.cares.get_mut(&guest) else { return false };

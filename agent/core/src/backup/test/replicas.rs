@@ -3,7 +3,7 @@
 use roost_protocol::backup::{BackupPolicy, ReplicaPolicy, ReplicaState, ReplicaStatus, Target};
 use roost_protocol::guest::PowerState;
 use roost_protocol::operation::{FailureCode, Verb};
-use roost_protocol::{HostId, Millis};
+use roost_protocol::{Generation, HostId, Millis};
 
 use super::rig::{HOUR, OWN, Rig, guest, peer, policy};
 use crate::event::Task;
@@ -121,6 +121,40 @@ fn a_backup_host_that_left_the_grid_is_replaced_and_the_copy_begins_anew() {
     rig.live(20_000);
     assert_eq!((status(&rig).host, status(&rig).state), (Some(HostId::from_u128(3)), ReplicaState::Following));
     assert_eq!(rig.kept.runs[&guest(1)].replica, Some(HostId::from_u128(3)));
+}
+
+#[test]
+fn a_backup_host_that_stays_away_is_replaced_where_there_is_another_and_no_sooner_than_a_reboot_takes() {
+    let mut rig = Rig::new(1);
+    rig.peers(vec![peer(2)]);
+    rig.follow(1, replicated(5_000, 20_000, None));
+    rig.live(20_000);
+    let (first, second) = (HostId::from_u128(2), HostId::from_u128(3));
+    rig.gone = Some(first);
+    rig.live(HOUR);
+    assert_eq!(
+        (status(&rig).host, rig.alarms()),
+        (Some(first), vec!["replica-broken".to_owned(), "replica-lag".into()]),
+        "no other is there"
+    );
+    rig.gone = None;
+    rig.live(20_000);
+    assert_eq!((status(&rig).state, rig.alarms()), (ReplicaState::Following, Vec::<String>::new()));
+    rig.peers(vec![peer(2), peer(3)]);
+    rig.gone = Some(first);
+    rig.live(20 * 60_000);
+    assert_eq!(status(&rig).host, Some(first), "it may be back any moment");
+    rig.live(15 * 60_000);
+    assert_eq!((status(&rig).host, status(&rig).state), (Some(second), ReplicaState::Following));
+    assert_eq!(rig.alarms(), [""; 0]);
+    // It stays there, also when the first one is back, and gives room back there.
+    rig.gone = None;
+    rig.live(2 * HOUR);
+    assert_eq!(status(&rig).host, Some(second));
+    rig.gone = Some(first);
+    rig.follow(1, BackupPolicy { generation: Generation(9), ..replicated(5_000, 20_000, Some(first)) });
+    rig.live(HOUR);
+    assert_eq!(status(&rig).host, Some(first), "who is named is not left");
 }
 
 #[test]

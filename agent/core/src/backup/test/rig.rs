@@ -95,6 +95,7 @@ pub(super) struct Rig {
     pub(super) by_hand: bool,
     pub(super) broken: Option<FailureCode>,
     pub(super) peers_gone: bool,
+    pub(super) gone: Option<HostId>,
     pub(super) proofs_fail: bool,
     pub(super) damaged: BTreeSet<PointId>,
 }
@@ -135,6 +136,7 @@ impl Rig {
             by_hand: false,
             broken: None,
             peers_gone: false,
+            gone: None,
             proofs_fail: false,
             damaged: BTreeSet::new(),
         };
@@ -277,13 +279,17 @@ impl Rig {
     }
 
     fn end(&mut self, task: TaskId) {
-        let away = |task: &Task| matches!(task.lane(), Lane::Place(_));
+        let away = |task: &Task| match task.lane() {
+            Lane::Place(Target::Peer { host, .. }) => self.peers_gone || self.gone == Some(host),
+            Lane::Place(_) => self.peers_gone,
+            Lane::Change | Lane::Read | Lane::Points => false,
+        };
         let what = &self.tasks[&task].0;
         let backup = matches!(what, Task::Backup { .. });
         self.tries += u32::from(backup);
         match self.broken {
             _ if self.cancelled.contains(&task) => self.fail(task, FailureCode::Cancelled),
-            _ if self.peers_gone && away(what) => self.fail(task, FailureCode::TargetAway),
+            _ if away(what) => self.fail(task, FailureCode::TargetAway),
             Some(code) if backup => self.fail(task, code),
             Some(_) | None => self.succeed(task),
         }
