@@ -21,6 +21,7 @@
 //! many; one put back makes moments ahead of it unanswered again. Ages of replicas, waits and limits are monotonic.
 
 mod alarms;
+mod branch;
 mod ends;
 mod peers;
 pub mod plan;

@@ -66,6 +66,21 @@ impl Rights {
     }
 }
 
+impl Rights {
+    /// True until the guard was heard: what is another host's is not known.
+    pub(crate) fn are_unheard(&self) -> bool {
+        matches!(self, Rights::Unheard)
+    }
+
+    /// True for what another host owns, as the guard knew when it was heard last.
+    pub(crate) fn is_elsewhere(&self, guest: GuestId) -> bool {
+        match self {
+            Rights::Free | Rights::Unheard => false,
+            Rights::Told { wards, .. } => wards.get(&guest) == Some(&Right::Elsewhere),
+        }
+    }
+}
+
 impl Agent {
     /// The guard told of all guests of all its wards.
     pub(crate) fn rights_told(&mut self, now: Now, told: BTreeMap<GuestId, Right>, actions: &mut Vec<Action>) {

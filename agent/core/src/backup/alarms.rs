@@ -28,7 +28,7 @@ impl Agent {
     }
 
     fn conditions(&self, care: &Care, guest: GuestId, now: Now) -> [(&'static str, Option<String>); 8] {
-        let here = self.guests.get(guest).is_some();
+        let here = self.is_own(guest);
         let damaged = self.backups.sets.of(guest).find(|point| !point.whole());
         let lag = here && self.lag_alarm_at(care, guest, now).is_some_and(|at| at < now.time);
         let late = here && self.late_at(care, guest).is_some_and(|at| at <= now.wall);

@@ -160,6 +160,9 @@ impl Agent {
             return;
         }
         care.prune = Some(now.time);
+        if why == Why::Branch {
+            return self.branch_made(now, guest, actions);
+        }
         care.retry_at = None;
         care.run.failure = None;
         if why == Why::Schedule
@@ -197,7 +200,8 @@ impl Agent {
                 self.backups.sets.dirty.insert(guest);
                 self.keep_run(guest, actions);
             }
-            Why::Command | Why::Branch => {}
+            Why::Branch => care.upkeep_at = now.time + limits.retry_first,
+            Why::Command => {}
         }
     }
 

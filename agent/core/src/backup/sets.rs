@@ -205,8 +205,7 @@ impl Agent {
     /// How the guest's replica stands; none where none is wished.
     pub(crate) fn replica_status(&self, guest: GuestId, now: Time) -> Option<ReplicaStatus> {
         let care = self.backups.cares.get(&guest)?;
-        let policy = care.policy.as_ref()?.replica?;
-        self.guests.get(guest)?;
+        let policy = care.policy.as_ref()?.replica.filter(|_| self.is_own(guest))?;
         Some(ReplicaStatus {
             guest,
             host: care.run.replica,

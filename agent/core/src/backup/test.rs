@@ -1,5 +1,6 @@
 //! Backups of one host, driven through the agent's one door. Nothing sleeps; tasks end when the test says so.
 
+mod branches;
 mod peers;
 mod replicas;
 mod restores;

@@ -24,6 +24,7 @@ impl Agent {
         self.begin_pulls(now, actions);
         self.begin_prunes(now, actions);
         if self.hypervisor == Hypervisor::Up && !self.backups.held {
+            self.begin_branches(now, actions);
             self.begin_backups(now, actions);
             self.begin_deltas(now, actions);
         }
@@ -31,7 +32,7 @@ impl Agent {
         self.begin_upkeep(now, actions);
     }
 
-    fn backups_running(&self, replica: bool) -> usize {
+    pub(super) fn backups_running(&self, replica: bool) -> usize {
         let counted =
             |what: &Task| matches!(what, Task::Backup { order, .. } if (order.why == Why::Replica) == replica);
         self.tasks.values().filter(|running| counted(&running.what)).count()
@@ -45,7 +46,7 @@ impl Agent {
     }
 
     /// Nothing reads the guest, changes it, or prunes what a backup would be built upon.
-    fn readable(&self, guest: GuestId) -> bool {
+    pub(super) fn readable(&self, guest: GuestId) -> bool {
         let Some(known) = self.guests.get(guest) else { return false };
         let pruning = |what: &Task| matches!(what, Task::Prune { guest: other, .. } if *other == guest);
         known.seen.state != PowerState::Unknown
@@ -67,7 +68,7 @@ impl Agent {
         }
         for (guest, care) in &self.backups.cares {
             let Some(late) = due(care, now) else { continue };
-            if !asked.contains_key(guest) && self.readable(*guest) {
+            if !asked.contains_key(guest) && self.is_own(*guest) && self.readable(*guest) {
                 let priority = care.policy.as_ref().map_or(0, |policy| policy.priority);
                 waiting.push(Waiting { guest: *guest, asked: false, priority, late });
             }
@@ -118,7 +119,7 @@ impl Agent {
         self.run(Task::Backup { guest, order }, Purpose::Backup, actions);
     }
 
-    fn read_bandwidth(&self) -> Option<u64> {
+    pub(super) fn read_bandwidth(&self) -> Option<u64> {
         Limits::share(self.config.backup.read_bandwidth, self.config.backup.backups)
     }
 
@@ -129,7 +130,7 @@ impl Agent {
             .iter()
             .filter(|(_, care)| care.policy.as_ref().is_some_and(|policy| policy.replica.is_some()))
             .map(|(guest, _)| *guest)
-            .filter(|guest| self.guests.get(*guest).is_some())
+            .filter(|guest| self.is_primary(*guest))
             .collect();
         for guest in wanted {
             self.drop_stranded(guest);
@@ -244,7 +245,7 @@ impl Agent {
 
     fn replica_to_ship(&self, guest: GuestId, now: Time) -> Option<(PointId, Target)> {
         let care = self.backups.cares.get(&guest)?;
-        care.policy.as_ref()?.replica?;
+        care.policy.as_ref()?.replica.filter(|_| self.is_primary(guest))?;
         let to = Target::Peer { host: care.run.replica?, key: None };
         let (point, ..) = care.replica.made?;
         self.place_free(guest, care, &to, now).then_some((point, to))
@@ -320,7 +321,11 @@ impl Agent {
         let busy = self.tasks.values().any(|running| upkeep(&running.what))
             || self.backups_running(false) > 0
             || self.config.backup.pressed(self.backups.pressure)
-            || self.backups.cares.iter().any(|(guest, care)| due(care, now).is_some() && self.readable(*guest));
+            || self
+                .backups
+                .cares
+                .iter()
+                .any(|(guest, care)| due(care, now).is_some() && self.is_own(*guest) && self.readable(*guest));
         if busy {
             return;
         }

@@ -96,11 +96,13 @@ pub(super) struct Rig {
     pub(super) broken: Option<FailureCode>,
     pub(super) peers_gone: bool,
     pub(super) gone: Option<HostId>,
+    /// Whether it has a guard, from the next restart on.
+    pub(super) guarded: bool,
     pub(super) proofs_fail: bool,
     pub(super) damaged: BTreeSet<PointId>,
 }
 
-fn config() -> Config {
+fn config(guarded: bool) -> Config {
     Config {
         host: OWN,
         facts: HostFacts::default(),
@@ -109,14 +111,14 @@ fn config() -> Config {
         restart_longest: Millis(60_000),
         zone: String::new(),
         backup: Limits::default(),
-        guarded: false,
+        guarded,
     }
 }
 
 impl Rig {
     pub(super) fn new(guests: u128) -> Self {
         let mut rig = Self {
-            agent: Agent::new(config(), Kept::default()),
+            agent: Agent::new(config(false), Kept::default()),
             kept: Kept::default(),
             time: 1_000,
             wall: BEGIN,
@@ -137,6 +139,7 @@ impl Rig {
             broken: None,
             peers_gone: false,
             gone: None,
+            guarded: false,
             proofs_fail: false,
             damaged: BTreeSet::new(),
         };
@@ -158,7 +161,7 @@ impl Rig {
     pub(super) fn restart(&mut self) {
         self.tasks.clear();
         self.time = 0;
-        self.agent = Agent::new(config(), self.kept.clone());
+        self.agent = Agent::new(config(self.guarded), self.kept.clone());
         self.begin();
     }
 
@@ -253,7 +256,8 @@ impl Rig {
             Change::Peers(peers) => self.kept.peers = peers,
             Change::Wish { guest, desired: Some(desired) } => drop(self.kept.wishes.insert(guest, desired)),
             Change::Operation { record } => drop(self.kept.operations.insert(record.command.operation, record)),
-            Change::Wish { .. } | Change::Forget { .. } | Change::Epoch(_) => {}
+            Change::Wish { guest, desired: None } => drop(self.kept.wishes.remove(&guest)),
+            Change::Forget { .. } | Change::Epoch(_) => {}
         }
     }
 
