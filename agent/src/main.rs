@@ -143,6 +143,9 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
         tokio::spawn(observe::guard::watch(socket, sender.clone()));
     }
     let mut points = points(&config, host, watcher.hypervisor(), &sender).await?;
+    if let Some(points) = &points {
+        points.tidy_fetched(&place);
+    }
     let known = exchange::start(&config, &store, kept_peers, points.as_mut(), &sender)?;
     let workers = Workers::new(watcher.hypervisor(), place, accelerator, points, sender);
     let aggregator = aggregator.or_else(|| config.aggregator.clone());

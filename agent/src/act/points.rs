@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use std::{fs, io};
 
 use roost_agent_core::event::BackupOrder;
 use roost_agent_core::{Made, Task, TaskResult};
@@ -27,12 +28,13 @@ use self::aside::Aside;
 use super::backup::kept::{self, Kept};
 use super::backup::scratch::Scratch;
 use super::backup::{Backup, Wish, tidy};
-use super::failure;
 use super::place::Place;
 use super::restore::origin::{FromStore, Origin};
-use super::restore::pull::{Pull, Served};
+use super::restore::pull::{self, Pull, Served};
 use super::restore::{Order, Restore};
 use super::xml::Accelerator;
+use super::{failure, io_failure};
+use crate::files;
 use crate::peer::Peers;
 use crate::told::told;
 
@@ -69,6 +71,8 @@ pub(crate) struct Points {
     pub(crate) peers: Option<Peers>,
     /// Points that are here only for restores.
     borrowed: Arc<other::Borrowed>,
+    /// Stores with points out of folders that guests are restored from, one a guest, beside the host's own.
+    fetched_all: PathBuf,
 }
 
 /// What a task of points is given beside itself.
@@ -109,6 +113,7 @@ impl Points {
             pictures,
             peers: None,
             borrowed: Arc::default(),
+            fetched_all: beside(folder, "-fetched"),
         })
     }
 
@@ -121,6 +126,16 @@ impl Points {
     pub(crate) fn tidy(&self, hypervisor: &Arc<Hypervisor>) {
         tidy::all(hypervisor, &self.scratch);
         self.end_trial(hypervisor);
+    }
+
+    /// Removes what was fetched for restores that no guest needs any more; to be called before anything is restored.
+    pub(crate) fn tidy_fetched(&self, place: &Place) {
+        for entry in fs::read_dir(&self.fetched_all).into_iter().flatten().flatten() {
+            let guest = entry.file_name().to_str().and_then(|name| name.parse::<GuestId>().ok());
+            if guest.is_some_and(|guest| !pull::is_pulling(place, guest)) {
+                remove_fetched(&entry.path());
+            }
+        }
     }
 
     /// Carries out one of the tasks about points.
@@ -173,6 +188,31 @@ impl Points {
         words.extend(["--to".into(), path.into()]);
         words.extend(bandwidth.into_iter().flat_map(|bandwidth| ["--bandwidth".into(), bandwidth.to_string().into()]));
         self.aside.run(path, &words, hands.unwanted, hands.tell)
+    }
+
+    /// A store with the point out of a folder, brought here by a process of its own: whoever reads of it later, be it a
+    /// guest, must not hang with the folder. It stays until the point is given back.
+    fn fetch_aside(&self, guest: GuestId, point: PointId, path: &str, hands: &Hands<'_>) -> Result<Store, Failure> {
+        ship::check(&self.allowed, path)?;
+        let here = self.fetched(guest);
+        let options = Options { read_only: true, ..self.options.clone() };
+        let open = || Store::open(&here, options.clone()).ok().filter(|store| store.manifest(point).is_ok());
+        if let Some(store) = open() {
+            return Ok(store);
+        }
+        files::make_folder(&self.fetched_all, 0o700).map_err(|error| io_failure("make a folder for points", &error))?;
+        let mut words = self.aside_words("copy");
+        words.extend([point.to_string().into(), "--from".into(), path.into()]);
+        words.extend(["--to".into(), here.clone().into_os_string()]);
+        let brought = self.aside.run(path, &words, hands.unwanted, hands.tell);
+        let brought = brought.and_then(|()| {
+            open().ok_or_else(|| failure(FailureCode::Internal, "the point that was brought here can't be read"))
+        });
+        brought.inspect_err(|_| self.give_back(guest, point))
+    }
+
+    fn fetched(&self, guest: GuestId) -> PathBuf {
+        self.fetched_all.join(guest.to_string())
     }
 
     fn prune_aside(&self, path: &str, remove: &[PointId], hands: &Hands<'_>) -> TaskResult {
@@ -241,7 +281,7 @@ impl Points {
     fn origin(&self, guest: GuestId, order: &RestoreOrder, hands: &Hands<'_>) -> Result<FromStore, Failure> {
         let store = match &order.from {
             Target::Local => self.store.clone(),
-            Target::Directory { path, key: None } => ship::open(&self.allowed, path, &self.options)?,
+            Target::Directory { path, key: None } => self.fetch_aside(guest, order.point, path, hands)?,
             Target::Peer { host, key: None } => {
                 self.borrow(guest, order.point, *host, hands)?;
                 self.store.clone()
@@ -290,6 +330,22 @@ impl Points {
             return Err(failure(FailureCode::Cancelled, "verification was cancelled"));
         }
         Ok(Made::Verified { damages })
+    }
+}
+
+/// The folder of this name with something behind it.
+fn beside(folder: &Path, end: &str) -> PathBuf {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+fn remove_fetched(folder: &Path) {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "remove a point that is needed no more");
+        }
+        Ok(()) | Err(_) => {}
     }
 }
 

@@ -14,7 +14,7 @@ use crate::peer::{Badge, Keeper, Known, Listen, Peers};
 use crate::report::identity::{Store, StoreError};
 use crate::told::chain;
 
-/// How soon files that can't be read are tried again.
+/// How soon files that can't be read, or that another process may write to join the grid, are looked at again.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Gives `points` the way to other hosts, and these the way here. What comes back takes in who they are.
@@ -45,10 +45,12 @@ async fn show(identity: Store, badge: watch::Sender<Option<Arc<Badge>>>) {
     loop {
         let membership = identity.membership();
         let read = membership.and_then(|membership| membership.map(|member| read(&identity, &member)).transpose());
-        let again = read.is_err();
+        let again = !matches!(read, Ok(Some(_)));
         match read {
             Ok(read) => {
-                badge.send_replace(read.map(Arc::new));
+                if read.is_some() || badge.borrow().is_some() {
+                    badge.send_replace(read.map(Arc::new));
+                }
                 failed.clear();
             }
             Err(error) => tell(&mut failed, &error),

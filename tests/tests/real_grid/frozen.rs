@@ -1,4 +1,4 @@
-//! A folder for copies that freezes: guests, their backups and the agent itself go on, and the copy is made when it thaws.
+//! A folder for copies: guests come back from it, and when it freezes guests, their backups and the agent itself go on, and the copy is made when it thaws.
 
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,7 @@ fn tell(grid: &mut Grid) -> Result<()> {
     }
     back_up(grid, "one")?;
     eventually("the first copy is there", SOON, || copies(grid, "one", 1))?;
+    comes_back(grid)?;
 
     grid.lab.exec(1, &["fsfreeze", "--freeze", NAS])?;
     for name in ["one", "two"] {
@@ -78,6 +79,33 @@ fn tell(grid: &mut Grid) -> Result<()> {
     eventually("all copies are made in the end", 4 * SOON, || {
         copies(grid, "one", points(grid, "one")?.len()).and_then(|()| copies(grid, "two", points(grid, "two")?.len()))
     })
+}
+
+/// A guest of a copy in the folder, at once and not; nothing of the way stays behind.
+fn comes_back(grid: &Grid) -> Result<()> {
+    let point = points(grid, "one")?[0]["id"].as_str().context("a point")?.to_owned();
+    for (name, at_once) in [("whole", false), ("quick", true)] {
+        let order = json!({"name": name, "from": format!("{NAS}/store"), "start": true, "at_once": at_once});
+        grid.api.done(Method::POST, &restore(&point), &order)?;
+        grid.await_guest(name, "running", SOON)?;
+    }
+    let refused = grid.api.post(&restore(&point), &json!({"name": "other", "from": "/mnt/other"}))?;
+    let refused = grid.api.ended(&refused, SOON)?;
+    ensure!(refused["error"].to_string().contains("backup_targets"), "{refused}");
+    eventually("what was fetched is gone", SOON, || {
+        let left = grid.lab.exec(1, &["ls", "/var/lib/roost/backups-fetched"])?;
+        ensure!(left.trim().is_empty(), "{left}");
+        Ok(())
+    })?;
+    for name in ["whole", "quick"] {
+        grid.api.act(name, "stop")?;
+        grid.api.done(Method::DELETE, &format!("/guests/{name}"), &serde_json::Value::Null)?;
+    }
+    Ok(())
+}
+
+fn restore(point: &str) -> String {
+    format!("/backup-sets/one/backups/{point}/actions/restore")
 }
 
 fn back_up(grid: &Grid, name: &str) -> Result<()> {

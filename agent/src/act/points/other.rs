@@ -11,7 +11,7 @@ use roost_protocol::peer::No;
 use roost_protocol::{GuestId, HostId, PointId};
 use roost_store::{Store, StoreError};
 
-use super::{COLLECT, Hands, Points, kept};
+use super::{COLLECT, Hands, Points, kept, remove_fetched};
 use crate::act::failure;
 use crate::peer::{Moved, PeerError, Peers, Watch};
 use crate::told::chain;
@@ -68,6 +68,7 @@ impl Points {
 
     /// One who borrowed a point needs it no more; after the last it goes, unless it was here before.
     pub(super) fn give_back(&self, guest: GuestId, point: PointId) {
+        remove_fetched(&self.fetched(guest));
         if !self.borrowed.end(point, guest) {
             return;
         }

@@ -5,18 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use roost_protocol::PointId;
 use roost_protocol::operation::{Failure, FailureCode};
-use roost_store::{Adopted, Options, Store};
+use roost_store::{Adopted, Store};
 
 use super::store_failure;
 use crate::act::failure;
 use crate::pace::Pace;
-
-/// Opens the store in a folder that the host's owner allows; made where it is not there.
-pub(super) fn open(allowed: &[PathBuf], path: &str, options: &Options) -> Result<Store, Failure> {
-    check(allowed, path)?;
-    let opened = Store::open(Path::new(path), options.clone());
-    opened.map_err(|error| store_failure(&format!("open the store {path}"), &error))
-}
 
 /// Whether the host's owner allows copies in this folder.
 pub(super) fn check(allowed: &[PathBuf], path: &str) -> Result<(), Failure> {

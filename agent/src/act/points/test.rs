@@ -45,7 +45,8 @@ fn first_block(store: &Store, point: PointId) -> Vec<u8> {
 }
 
 fn ship_to(points: &Points, point: PointId, path: &Path, unwanted: bool) -> Result<(), Failure> {
-    let to = ship::open(&points.allowed, path.to_str().unwrap(), &points.options)?;
+    ship::check(&points.allowed, path.to_str().unwrap())?;
+    let to = Store::open(path, points.options.clone()).unwrap();
     let steps = RefCell::new(0);
     let tell = |_: u32, _: &str| *steps.borrow_mut() += 1;
     ship::ship(&points.store, &to, point, None, &AtomicBool::new(unwanted), &tell)
@@ -104,7 +105,7 @@ fn a_cancelled_copy_is_no_point_and_goes_on_later() {
     let kept = points(folder.path(), std::slice::from_ref(&target));
     let point = make(&kept, 7, 10);
     assert_eq!(ship_to(&kept, point, &target, true).unwrap_err().code, FailureCode::Cancelled);
-    assert_eq!(ship::open(&kept.allowed, target.to_str().unwrap(), &kept.options).unwrap().points(), []);
+    assert_eq!(Store::open(&target, kept.options.clone()).unwrap().points(), []);
     ship_to(&kept, point, &target, false).unwrap();
 }
 
@@ -114,10 +115,10 @@ fn only_folders_that_the_host_allows_are_written_to() {
     let allowed = folder.path().join("nas");
     let kept = points(folder.path(), std::slice::from_ref(&allowed));
     for path in ["/etc", "relative", &format!("{}/../etc", allowed.display()), &format!("{}2", allowed.display())] {
-        let refused = ship::open(&kept.allowed, path, &kept.options).unwrap_err();
+        let refused = ship::check(&kept.allowed, path).unwrap_err();
         assert!(refused.text.contains("backup_targets"), "{path}: {}", refused.text);
     }
-    assert!(ship::open(&kept.allowed, allowed.join("a").to_str().unwrap(), &kept.options).is_ok());
+    assert!(ship::check(&kept.allowed, allowed.join("a").to_str().unwrap()).is_ok());
 }
 
 #[test]

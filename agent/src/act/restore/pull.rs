@@ -79,11 +79,16 @@ pub(super) fn mark(folder: &Path) -> Result<(), Failure> {
     files::write_atomically(&folder.join(PULLING), b"").map_err(|error| io_failure("mark the guest's folder", &error))
 }
 
+/// True while the guest's disks need their point.
+pub(crate) fn is_pulling(place: &Place, guest: GuestId) -> bool {
+    place.guest(guest).join(PULLING).exists()
+}
+
 /// Waits until the guest's point is served, if it needs one: an agent that has just begun may be asked to start it before.
 pub(crate) fn await_served(place: &Place, guest: GuestId) {
     let folder = place.guest(guest);
     let end = Instant::now() + SERVED;
-    while folder.join(PULLING).exists() && UnixStream::connect(folder.join(SOCKET)).is_err() && Instant::now() < end {
+    while is_pulling(place, guest) && UnixStream::connect(folder.join(SOCKET)).is_err() && Instant::now() < end {
         thread::sleep(LOOK);
     }
 }

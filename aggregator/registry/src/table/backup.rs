@@ -233,6 +233,12 @@ const POINTS: &[Operation] = &[
             Field::body("windows_name", FieldKind::Text, "Computer name of a Windows guest (answer file)"),
             Field::body("domain", FieldKind::Text, "Domain a Windows guest joins"),
             Field::body("host", FieldKind::Text, "Host that gets it (default: the one that has the points)"),
+            Field::body(
+                "from",
+                FieldKind::Text,
+                "Folder on that host with copies of points, for when no host has the point any more; the set may be \
+                 unknown to this grid then, given by its guest's id",
+            ),
             Field::body("start", FieldKind::Boolean, "Start it when it is there"),
             Field::body("at_once", FieldKind::Boolean, "Start it at once and bring the data in behind"),
         ],

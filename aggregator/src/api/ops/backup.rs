@@ -215,16 +215,29 @@ async fn only_if(api: &Api, caller: &Caller, input: &mut Input, guest: GuestId) 
 }
 
 pub(crate) async fn restore(api: &Api, caller: &Caller, mut input: Input) -> Done {
-    let set = set_of(api, &input).await?;
+    let folder = folder(&input)?;
+    let set = match (set_of(api, &input).await, input.required("ref")?.parse()) {
+        // A grid that was lost with its hosts: only the copies know the guest.
+        (Err(_), Ok(guest)) if folder.is_some() => guest,
+        (set, _) => set?,
+    };
     let only_if = only_if(api, caller, &mut input, set).await?;
-    let to_be = to_be(&input)?;
-    let home = api.handle.read(move |grid, _, _| grid.points_host(set)).await??;
-    let host = chosen_host(api, &input).await?.unwrap_or(home);
-    let point = point_id(&input)?;
+    let (to_be, point) = (to_be(&input)?, point_id(&input)?);
+    let chosen = chosen_host(api, &input).await?;
+    let home = api.handle.read(move |grid, _, _| grid.points_host(set)).await?;
+    let (host, from) = match (folder, chosen, home) {
+        (Some(folder), Some(host), _) | (Some(folder), None, Ok(host)) => (host, folder),
+        (Some(_), None, Err(_)) => return Err(Problem::fault("/host", "is needed: no host of the grid has the set")),
+        (None, _, Err(why)) => return Err(why.into()),
+        (None, chosen, Ok(home)) => {
+            let host = chosen.unwrap_or(home);
+            (host, source(api, caller, (set, point), host, home).await?)
+        }
+    };
     let order = RestoreOrder {
         set,
         point,
-        from: source(api, caller, (set, point), host, home).await?,
+        from,
         start: input.boolean("start").unwrap_or(false),
         at_once: input.boolean("at_once").unwrap_or(false),
         to_be,
@@ -233,6 +246,15 @@ pub(crate) async fn restore(api: &Api, caller: &Caller, mut input: Input) -> Don
     let verb = Verb::Restore { order: Box::new(order) };
     let wish = Wish { guest, name: None, host: Some(host), verb, timeout: TIMEOUT, key: input.key, only_if };
     ask(api, caller, wish).await
+}
+
+/// The folder that a point is to be read from, if one is named.
+fn folder(input: &Input) -> Result<Option<Target>, Problem> {
+    match input.text("from") {
+        None => Ok(None),
+        Some(path) if path.starts_with('/') => Ok(Some(Target::Directory { path: path.to_owned(), key: None })),
+        Some(_) => Err(Problem::fault("/from", "must be an absolute folder on the host that restores")),
+    }
 }
 
 /// Where a host reads a point: in its own store if it is there, else from the host that has it.

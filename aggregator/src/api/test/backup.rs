@@ -97,6 +97,18 @@ async fn what_is_asked_of_points_becomes_an_operation_of_their_host() {
     assert_eq!((&new["resources"][0]["name"], &new["resources"][1]["name"]), (&json!("db2"), &json!("h2")));
     assert_eq!(code(&fake.ask("POST", &restore, Some(json!({"name": "web"}))).await), "already_exists");
     assert_eq!(code(&fake.ask("POST", &restore, Some(json!({"hostname": "x"}))).await), "invalid");
+    // Out of a folder a guest comes back that no host of the grid ever had.
+    let strange = format!("/backup-sets/{}/backups/{point}/actions/restore", guest(0xabc));
+    let from = |more: Value| {
+        let mut order = json!({"name": "back", "from": "/mnt/nas/store"});
+        order.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Some(order)
+    };
+    let back = fake.ask("POST", &strange, from(json!({"host": "h2"}))).await.json();
+    assert_eq!((&back["kind"], &back["state"]), (&json!("guest.restore"), &json!("queued")), "{back}");
+    assert_eq!(code(&fake.ask("POST", &strange, from(json!({}))).await), "invalid", "where to?");
+    assert_eq!(code(&fake.ask("POST", &strange, Some(json!({"name": "b", "host": "h2"}))).await), "not_found");
+    assert_eq!(code(&fake.ask("POST", &restore, from(json!({"from": "nas"}))).await), "invalid");
     assert_eq!(code(&fake.ask("POST", &restore, Some(json!({"name": "n", "hostname": "-"}))).await), "invalid");
 }
 
