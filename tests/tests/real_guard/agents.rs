@@ -12,6 +12,8 @@ use roost_ward::Standing;
 
 /// Promise of the fast profile, the agent's wait before a start, libvirt's start; the rest is for a loaded machine.
 const UP_AGAIN: Duration = Duration::from_secs(40);
+/// What was done shows this soon.
+const SHOWN: Duration = Duration::from_secs(30);
 /// Longer than a lease.
 const A_WHILE: Duration = Duration::from_secs(6);
 
@@ -70,6 +72,12 @@ fn real_guest_comes_up_where_its_ward_was_won_and_stays_off_where_it_was_lost() 
         lasts(A_WHILE);
         is(grid, 1, "shut off")?;
         is(grid, 2, "running")?;
+        eventually("host 1 keeps what it had of the guest", SHOWN, || {
+            let points = grid.api.get("/backup-sets/desk/backups?host=h1")?;
+            let kept = points["items"].as_array().context("points")?;
+            ensure!(kept.len() == 1 && kept[0]["why"] == "branch", "{points}");
+            Ok(())
+        })?;
 
         // Given back, it goes home; what host 2 had is switched off there.
         guards.command(2, &["release", "7"])?;
