@@ -33,6 +33,7 @@ fn real_points_are_proven_by_booting_them_and_one_that_does_not_start_is_told() 
         ensure!(grid.virsh(1, &["domstate", "desk"])?.trim() == "running", "the original is not touched");
 
         killed_in_the_middle(grid)?;
+        proven_by_itself(grid)?;
 
         // The boot sector is lost; the next point can't start.
         grid.api.act("web", "stop")?;
@@ -92,6 +93,21 @@ fn proven(grid: &Grid, guest: &str, sign: &str) -> Result<()> {
     let by = point["proof_text"].as_str().unwrap_or_default();
     ensure!(point["proof"] == "proven" && by.contains(sign), "{proof} {point}");
     ensure!(set["proven_point"] == point["id"] && !set["proven"].is_null(), "the last proven restore shows: {set}");
+    nothing_left(grid)
+}
+
+/// With a policy nobody has to ask.
+fn proven_by_itself(grid: &Grid) -> Result<()> {
+    grid.api.post("/backup-policies", &json!({"name": "proving", "prove_every_s": 60}))?;
+    grid.api.done(Method::POST, "/backup-sets/desk/actions/run", &json!({}))?;
+    ensure!(newest(grid, "desk")?["proof"] == "untried", "nobody asked for it");
+    grid.api.done(Method::POST, "/backup-sets/desk/actions/set-policy", &json!({"policy": "proving"}))?;
+    // It waits for its time, and for a host that is not busy.
+    eventually("the newest point is proven", 2 * PROVEN, || {
+        let point = newest(grid, "desk")?;
+        ensure!(point["proof"] == "proven", "{point}");
+        Ok(())
+    })?;
     nothing_left(grid)
 }
 
