@@ -298,7 +298,7 @@ impl Client {
     fn request(&mut self, command: u16, offset: u64, length: u32) -> Result<u64, NbdError> {
         self.cookie += 1;
         let cookie = self.cookie;
-        self.send(&Request { command, cookie, offset, length }.bytes())?;
+        self.send(&Request { flags: 0, command, cookie, offset, length }.bytes())?;
         Ok(cookie)
     }
 

@@ -276,16 +276,14 @@ impl Session<'_> {
 
     fn status(&mut self, export: &Export, request: Request) -> io::Result<()> {
         let end = request.offset + u64::from(request.length);
-        let mut data = ALLOCATION_ID.to_be_bytes().to_vec();
-        let mut put = |length: u64, state: u32| {
-            data.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-            data.extend(state.to_be_bytes());
-        };
+        let most = if request.flags & wire::ONE == 0 { EXTENTS } else { 1 };
+        let mut told = Vec::new();
+        let mut put = |length: u64, state: u32| told.push((u32::try_from(length).unwrap_or(u32::MAX), state));
         let mut at = request.offset;
         let first = export.data.partition_point(|(offset, length)| offset.saturating_add(*length) <= at);
-        let near = export.data[first..].iter().take(EXTENTS / 2);
-        let whole = export.data.len() - first <= EXTENTS / 2;
-        for (offset, length) in near {
+        let runs = most.div_ceil(2);
+        let whole = export.data.len() - first <= runs;
+        for (offset, length) in export.data[first..].iter().take(runs) {
             let (from, to) = ((*offset).clamp(at, end), offset.saturating_add(*length).min(end));
             if from > at {
                 put(from - at, wire::STATE_ZERO | 1);
@@ -297,6 +295,10 @@ impl Session<'_> {
         }
         if at < end && whole {
             put(end - at, wire::STATE_ZERO | 1);
+        }
+        let mut data = ALLOCATION_ID.to_be_bytes().to_vec();
+        for (length, state) in told.into_iter().take(most) {
+            data.extend([length.to_be_bytes(), state.to_be_bytes()].concat());
         }
         self.chunk(request, wire::CHUNK_STATUS, &data)
     }

@@ -216,6 +216,40 @@ proptest! {
     }
 }
 
+/// Every second block of 16 MiB is data, as on a disk in long use.
+struct Scattered;
+
+impl Image for Scattered {
+    fn size(&self) -> u64 {
+        16 * MIB
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        for (byte, at) in buffer.iter_mut().zip(offset..) {
+            *byte = if at % 8_192 < 4_096 { 3 } else { 0 };
+        }
+        Ok(())
+    }
+
+    fn data(&self) -> Vec<(u64, u64)> {
+        (0..16 * MIB).step_by(8_192).map(|at| (at, 4_096)).collect()
+    }
+}
+
+#[test]
+fn qemu_gets_a_disk_whose_data_lies_scattered() {
+    let dir = tempfile::tempdir().unwrap();
+    let exports = Exports::from([("vda".into(), Arc::new(Scattered) as _)]);
+    let _server = Server::start(&dir.path().join("s"), exports).unwrap();
+    let uri = format!("nbd+unix:///vda?socket={}", dir.path().join("s").display());
+    run("qemu-img", &["convert", "-f", "raw", "-O", "raw", &uri, "out"], dir.path());
+    let mut wanted = vec![0; 16 << 20];
+    Scattered.read_at(0, &mut wanted).unwrap();
+    assert!(std::fs::read(dir.path().join("out")).unwrap() == wanted);
+    let mut client = Client::connect(&dir.path().join("s"), "vda", None).unwrap();
+    assert_eq!(map(&mut client).len(), 4_096);
+}
+
 /// Two runs of data in 16 MiB.
 struct Made;
 

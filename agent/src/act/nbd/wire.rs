@@ -43,6 +43,9 @@ pub(super) const CMD_DISCONNECT: u16 = 2;
 pub(super) const CMD_FLUSH: u16 = 3;
 pub(super) const CMD_BLOCK_STATUS: u16 = 7;
 
+/// Flag of a request: tell one extent only. QEMU always sets it, and gives a disk up that tells it more than 124.
+pub(super) const ONE: u16 = 1 << 3;
+
 pub(super) const CHUNK_DONE: u16 = 1;
 pub(super) const CHUNK_NONE: u16 = 0;
 pub(super) const CHUNK_DATA: u16 = 1;
@@ -122,6 +125,7 @@ pub(super) fn option_reply(number: u32, kind: u32, data: &[u8]) -> Vec<u8> {
 /// One request of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Request {
+    pub(super) flags: u16,
     pub(super) command: u16,
     pub(super) cookie: u64,
     pub(super) offset: u64,
@@ -132,6 +136,7 @@ impl Request {
     pub(super) fn bytes(self) -> [u8; REQUEST_BYTES] {
         let mut out = [0; REQUEST_BYTES];
         out[..4].copy_from_slice(&REQUEST.to_be_bytes());
+        out[4..6].copy_from_slice(&self.flags.to_be_bytes());
         out[6..8].copy_from_slice(&self.command.to_be_bytes());
         out[8..16].copy_from_slice(&self.cookie.to_be_bytes());
         out[16..24].copy_from_slice(&self.offset.to_be_bytes());
@@ -143,8 +148,8 @@ impl Request {
         if u32_from(&mut from)? != REQUEST {
             return Err(io::Error::other("not a request"));
         }
-        let _flags = u16_from(&mut from)?;
-        let (command, cookie) = (u16_from(&mut from)?, u64_from(&mut from)?);
-        Ok(Self { command, cookie, offset: u64_from(&mut from)?, length: u32_from(&mut from)? })
+        let (flags, command) = (u16_from(&mut from)?, u16_from(&mut from)?);
+        let cookie = u64_from(&mut from)?;
+        Ok(Self { flags, command, cookie, offset: u64_from(&mut from)?, length: u32_from(&mut from)? })
     }
 }

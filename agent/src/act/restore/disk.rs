@@ -184,6 +184,7 @@ pub(super) fn compare(
         return Err(differs(client.size().min(image.size())));
     }
     let step = format!("read disk {target} back");
+    let (data, weight) = (image.data(), weight(image));
     let (mut at, mut wanted, mut done) = (0, Vec::new(), 0);
     while at < client.size() {
         let extents = client.extents(at).map_err(Broken::Read)?;
@@ -192,7 +193,7 @@ pub(super) fn compare(
             at = extent.offset + extent.length;
             match extent.zero {
                 // All zeroes there: so must be the point's data in it.
-                true => zeroes(image, extent.offset, extent.length)
+                true => zeroes(image, &data, extent.offset, extent.length)
                     .map_err(|error| error.unwrap_or(differs(extent.offset)))?,
                 false => reads.push((extent.offset, extent.length)),
             }
@@ -202,19 +203,20 @@ pub(super) fn compare(
             let read = image.read_at(offset, &mut wanted);
             read.map_err(|error| Broken::Other(failure(FailureCode::Damaged, error.to_string())))?;
             done += u64::try_from(bytes.len()).unwrap_or(0);
-            meter.at(done.min(weight(image)), &step).map_err(Broken::Other)?;
+            meter.at(done.min(weight), &step).map_err(Broken::Other)?;
             if bytes == wanted { Ok(()) } else { Err(Broken::Other(differs(offset))) }
         })?;
     }
-    meter.done += weight(image);
+    meter.done += weight;
     Ok(())
 }
 
 /// Fails where a point has anything but zeroes in a range; without a failure of its own when it simply has.
-fn zeroes(image: &dyn Image, offset: u64, length: u64) -> Result<(), Option<Failure>> {
+fn zeroes(image: &dyn Image, data: &[(u64, u64)], offset: u64, length: u64) -> Result<(), Option<Failure>> {
     let end = offset.saturating_add(length);
-    for (from, length) in image.data() {
-        let (mut at, to) = (from.max(offset), from.saturating_add(length).min(end));
+    let first = data.partition_point(|(from, length)| from.saturating_add(*length) <= offset);
+    for (from, length) in data[first..].iter().take_while(|(from, _)| *from < end) {
+        let (mut at, to) = ((*from).max(offset), from.saturating_add(*length).min(end));
         while at < to {
             let mut part = vec![0; usize::try_from((to - at).min(1 << 20)).unwrap_or(1 << 20)];
             let read = image.read_at(at, &mut part);
