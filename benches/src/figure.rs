@@ -7,6 +7,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+/// What a figure is to be at most.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal {
+    /// The value itself.
+    Ours(f64),
+    /// The value by the peer's, or by the limit where there is no peer.
+    Ratio(f64),
+}
+
 /// One measured value beside a peer and a physical limit, where there are such.
 #[derive(Debug, Default)]
 pub struct Figure<'a> {
@@ -15,6 +24,7 @@ pub struct Figure<'a> {
     pub ours: f64,
     pub peer: Option<(&'a str, f64)>,
     pub limit: Option<f64>,
+    pub goal: Option<Goal>,
 }
 
 impl Figure<'_> {
@@ -22,7 +32,7 @@ impl Figure<'_> {
     pub fn print(&self) -> Result<()> {
         let beside = self.peer.map(|(_, value)| value).or(self.limit);
         let ratio = beside.filter(|value| *value > 0.0).map(|value| round(self.ours / value));
-        let line = json!({
+        let mut line = json!({
             "figure": self.name,
             "ours": round(self.ours),
             "peer": self.peer.map(|(_, value)| round(value)),
@@ -32,7 +42,19 @@ impl Figure<'_> {
             "ratio": ratio,
             "load": load()?,
         });
+        if let Some((most, reached)) = self.goal(ratio) {
+            line["goal"] = json!(round(most));
+            line["met"] = json!(reached.map(|reached| reached <= most));
+        }
         print(&line)
+    }
+
+    /// The most that is wanted, and what to hold against it, if that is known.
+    fn goal(&self, ratio: Option<f64>) -> Option<(f64, Option<f64>)> {
+        match self.goal? {
+            Goal::Ours(most) => Some((most, Some(self.ours))),
+            Goal::Ratio(most) => Some((most, ratio)),
+        }
     }
 }
 
@@ -84,6 +106,15 @@ pub fn millis(span: Duration) -> f64 {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn a_goal_is_held_against_the_value_or_its_ratio() {
+        let figure = |goal| Figure { ours: 3.0, goal: Some(goal), ..Figure::default() };
+        assert_eq!(figure(Goal::Ours(2.0)).goal(Some(0.5)), Some((2.0, Some(3.0))));
+        assert_eq!(figure(Goal::Ratio(0.7)).goal(Some(0.5)), Some((0.7, Some(0.5))));
+        assert_eq!(figure(Goal::Ratio(0.7)).goal(None), Some((0.7, None)));
+        assert_eq!(Figure::default().goal(None), None);
+    }
 
     #[test]
     fn a_percentile_is_one_of_the_values() {

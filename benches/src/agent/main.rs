@@ -128,6 +128,7 @@ fn measure(arguments: &Arguments, lab: &Lab, agent: &Path, folder: &Path, costs:
         ours: per_guest(cpu, guests, arguments.seconds)?,
         peer: Some((STATS, costs.libvirt)),
         limit: Some(costs.limit),
+        ..Figure::default()
     }
     .print()?;
     let caused = per_guest(daemon, guests, arguments.seconds)?;

@@ -106,10 +106,10 @@ async fn main() -> Result<()> {
     };
     let peer_us = peer.as_ref().map(|peer| ("prometheus, same series", peer.us_per_sample));
     let name = "aggregator_us_per_sample_vs_prometheus";
-    Figure { name, unit: "cpu_us", ours: us_per_sample, peer: peer_us, limit: None }.print()?;
+    Figure { name, unit: "cpu_us", ours: us_per_sample, peer: peer_us, ..Figure::default() }.print()?;
     let name = format!("aggregator_rss_mib_{}_hosts", arguments.hosts);
     let peer_rss = peer.as_ref().map(|peer| ("prometheus, same series", peer.rss_mib));
-    Figure { name: &name, unit: "MiB", ours: rss, peer: peer_rss, limit: None }.print()
+    Figure { name: &name, unit: "MiB", ours: rss, peer: peer_rss, ..Figure::default() }.print()
 }
 
 impl Bench {
@@ -293,7 +293,7 @@ impl Bench {
         // The beats that went on meanwhile are in it.
         let cpu = process::cpu(self.aggregator.pid())? - cpu;
         let (name, limit) = ("durable_operations_per_s", Some(self.answers_per_s().await?));
-        Figure { name, unit: "1/s", ours: count(asked)? / took, peer: None, limit }.print()?;
+        Figure { name, unit: "1/s", ours: count(asked)? / took, limit, ..Figure::default() }.print()?;
         alone("durable_operation_us_aggregator", "cpu_us", cpu * 1e6 / count(asked)?)
     }
 

@@ -220,7 +220,7 @@ fn report(ours: &Ours, limit: &limit::Limit, peers: &[peer::Peer]) -> Result<()>
         let all = peers.iter().filter_map(|peer| Some((peer.name, value(peer)?)));
         all.min_by(|a, b| a.1.total_cmp(&b.1))
     };
-    let line = |name, unit, ours, peer, limit| Figure { name, unit, ours, peer, limit }.print();
+    let line = |name, unit, ours, peer, limit| Figure { name, unit, ours, peer, limit, ..Figure::default() }.print();
     let full_limit = Some(limit.full_cpu_s);
     line("store_full_cpu_vs_best_peer", "cpu_s", ours.full.cpu_s, best(|p| p.full.map(|c| c.cpu_s)), full_limit)?;
     line("store_full_wall", "s", ours.full.wall_s, best(|p| p.full.map(|c| c.wall_s)), None)?;

@@ -174,7 +174,8 @@ impl Grid {
         line.trim().trim_end_matches(" kB").parse().with_context(|| format!("VmRSS {line:?}"))
     }
 
-    fn pid(&self, host: u8) -> Result<u32> {
+    /// Process id of a host's agent inside the host; 0: of the aggregator.
+    pub fn pid(&self, host: u8) -> Result<u32> {
         let known = self.running.get(usize::from(host)).copied().flatten();
         known.with_context(|| format!("nothing of ours runs on host {host}"))
     }
@@ -300,10 +301,13 @@ impl Grid {
     }
 }
 
-/// A program of this workspace, beside the tests or in `ROOST_BIN`.
+/// A program of this workspace: in `ROOST_BIN`, or beside whoever asks; tests lie one folder deeper.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let beside = std::env::current_exe()?.ancestors().nth(2).context("folder of the programs")?.join(name);
-    let path = std::env::var_os("ROOST_BIN").map_or(beside, |folder| Path::new(&folder).join(name));
+    let asks = std::env::current_exe()?;
+    let beside = asks.with_file_name(name);
+    let above = asks.ancestors().nth(2).context("folder of the programs")?.join(name);
+    let found = if beside.is_file() { beside } else { above };
+    let path = std::env::var_os("ROOST_BIN").map_or(found, |folder| Path::new(&folder).join(name));
     ensure!(path.is_file(), "{} is not built: cargo build --workspace --bins", path.display());
     Ok(path)
 }
