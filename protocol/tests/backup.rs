@@ -175,6 +175,7 @@ fn backup_words_survive_the_way() {
         shows: Some((POINT, Stamp(4))),
         pull: Some(order()),
         since: Some(Stamp(5)),
+        taken: Some(Stamp(8)),
         leftover: vec![Leftover { at: Target::Local, point: POINT }],
     });
 }

@@ -15,6 +15,7 @@ use crate::event::{Action, Event, Lane, Task, TaskId};
 use crate::guests::{Guests, alive};
 use crate::ledger::{Change, Kept, Record, Stage};
 use crate::right::Rights;
+use crate::takeover::Takeovers;
 
 /// What an agent is told once.
 #[derive(Clone, Debug)]
@@ -52,6 +53,7 @@ pub struct Agent {
     pub(crate) beats: Beats,
     pub(crate) backups: Backups,
     pub(crate) rights: Rights,
+    pub(crate) takeovers: Takeovers,
     /// The time of the event that is dealt with.
     pub(crate) clock: Now,
     pub(crate) alarms: BTreeMap<(String, Option<GuestId>), Alarm>,
@@ -89,6 +91,8 @@ pub(crate) enum Purpose {
     Wish,
     /// Backups by the host itself: schedule, replica, pruning, upkeep.
     Backup,
+    /// A guest whose ward was won is put in place.
+    Takeover,
 }
 
 /// Now, on both clocks.
@@ -118,6 +122,7 @@ impl Agent {
             pending,
             beats: Beats::default(),
             backups,
+            takeovers: Takeovers::new(),
             clock: Now { time: Time(0), wall: Stamp(0) },
             alarms: BTreeMap::new(),
             unsaved: Vec::new(),
@@ -132,6 +137,7 @@ impl Agent {
         let mut actions = self.take_in(now, event);
         self.begin_operations(now, &mut actions);
         self.yield_guests(now, &mut actions);
+        self.begin_takeovers(now, &mut actions);
         self.keep_wishes(now, &mut actions);
         self.keep_backups(now, &mut actions);
         if now.time >= self.next_list && self.hypervisor == Hypervisor::Up {
@@ -160,7 +166,8 @@ impl Agent {
     pub fn deadline(&self) -> Option<Time> {
         let list = (self.hypervisor == Hypervisor::Up).then_some(self.next_list);
         let others = [self.beats.deadline(), self.pending.deadline(), self.guests.deadline(), self.backups.deadline()];
-        others.into_iter().chain([list]).flatten().min()
+        let others = others.into_iter().chain([self.takeover_deadline()]);
+        others.chain([list]).flatten().min()
     }
 
     /// The first message of a connection.

@@ -98,8 +98,8 @@ impl Agent {
                 _,
             ) => return self.begin_beside(now, command, again, actions),
             (_, None) => Some(failure(FailureCode::NotFound, "this host has no such guest")),
-            (Verb::Start | Verb::Resume, Some(_)) if self.rights.bar(guest).is_some() => {
-                self.rights.bar(guest).map(|why| failure(FailureCode::WrongState, why))
+            (Verb::Start | Verb::Resume, Some(_)) if self.start_bar(guest).is_some() => {
+                self.start_bar(guest).map(|why| failure(FailureCode::WrongState, why))
             }
             (Verb::Start | Verb::Manage { power: Power::Running }, Some(state)) => {
                 return self.begin_start(command, state, actions);

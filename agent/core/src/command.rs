@@ -209,6 +209,10 @@ impl Agent {
         self.backup_ended(now, &running, &result, actions);
         match running.purpose {
             Purpose::Backup => {}
+            Purpose::Takeover => {
+                let failed = result.as_ref().err().map(|failure| failure.text.as_str());
+                self.takeover_finished(now, &running.what, failed, actions);
+            }
             Purpose::Wish => self.wish_finished(now, running.what.guest(), result, actions),
             Purpose::Operation(operation) => self.operation_finished(operation, running, result, actions),
         }

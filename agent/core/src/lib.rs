@@ -13,6 +13,7 @@ pub mod memory;
 mod reconcile;
 mod right;
 mod show;
+mod takeover;
 
 pub use agent::{Agent, Config};
 pub use event::{Action, BackupOrder, Event, Lane, Made, Task, TaskId, TaskResult};

@@ -71,7 +71,7 @@ impl Agent {
     fn should_start(&self, guest: GuestId) -> bool {
         let wished = self.wishes.get(&guest).is_some_and(|desired| desired.power == Power::Running);
         let off = self.guests.get(guest).is_some_and(|known| !alive(known.seen.state));
-        wished && off && self.rights.bar(guest).is_none() && !self.busy(guest) && !self.pending.has(guest)
+        wished && off && self.start_bar(guest).is_none() && !self.busy(guest) && !self.pending.has(guest)
     }
 
     fn starting(&self) -> usize {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use roost_protocol::guest::Power;
 use roost_protocol::{GuestId, Millis, Time};
 
 use crate::agent::{Agent, Hypervisor, Now, Purpose};
@@ -72,6 +71,11 @@ impl Rights {
         matches!(self, Rights::Unheard)
     }
 
+    /// True for what has a lease here.
+    pub(crate) fn is_here(&self, guest: GuestId) -> bool {
+        matches!(self, Rights::Told { wards, present: true, .. } if wards.get(&guest) == Some(&Right::Here))
+    }
+
     /// True for what another host owns, as the guard knew when it was heard last.
     pub(crate) fn is_elsewhere(&self, guest: GuestId) -> bool {
         match self {
@@ -97,15 +101,7 @@ impl Agent {
         for guest in gained.map(|(guest, _)| *guest).collect::<Vec<_>>() {
             let text = "its ward has a lease here: it may run".into();
             actions.push(Action::Note { guest: Some(guest), at: Some(now.wall), text });
-            self.adopt(guest, actions);
-        }
-    }
-
-    /// A guest that this host only kept for the case of a takeover is looked after by it from now on.
-    fn adopt(&mut self, guest: GuestId, actions: &mut Vec<Action>) {
-        let known = self.guests.get(guest).is_some();
-        if known && !self.wishes.contains_key(&guest) {
-            self.wish(guest, Some(Power::Running), actions);
+            self.gained(now, guest);
         }
     }
 
@@ -140,7 +136,7 @@ impl Agent {
 
 #[cfg(test)]
 mod test {
-    use roost_protocol::guest::{Desired, PowerState};
+    use roost_protocol::guest::{Desired, Power, PowerState};
     use roost_protocol::host::HostFacts;
     use roost_protocol::{HostId, MiB, Stamp};
 
@@ -174,6 +170,7 @@ mod test {
                 kept.wishes.insert(GUEST, Desired { power, generation: roost_protocol::Generation(1) });
             }
             let mut rig = Self { agent: Agent::new(config, kept), now: 0 };
+            rig.tell(Event::StoreOpened { points: Vec::new() });
             rig.tell(Event::HypervisorUp { domains: vec![seen(PowerState::Off)], host_booted: true });
             rig
         }

@@ -229,6 +229,9 @@ pub struct BackupRun {
     /// Points that retention removed here and that are still to be removed where they were shipped to.
     #[n(8)]
     pub leftover: Vec<Leftover>,
+    /// The moment shown by the point from which this host took the guest over last.
+    #[n(9)]
+    pub taken: Option<Stamp>,
 }
 
 /// A copy that has outlived its point.

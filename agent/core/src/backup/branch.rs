@@ -36,24 +36,35 @@ impl Agent {
             if self.backups_running(false) >= self.config.backup.backups {
                 return;
             }
-            let bandwidth = self.read_bandwidth();
-            let order = BackupOrder {
-                why: Why::Branch,
-                freeze: Freeze::Never,
-                note: NOTE.into(),
-                bandwidth,
-                ..BackupOrder::default()
-            };
-            self.backups.sets.dirty.insert(guest);
-            self.run(Task::Backup { guest, order }, Purpose::Backup, actions);
+            self.begin_branch(guest, actions);
         }
+    }
+
+    /// Makes a point of what this host has of the guest, unless something reads or changes it now.
+    pub(crate) fn begin_branch(&mut self, guest: GuestId, actions: &mut Vec<Action>) {
+        if !self.readable(guest) {
+            return;
+        }
+        let bandwidth = self.read_bandwidth();
+        let order = BackupOrder {
+            why: Why::Branch,
+            freeze: Freeze::Never,
+            note: NOTE.into(),
+            bandwidth,
+            ..BackupOrder::default()
+        };
+        self.backups.sets.dirty.insert(guest);
+        self.run(Task::Backup { guest, order }, Purpose::Backup, actions);
     }
 
     /// The branch is kept: the guest is no longer this host's to look after.
     pub(super) fn branch_made(&mut self, now: Now, guest: GuestId, actions: &mut Vec<Action>) {
         let text = format!("a point keeps {NOTE}");
         actions.push(Action::Note { guest: Some(guest), at: Some(now.wall), text });
-        // It may have come back meanwhile.
+        // Then it is what a takeover waits for.
+        if let Some(at) = self.takeovers.get_mut(&guest) {
+            *at = now.time;
+        }
         if self.rights.is_elsewhere(guest) {
             self.wish(guest, None, actions);
         }

@@ -5,6 +5,7 @@ mod peers;
 mod replicas;
 mod restores;
 mod rig;
+mod takeovers;
 
 use roost_protocol::backup::{BackupOptions, PointQuery, Proof, ProofPolicy, Retention, Why};
 use roost_protocol::guest::PowerState;

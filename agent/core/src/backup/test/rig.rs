@@ -21,7 +21,7 @@ pub(super) const OWN: HostId = HostId::from_u128(1);
 /// How long a task takes.
 const TAKES: u64 = 1_000;
 /// 2026-01-01 00:00 UTC.
-const BEGIN: u64 = 1_767_225_600_000;
+pub(super) const BEGIN: u64 = 1_767_225_600_000;
 
 pub(super) fn guest(number: u128) -> GuestId {
     GuestId::from_u128(number)
@@ -190,6 +190,12 @@ impl Rig {
     pub(super) fn set_state(&mut self, number: u128, state: PowerState) {
         self.guests.insert(guest(number), state);
         self.tell(Event::Changed { domain: self.seen(guest(number)) });
+    }
+
+    /// Another host brings a point.
+    pub(super) fn brought(&mut self, point: BackupSummary) {
+        self.store.insert(point.point, point.clone());
+        self.tell(Event::Kept { point });
     }
 
     pub(super) fn pressure(&mut self, io_centi: u32) {
