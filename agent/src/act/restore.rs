@@ -268,7 +268,7 @@ impl Restore<'_> {
             disk::layer(path, &socket, target, *size)?;
             change.below.insert(target.clone(), socket.clone());
         }
-        pull::mark(&folder)?;
+        pull::mark(&folder, &change.disks)?;
         self.served.begin(order.guest, &folder, images)?;
         let defined = self.define(order, definition, &change, origin, before, made);
         if defined.is_err() {

@@ -232,19 +232,36 @@ fn zeroes(image: &dyn Image, data: &[(u64, u64)], offset: u64, length: u64) -> R
 
 /// An empty layer over a served disk.
 pub(crate) fn layer(path: &Path, socket: &Path, target: &str, size: u64) -> Result<(), Failure> {
+    let below = below(socket, target)?;
+    let mut command = Command::new("qemu-img");
+    command.args(["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", &below, "--"]);
+    carried_out("create", command.arg(path).arg(size.to_string()))
+}
+
+/// Puts a layer that nobody uses over its served disk again; what the layer has stays.
+pub(crate) fn layer_again(path: &Path, socket: &Path, target: &str) -> Result<(), Failure> {
+    let below = below(socket, target)?;
+    let mut command = Command::new("qemu-img");
+    command.args(["rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", &below, "--"]);
+    carried_out("rebase", command.arg(path))
+}
+
+fn below(socket: &Path, target: &str) -> Result<String, Failure> {
     let socket = socket.to_str().ok_or_else(|| failure(FailureCode::Invalid, "a path is not UTF-8"))?;
     let below = serde_json::json!({
         "driver": "raw",
         "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}, "export": target}
     });
-    let mut command = Command::new("qemu-img");
-    command.args(["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", &format!("json:{below}"), "--"]);
-    let output = command.arg(path).arg(size.to_string()).stdin(Stdio::null()).output();
+    Ok(format!("json:{below}"))
+}
+
+fn carried_out(what: &str, command: &mut Command) -> Result<(), Failure> {
+    let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| io_failure("run qemu-img", &error))?;
     match output.status.success() {
         true => Ok(()),
         false => {
-            Err(failure(FailureCode::Internal, format!("qemu-img create: {}", String::from_utf8_lossy(&output.stderr))))
+            Err(failure(FailureCode::Internal, format!("qemu-img {what}: {}", String::from_utf8_lossy(&output.stderr))))
         }
     }
 }

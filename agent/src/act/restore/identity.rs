@@ -63,6 +63,31 @@ pub(crate) fn change(xml: &str, change: &Change) -> Result<String, Failure> {
     Ok(out)
 }
 
+/// The definition of a guest that is off, with these disks over those that are served at `socket`.
+pub(crate) fn over_served(xml: &str, layers: &BTreeMap<String, PathBuf>, socket: &Path) -> Result<String, Failure> {
+    let mut root = import::tree(xml).map_err(|error| invalid(error.to_string()))?;
+    let devices = root.children.iter_mut().filter(|child| child.name == "devices");
+    for disk in devices.flat_map(|devices| &mut devices.children).filter(|device| device.name == "disk") {
+        let target = disk.child("target").and_then(|target| target.attribute("dev")).unwrap_or_default().to_owned();
+        if layers.contains_key(&target) {
+            disk.children.retain(|child| !matches!(child.name.as_str(), "backingStore" | "mirror"));
+            disk.children.push(served(&target, socket)?);
+        }
+    }
+    let mut out = String::with_capacity(xml.len() + 1_024);
+    import::write(&mut out, &root, "").ok_or_else(|| invalid("the definition can't be written"))?;
+    Ok(out)
+}
+
+/// What lies below a layer while its data is brought in.
+fn served(target: &str, socket: &Path) -> Result<Element, Failure> {
+    let host = element("host", &[("transport", "unix"), ("socket", text(socket)?)], vec![]);
+    let source = element("source", &[("protocol", "nbd"), ("name", target)], vec![host]);
+    let format = element("format", &[("type", "raw")], vec![]);
+    let last = element("backingStore", &[], vec![]);
+    Ok(element("backingStore", &[("type", "network")], vec![format, source, last]))
+}
+
 fn element(name: &str, attributes: &[(&str, &str)], children: Vec<Element>) -> Element {
     let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     Element { name: name.into(), attributes, text: String::new(), children }
@@ -138,12 +163,7 @@ fn disk(disk: &mut Element, change: &Change) -> Result<(), Failure> {
     disk.children.retain(|child| child.name != "source");
     disk.children.push(element("source", &[("file", text(path)?)], vec![]));
     if let Some(socket) = change.below.get(&target) {
-        let socket = text(socket)?;
-        let host = element("host", &[("transport", "unix"), ("socket", socket)], vec![]);
-        let source = element("source", &[("protocol", "nbd"), ("name", &target)], vec![host]);
-        let format = element("format", &[("type", "raw")], vec![]);
-        let last = element("backingStore", &[], vec![]);
-        disk.children.push(element("backingStore", &[("type", "network")], vec![format, source, last]));
+        disk.children.push(served(&target, socket)?);
         if let Some(driver) = disk.children.iter_mut().find(|child| child.name == "driver") {
             driver.set("type", "qcow2");
             // A part that can't be had stops the guest; it must not see errors where there is only a wait.

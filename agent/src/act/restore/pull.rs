@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -15,6 +16,8 @@ use roost_libvirt::{Code, DomainInfo, Error, Hypervisor, Reason, State, XmlForm}
 use roost_protocol::GuestId;
 use roost_protocol::operation::{Failure, FailureCode};
 
+use super::disk;
+use super::identity;
 use super::origin::Origin;
 use crate::act::domain::hypervisor_failure;
 use crate::act::import::{self, Element};
@@ -25,8 +28,10 @@ use crate::files;
 
 /// The socket at which QEMU finds a point's disks.
 pub(super) const SOCKET: &str = "point";
-/// Lies in the guest's folder as long as its disks need the point.
+/// Lies in the guest's folder as long as its disks need the point: its layers, a line each, target and path.
 const PULLING: &str = "pulling";
+/// Lies there while the guest is paused for an instant, so that the next agent lets it go on.
+const SETTLING: &str = "settling";
 /// Between two looks at data being brought in.
 const LOOK: Duration = Duration::from_millis(200);
 /// A guest that stopped because it could not read is let go on so often at most.
@@ -74,9 +79,19 @@ impl Served {
     }
 }
 
-/// Notes that the guest needs its point.
-pub(super) fn mark(folder: &Path) -> Result<(), Failure> {
-    files::write_atomically(&folder.join(PULLING), b"").map_err(|error| io_failure("mark the guest's folder", &error))
+/// Notes that the guest needs its point for these layers.
+pub(super) fn mark(folder: &Path, layers: &BTreeMap<String, PathBuf>) -> Result<(), Failure> {
+    let lines = layers.iter().map(|(target, path)| format!("{target} {}\n", path.display())).collect::<String>();
+    let written = files::write_atomically(&folder.join(PULLING), lines.as_bytes());
+    written.map_err(|error| io_failure("mark the guest's folder", &error))
+}
+
+/// The layers as marked, in the guest's folder only.
+fn marked(folder: &Path) -> BTreeMap<String, PathBuf> {
+    let lines = fs::read_to_string(folder.join(PULLING)).unwrap_or_default();
+    let split = lines.lines().filter_map(|line| line.split_once(' '));
+    let layers = split.map(|(target, path)| (target.to_owned(), PathBuf::from(path)));
+    layers.filter(|(_, path)| path.parent() == Some(folder)).collect()
 }
 
 /// True while the guest's disks need their point.
@@ -88,9 +103,20 @@ pub(crate) fn is_pulling(place: &Place, guest: GuestId) -> bool {
 pub(crate) fn await_served(place: &Place, guest: GuestId) {
     let folder = place.guest(guest);
     let end = Instant::now() + SERVED;
-    while is_pulling(place, guest) && UnixStream::connect(folder.join(SOCKET)).is_err() && Instant::now() < end {
+    let ready = || {
+        UnixStream::connect(folder.join(SOCKET)).is_ok()
+            && marked(&folder).values().all(|layer| is_over_something(layer))
+    };
+    while is_pulling(place, guest) && !ready() && Instant::now() < end {
         thread::sleep(LOOK);
     }
+}
+
+/// Whether a qcow2 file names something below it.
+fn is_over_something(layer: &Path) -> bool {
+    let mut head = [0; 16];
+    let read = fs::File::open(layer).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head[8..].iter().any(|byte| *byte != 0)
 }
 
 /// What a worker that brings data in has at hand.
@@ -137,7 +163,8 @@ impl Pull<'_> {
         mine: &mut Option<u64>,
     ) -> Result<(), Failure> {
         let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
-        let (mut resumed, mut afterwards, mut count) = (None, 0, None);
+        let (mut resumed, mut afterwards, mut count, mut put) = (None, 0, None, false);
+        self.unsettle();
         loop {
             if self.unwanted.load(Ordering::Relaxed) {
                 return Err(failure(
@@ -158,7 +185,21 @@ impl Pull<'_> {
                 resumed = Some(Instant::now());
                 self.go_on();
             }
+            let layers = marked(&self.place.guest(self.guest));
+            put &= !domain.state.is_active();
             match disks.first() {
+                None if domain.state == State::Running => {
+                    if self.settle(&layers)? {
+                        return Ok(());
+                    }
+                }
+                None if !domain.state.is_active() && !layers.is_empty() => {
+                    (self.tell)(99, "wait until the guest runs");
+                    if !std::mem::replace(&mut put, true) {
+                        self.put_back(&layers, open)?;
+                        *mine = self.served.number(self.guest);
+                    }
+                }
                 Some(target) if domain.state.is_active() => {
                     self.advance(target, jobs.entry(target.clone()).or_default())?;
                     (self.tell)(percent(&jobs, count), &format!("bring disk {target} in"));
@@ -166,10 +207,61 @@ impl Pull<'_> {
                 Some(_) => (self.tell)(percent(&jobs, count), "wait until the guest runs"),
                 // All is here; what it stopped for is no more, unless it stopped for something else.
                 None if stands && afterwards < TRIES * 4 => afterwards += 1,
+                None if domain.state.is_active() => (self.tell)(99, "wait until the guest goes on"),
                 None => return Ok(()),
             }
             thread::sleep(LOOK);
         }
+    }
+
+    /// Makes durable what was brought in: QEMU takes the point away from a layer when it has read all of it, and writes
+    /// where it put that only when the guest flushes. A pause makes it write; it is short, for the data is flushed before.
+    fn settle(&self, layers: &BTreeMap<String, PathBuf>) -> Result<bool, Failure> {
+        let tried = |error: std::io::Error| io_failure("flush the guest's disks", &error);
+        for path in layers.values() {
+            fs::File::open(path).and_then(|file| file.sync_data()).map_err(tried)?;
+        }
+        let uuid = self.guest.bytes();
+        let note = self.place.guest(self.guest).join(SETTLING);
+        files::write_atomically(&note, b"").map_err(tried)?;
+        let paused = self.hypervisor.pause(&uuid);
+        let resumed = self.hypervisor.resume(&uuid);
+        match (&paused, &resumed) {
+            (Ok(()), Err(error)) if error.code() != Some(Code::OperationInvalid) => {
+                return Err(hypervisor_failure(error));
+            }
+            // It went off: the next look shows it.
+            _ => drop(fs::remove_file(&note)),
+        }
+        Ok(paused.is_ok() && resumed.is_ok())
+    }
+
+    /// An agent that died while it had the guest paused: it goes on.
+    fn unsettle(&self) {
+        let note = self.place.guest(self.guest).join(SETTLING);
+        if note.exists() {
+            self.go_on();
+            let _ = fs::remove_file(note);
+        }
+    }
+
+    /// A guest that went off before what was brought in was durable gets its point back below its layers: what they lack
+    /// is read from there again. What they have stays.
+    fn put_back(
+        &self,
+        layers: &BTreeMap<String, PathBuf>,
+        open: &dyn Fn() -> Result<Box<dyn Origin>, Failure>,
+    ) -> Result<(), Failure> {
+        let socket = self.place.guest(self.guest).join(SOCKET);
+        let (uuid, form) = (self.guest.bytes(), XmlForm { inactive: true, secure: true, ..XmlForm::default() });
+        let told = |error: Error| hypervisor_failure(&error);
+        let xml = self.hypervisor.xml(&uuid, form).map_err(told)?;
+        let xml = identity::over_served(&xml, layers, &socket)?;
+        self.hypervisor.define(&xml).map_err(told)?;
+        let targets: Vec<String> = layers.keys().cloned().collect();
+        self.serve(&targets, open)?;
+        // The last thing, for which a start waits.
+        layers.iter().try_for_each(|(target, path)| disk::layer_again(path, &socket, target))
     }
 
     /// Lets a guest that stopped for want of its point go on; should it stop again, it is let go on again.

@@ -1,6 +1,7 @@
 //! Restores of real guests from a real store; `ROOST_REAL=1` and root are needed.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use roost_libvirt::{ForceOff, State, XmlForm};
@@ -130,31 +131,85 @@ fn refusals(rig: &Rig, own: GuestId, new: GuestId) {
     rig.lab.hypervisor.force_off(&own.bytes(), ForceOff::Kill).unwrap();
 }
 
+impl Rig {
+    /// Starts a guest at once from the point, and gives its layer.
+    fn at_once(&self, guest: GuestId, name: &str) -> PathBuf {
+        self.restore(&Order { at_once: true, ..self.order(guest, as_new(name)) }, false).unwrap();
+        self.lab.hypervisor.start(&guest.bytes()).unwrap();
+        let files = fs::read_dir(self.place.guest(guest)).unwrap().flatten().map(|entry| entry.path());
+        files.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "qcow2")).unwrap()
+    }
+
+    fn pull(&self, guest: GuestId) {
+        let origin = || {
+            let from = FromStore { store: self.store.clone(), point: self.point };
+            Ok(Box::new(from) as Box<dyn super::origin::Origin>)
+        };
+        let (hypervisor, place, served) = (&self.lab.hypervisor, &self.place, &self.served);
+        let (unwanted, tell) = (&AtomicBool::new(false), &|_: u32, _: &str| {});
+        Pull { hypervisor, place, served, guest, unwanted, tell }.run(&origin).unwrap();
+    }
+
+    /// What a loss of power leaves of QEMU.
+    fn kill(&self, guest: GuestId) {
+        let pid = roost_libvirt::qemu_pid(&guest.bytes()).unwrap().to_string();
+        run(std::process::Command::new("kill").args(["-9", &pid]));
+        until("it is off", || self.state(guest) == Some(State::ShutOff));
+    }
+
+    /// The guest writes to the first 8 MiB; the rest is the point's.
+    fn has_its_data(&self, guest: GuestId) -> bool {
+        self.content[8 << 20..] == self.disk_of(guest)[8 << 20..]
+    }
+}
+
+fn is_over_something(layer: &Path) -> bool {
+    let info = std::process::Command::new("qemu-img").args(["info", "-U"]).arg(layer).output().unwrap();
+    String::from_utf8_lossy(&info.stdout).contains("backing")
+}
+
 #[test]
 fn real_guest_that_starts_at_once_has_all_its_data_in_the_end() {
     in_lab_as("act::restore::test::real_guest_that_starts_at_once_has_all_its_data_in_the_end", |lab| {
         let rig = Rig::new(lab);
         let new = GuestId::from_u128(0x9998);
-        let order = Order { at_once: true, ..rig.order(new, as_new("at once")) };
-        rig.restore(&order, false).unwrap();
-        rig.lab.hypervisor.start(&new.bytes()).unwrap();
-        let origin =
-            || Ok(Box::new(FromStore { store: rig.store.clone(), point: rig.point }) as Box<dyn super::origin::Origin>);
-        let (hypervisor, place, served) = (&rig.lab.hypervisor, &rig.place, &rig.served);
-        let (unwanted, tell) = (&AtomicBool::new(false), &|_: u32, _: &str| {});
-        Pull { hypervisor, place, served, guest: new, unwanted, tell }.run(&origin).unwrap();
+        let layer = rig.at_once(new, "at once");
+        rig.pull(new);
         assert_eq!(rig.state(new), Some(State::Running));
         let serial = rig.place.guest(new).join("serial.log");
         let size = || fs::metadata(&serial).map_or(0, |file| file.len());
         let before = size();
         until("it ticks without the point", || size() > before + 100);
-        rig.lab.hypervisor.force_off(&new.bytes(), ForceOff::Graceful).unwrap();
-        // It wrote to the first 8 MiB; the rest is the point's.
-        assert!(rig.content[8 << 20..] == rig.disk_of(new)[8 << 20..]);
-        let disk = fs::read_dir(rig.place.guest(new)).unwrap().flatten().map(|entry| entry.path());
-        let disk = disk.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "qcow2")).unwrap();
-        let info = std::process::Command::new("qemu-img").arg("info").arg(disk).output().unwrap();
-        assert!(!String::from_utf8_lossy(&info.stdout).contains("backing"), "depth 0");
+        // Whatever becomes of QEMU: this guest never flushes by itself.
+        rig.kill(new);
+        assert!(!is_over_something(&layer), "depth 0");
+        assert!(rig.has_its_data(new));
         rig.lab.hypervisor.start(&new.bytes()).unwrap();
+    });
+}
+
+#[test]
+fn real_qemu_that_dies_as_all_data_is_in_loses_nothing_of_the_point() {
+    in_lab_as("act::restore::test::real_qemu_that_dies_as_all_data_is_in_loses_nothing_of_the_point", |lab| {
+        let rig = Rig::new(lab);
+        let new = GuestId::from_u128(0x9997);
+        let layer = rig.at_once(new, "died");
+        let hypervisor = &rig.lab.hypervisor;
+        let target = hypervisor.xml(&new.bytes(), XmlForm::default()).unwrap();
+        let target = crate::act::backup::definition::read(&target).unwrap().disks.remove(0).target;
+        hypervisor.block_pull(&new.bytes(), &target, 0).unwrap();
+        until("all is in", || {
+            hypervisor.block_job(&new.bytes(), &target).is_ok_and(|job| job.is_none()) && !is_over_something(&layer)
+        });
+        rig.kill(new);
+        std::thread::scope(|scope| {
+            let pulled = scope.spawn(|| rig.pull(new));
+            until("its point is below it again", || is_over_something(&layer));
+            hypervisor.start(&new.bytes()).unwrap();
+            pulled.join().unwrap();
+        });
+        rig.kill(new);
+        assert!(!is_over_something(&layer));
+        assert!(rig.has_its_data(new));
     });
 }
