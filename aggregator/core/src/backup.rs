@@ -176,8 +176,7 @@ impl Grid {
 
     /// Gives guests of this host that follow an older generation of a policy the newest one.
     fn renew_policies(&mut self, now: Now, id: HostId, actions: &mut Vec<Action>) {
-        let Some(host) = self.hosts.get(&id) else { return };
-        let Some(link) = host.link() else { return };
+        let Some(host) = self.hosts.get(&id).filter(|host| host.link().is_some()) else { return };
         let asked: Vec<GuestId> = self
             .commands
             .waiting_on(id)
@@ -191,31 +190,61 @@ impl Grid {
         });
         let old: Vec<_> = old.take(AT_ONCE.saturating_sub(asked.len())).collect();
         for (guest, guest_name, policy) in old {
-            let operation = Operation {
-                id: renewal(guest, &policy, self.config.epoch),
-                host: id,
-                guest,
-                guest_name,
-                verb: Verb::SetBackupPolicy { policy: Some(Box::new(policy)) },
-                created_by: GRID.into(),
-                created: now.wall,
-                started: None,
-                ended: None,
-                expires: Stamp(now.wall.0.saturating_add(POLICY_BUDGET.0)),
-                state: State::Queued,
-                percent: 0,
-                step: String::new(),
-                key: None,
-            };
-            // Tried and refused since the aggregator started: an admin has to look, not we again each beat.
-            if self.operations().contains_key(&operation.id) {
-                continue;
-            }
-            self.commands.add(operation.clone(), now.time + POLICY_BUDGET + GRACE);
-            let operations = vec![operation.clone()];
-            actions.push(Action::Persist { intent: Vec::new(), generation: self.intent.generation, operations });
-            self.send_command(now, link, &operation, actions);
+            self.give_policy(now, id, (guest, guest_name), policy, actions);
         }
+    }
+
+    /// The host that took a guest over follows the policy that the one before followed.
+    pub(crate) fn hand_on_policy(
+        &mut self,
+        now: Now,
+        guest: GuestId,
+        name: &str,
+        (from, to): (HostId, HostId),
+        actions: &mut Vec<Action>,
+    ) {
+        let set = |host: HostId| self.hosts.get(&host).and_then(|host| host.backups.sets.get(&guest));
+        let follows = set(to).is_some_and(|set| set.policy.is_some());
+        let policy = set(from).and_then(|set| self.intent.backup_policies.get(&set.policy_name));
+        if let Some(policy) = policy.filter(|_| !follows).cloned() {
+            self.give_policy(now, to, (guest, name.to_owned()), policy, actions);
+        }
+    }
+
+    /// Has a host follow a policy for a guest, on behalf of the grid.
+    fn give_policy(
+        &mut self,
+        now: Now,
+        host: HostId,
+        (guest, guest_name): (GuestId, String),
+        policy: BackupPolicy,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(link) = self.hosts.get(&host).and_then(Host::link) else { return };
+        let operation = Operation {
+            id: renewal(host, guest, &policy, self.config.epoch),
+            host,
+            guest,
+            guest_name,
+            verb: Verb::SetBackupPolicy { policy: Some(Box::new(policy)) },
+            created_by: GRID.into(),
+            created: now.wall,
+            started: None,
+            ended: None,
+            expires: Stamp(now.wall.0.saturating_add(POLICY_BUDGET.0)),
+            state: State::Queued,
+            percent: 0,
+            step: String::new(),
+            key: None,
+        };
+        // Tried and refused since the aggregator started: an admin has to look, not we again each beat.
+        if self.operations().contains_key(&operation.id) {
+            return;
+        }
+        self.commands.add(operation.clone(), now.time + POLICY_BUDGET + GRACE);
+        let operations = vec![operation.clone()];
+        actions.push(Action::Persist { intent: Vec::new(), generation: self.intent.generation, operations });
+        self.send_command(now, link, &operation, actions);
     }
 
     pub(crate) fn ask_points(
@@ -274,8 +303,9 @@ fn check(policy: &BackupPolicy) -> Result<(), CallError> {
 }
 
 /// The same for the same wish, so that it is asked for once. Random ids never have a zero version.
-fn renewal(guest: GuestId, policy: &BackupPolicy, epoch: roost_protocol::Epoch) -> OperationId {
+fn renewal(host: HostId, guest: GuestId, policy: &BackupPolicy, epoch: roost_protocol::Epoch) -> OperationId {
     let mut id = guest.bytes();
+    id.iter_mut().zip(host.bytes()).for_each(|(byte, mixed)| *byte ^= mixed);
     for (byte, mixed) in id.iter_mut().zip(policy.generation.0.to_be_bytes().into_iter().chain(epoch.0.to_be_bytes())) {
         *byte ^= mixed;
     }

@@ -274,6 +274,9 @@ impl Grid {
             let text = format!("guest {name} is {}{why}", crate::commands::describe(state));
             self.publish(now, Line::info("guest.state", text).host(id).guest(guest), actions);
         }
+        if place != id {
+            self.follow_guest(now, guest, Some(id), actions);
+        }
     }
 
     fn guest_samples(&mut self, id: HostId, samples: Vec<GuestSample>) {
@@ -317,7 +320,7 @@ impl Grid {
     /// Hosts that were silent too long.
     pub(crate) fn watch_silence(&mut self, now: Now, actions: &mut Vec<Action>) {
         let (suspect, down) = (self.config.suspect_after, self.config.down_after);
-        let mut lines = Vec::new();
+        let (mut lines, mut silent) = (Vec::new(), Vec::new());
         for (id, host) in &mut self.hosts {
             let next = match host.presence {
                 Presence::Up { link, heard, .. } if now.time.since(heard) >= suspect => {
@@ -330,6 +333,7 @@ impl Grid {
             };
             let down = matches!(next, Presence::Down { .. });
             host.presence = next;
+            silent.push(*id);
             let text = format!("host {} is {}", host.name, if down { "down: not heard for long" } else { "silent" });
             lines.push(if down {
                 Line::error("host.down", text).host(*id)
@@ -339,6 +343,9 @@ impl Grid {
         }
         for line in lines {
             self.publish(now, line, actions);
+        }
+        for id in silent {
+            self.follow_guests_of(now, id, actions);
         }
     }
 

@@ -15,6 +15,7 @@ pub mod operation;
 pub mod peers;
 mod placement;
 mod places;
+mod takeover;
 #[cfg(test)]
 mod test;
 

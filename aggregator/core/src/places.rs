@@ -30,6 +30,11 @@ impl Places {
         *self.first.entry(guest).or_insert(host)
     }
 
+    /// The guest is looked after by this host from now on, also where another one reports it.
+    pub(crate) fn moved(&mut self, guest: GuestId, to: HostId) {
+        self.first.insert(guest, to);
+    }
+
     /// A host reports the guest no more.
     pub(crate) fn gone(&mut self, host: HostId, guest: GuestId, name: &str) {
         self.names.remove(&(name.to_owned(), guest, host));

@@ -1,6 +1,7 @@
 //! The grid, told the time by hand: who is heard, and whose silence it is.
 
 mod peers;
+mod takeover;
 
 use std::collections::BTreeMap;
 

@@ -77,6 +77,11 @@ fn real_guest_of_a_dead_host_comes_up_from_its_replica_and_the_dead_host_keeps_i
         guards.power_off(1)?;
         eventually("the guest runs on host 2", UP_AGAIN, || is_running(grid, 2))?;
         println!("host dead: the guest runs from its replica after {} ms", now_ms()? - died);
+        eventually("the aggregator looks for it there", SHOWN, || {
+            let seen = grid.api.get("/guests/desk")?;
+            ensure!(seen["host_name"] == "h2" && seen["state"] == "running", "{seen}");
+            Ok(())
+        })?;
         eventually("all its data is there", SHOWN, || same_data(grid))?;
 
         guards.power_on(1)?;
@@ -88,6 +93,7 @@ fn real_guest_of_a_dead_host_comes_up_from_its_replica_and_the_dead_host_keeps_i
             Ok(())
         })?;
         is_running(grid, 2)?;
+        ensure!(grid.api.get("/guests/desk")?["host_name"] == "h2", "it is host 2's from now on");
         let seen = grid.virsh(1, &["domstate", "desk"])?;
         ensure!(seen.trim() == "shut off", "on host 1 it is {seen:?}");
         Ok(())

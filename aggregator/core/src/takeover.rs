@@ -1,0 +1,67 @@
+//! Guests that another host took over: commands, names and backup policies follow them.
+
+use roost_protocol::guest::PowerState;
+use roost_protocol::{GuestId, HostId};
+
+use crate::event::Action;
+use crate::grid::{Grid, Host, Now, Presence};
+use crate::history::Line;
+
+impl Grid {
+    /// Looks whether guests of a host that fell silent run elsewhere already.
+    pub(crate) fn follow_guests_of(&mut self, now: Now, silent: HostId, actions: &mut Vec<Action>) {
+        let replicated = self.hosts.get(&silent).map(|host| host.backups.replicas.keys().copied().collect::<Vec<_>>());
+        for guest in replicated.unwrap_or_default() {
+            self.follow_guest(now, guest, None, actions);
+        }
+    }
+
+    /// A guest's place becomes the host that took it over, and that one follows its policy from then on. `told_by` reports
+    /// the guest too.
+    pub(crate) fn follow_guest(
+        &mut self,
+        now: Now,
+        guest: GuestId,
+        told_by: Option<HostId>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some((from, to)) = self.taken_over(guest, told_by) else { return };
+        self.places.moved(guest, to);
+        let named = |id: HostId| self.hosts.get(&id).map(|host| host.name.clone()).unwrap_or_default();
+        let name = self.hosts.get(&to).and_then(|host| Some(host.guests.get(&guest)?.report.name.clone()));
+        let name = name.unwrap_or_default();
+        let text = format!("guest {name} was taken over by {}; it was a guest of {}", named(to), named(from));
+        self.publish(now, Line::warning("guest.taken-over", text).host(to).guest(guest), actions);
+        self.hand_on_policy(now, guest, &name, (from, to), actions);
+    }
+
+    /// Where the guest was and where it is. No host can take another's guest by its own word alone: the one that had it is
+    /// not up and said who keeps its replica, or it says that it does not look after the guest.
+    fn taken_over(&self, guest: GuestId, told_by: Option<HostId>) -> Option<(HostId, HostId)> {
+        let from = self.places.host(guest)?;
+        let was = self.hosts.get(&from)?;
+        let gave_up =
+            was.guests.get(&guest).is_some_and(|it| it.report.desired.is_none() && !executes(it.report.state));
+        let to = match is_up(was) {
+            false => was.backups.replicas.get(&guest)?.host?,
+            true if gave_up => told_by?,
+            true => return None,
+        };
+        let looks_after = |host: &&Host| {
+            let report = host.guests.get(&guest).map(|it| &it.report);
+            is_up(host) && report.is_some_and(|report| executes(report.state) && report.desired.is_some())
+        };
+        self.hosts.get(&to).filter(looks_after).filter(|_| to != from).map(|_| (from, to))
+    }
+}
+
+fn is_up(host: &Host) -> bool {
+    matches!(host.presence, Presence::Up { .. })
+}
+
+fn executes(state: PowerState) -> bool {
+    match state {
+        PowerState::Running | PowerState::Paused | PowerState::ShuttingDown => true,
+        PowerState::Unknown | PowerState::Off | PowerState::Crashed | PowerState::Suspended => false,
+    }
+}

@@ -1,0 +1,194 @@
+//! Guests that another host runs now: where commands go, and which policy is followed.
+
+use std::collections::BTreeMap;
+
+use roost_protocol::backup::{BackupBeat, BackupPolicy, ReplicaState, ReplicaStatus, SetSummary};
+use roost_protocol::guest::{Desired, GuestReport, Power, PowerState};
+use roost_protocol::host::HostFacts;
+use roost_protocol::message::{Beat, Hello, Snapshot, ToAgent, ToAggregator, VERSION};
+use roost_protocol::operation::Verb;
+use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, PointId, Stamp, Time};
+
+use crate::event::LinkId;
+use crate::intent::HostRecord;
+use crate::{Action, Config, Event, Grid, Intent};
+
+const GUEST: GuestId = GuestId::from_u128(50);
+const POLICY: &str = "near";
+
+fn host(number: u64) -> HostId {
+    HostId::from_u128(u128::from(number))
+}
+
+/// Three hosts; the first has the guest, and says that the second keeps its replica.
+struct Rig {
+    grid: Grid,
+    now: Time,
+    kinds: Vec<String>,
+    /// Hosts that were given a policy.
+    given: Vec<(LinkId, String)>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let record = |n: u64| HostRecord {
+            name: format!("h{n}"),
+            key: [u8::try_from(n).unwrap(); 32],
+            joined: Stamp(0),
+            removed: None,
+        };
+        let policy = BackupPolicy { name: POLICY.into(), generation: Generation(3), ..BackupPolicy::default() };
+        let intent = Intent {
+            hosts: (1..=3).map(|n| (host(n), record(n))).collect(),
+            backup_policies: BTreeMap::from([(POLICY.into(), policy)]),
+            ..Intent::default()
+        };
+        let config = Config {
+            grid: GridId::from_u128(1),
+            epoch: Epoch(1),
+            suspect_after: Millis::seconds(6),
+            down_after: Millis::seconds(15),
+            recovering: false,
+        };
+        let grid = Grid::new(config, intent, Vec::new());
+        let mut rig = Self { grid, now: Time(1_000_000), kinds: Vec::new(), given: Vec::new() };
+        (1..=3).for_each(|n| rig.up(n));
+        rig.says(1, PowerState::Running, true);
+        rig
+    }
+
+    fn tell(&mut self, event: Event) {
+        for action in self.grid.on(self.now, Stamp(0), event) {
+            match action {
+                Action::Publish { event } => self.kinds.push(event.kind),
+                Action::Send { link, message: ToAgent::Command(command) } => {
+                    if let Verb::SetBackupPolicy { policy: Some(policy) } = command.verb {
+                        self.given.push((link, policy.name));
+                    }
+                }
+                Action::Send { .. }
+                | Action::Persist { .. }
+                | Action::Used { .. }
+                | Action::Refuse { .. }
+                | Action::Answer { .. }
+                | Action::SpreadDocument
+                | Action::Disconnect { .. } => {}
+            }
+        }
+    }
+
+    fn up(&mut self, number: u64) {
+        let (facts, epoch, document, clock) = (HostFacts::default(), Epoch(0), Generation(0), Stamp(0));
+        let hello = Hello { newest: VERSION, oldest: VERSION, host: host(number), facts, epoch, document, clock };
+        let (link, key) = (LinkId(number), [u8::try_from(number).unwrap(); 32]);
+        self.tell(Event::Hello { link, key, certified: true, hello, remote: String::new() });
+    }
+
+    /// A host has the guest in this state; the first one tells of its backups too.
+    fn says(&mut self, number: u64, state: PowerState, managed: bool) {
+        let report = GuestReport {
+            id: GUEST,
+            name: "desk".into(),
+            state,
+            reason: String::new(),
+            persistent: true,
+            desired: managed.then_some(Desired { power: Power::Running, generation: Generation(1) }),
+            vcpus: 1,
+            memory_mib: MiB(1),
+            since: Stamp(0),
+            restarts: 0,
+            disks: Vec::new(),
+        };
+        let replica = ReplicaStatus {
+            guest: GUEST,
+            host: Some(host(2)),
+            state: ReplicaState::Following,
+            lag: None,
+            point: None,
+            shows: None,
+            every: Millis(5_000),
+            max_lag: Millis(20_000),
+        };
+        let set = SetSummary {
+            guest: GUEST,
+            origin: host(1),
+            points: 1,
+            stored: 0,
+            newest: Some((PointId::from_u128(1), Stamp(0))),
+            oldest: None,
+            proven: None,
+            damaged: 0,
+            failure: None,
+            next: None,
+            running: false,
+            policy: Some(Generation(3)),
+            guest_name: "desk".into(),
+            policy_name: POLICY.into(),
+        };
+        let backup = BackupBeat { sets: vec![set], replicas: vec![replica], ..BackupBeat::default() };
+        let backup = (number == 1).then_some(backup);
+        let message = ToAggregator::Snapshot(Snapshot { guests: vec![report], backup, ..Snapshot::default() });
+        self.tell(Event::Received { link: LinkId(number), message });
+    }
+
+    /// So many seconds go by in which all but the first host are heard.
+    fn without_the_first(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now = self.now + Millis::seconds(1);
+            for number in [2, 3] {
+                let message = ToAggregator::Beat(Beat::default());
+                self.tell(Event::Received { link: LinkId(number), message });
+            }
+            self.tell(Event::Tick);
+        }
+    }
+
+    fn place(&self) -> HostId {
+        self.grid.places.host(GUEST).unwrap()
+    }
+
+    fn taken_over(&self) -> usize {
+        self.kinds.iter().filter(|kind| *kind == "guest.taken-over").count()
+    }
+}
+
+#[test]
+fn a_guest_that_runs_from_its_replica_is_that_host_s_once_its_own_is_silent_and_its_policy_goes_along() {
+    let mut rig = Rig::new();
+    rig.says(2, PowerState::Running, true);
+    assert_eq!((rig.place(), rig.taken_over()), (host(1), 0), "its own host is up");
+    rig.without_the_first(8);
+    assert_eq!((rig.place(), rig.taken_over()), (host(2), 1));
+    assert_eq!(rig.given, [(LinkId(2), POLICY.to_owned())]);
+    // Also in the other order, and when the first one is back.
+    rig.up(1);
+    rig.says(1, PowerState::Off, false);
+    rig.without_the_first(60);
+    assert_eq!((rig.place(), rig.taken_over(), rig.given.len()), (host(2), 1, 1));
+    let mut rig = Rig::new();
+    rig.without_the_first(8);
+    rig.says(2, PowerState::Running, true);
+    assert_eq!((rig.place(), rig.taken_over()), (host(2), 1));
+}
+
+#[test]
+fn no_host_takes_a_guest_by_its_own_word() {
+    let mut rig = Rig::new();
+    rig.says(3, PowerState::Running, true);
+    rig.without_the_first(60);
+    assert_eq!((rig.place(), rig.taken_over(), rig.given.len()), (host(1), 0, 0), "it does not keep the replica");
+    rig.says(2, PowerState::Off, true);
+    assert_eq!(rig.place(), host(1), "it does not run there");
+    rig.up(1);
+    rig.says(1, PowerState::Off, true);
+    rig.says(3, PowerState::Running, true);
+    assert_eq!(rig.place(), host(1), "its own host looks after it");
+}
+
+#[test]
+fn after_a_restart_of_the_aggregator_a_guest_is_where_it_is_looked_after_whoever_comes_first() {
+    let mut rig = Rig::new();
+    rig.says(1, PowerState::Off, false);
+    rig.says(2, PowerState::Running, true);
+    assert_eq!((rig.place(), rig.taken_over()), (host(2), 1));
+}
