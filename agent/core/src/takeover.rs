@@ -105,16 +105,16 @@ impl Agent {
         let own = |point: &&BackupSummary| point.origin == self.config.host;
         let ran = |point: &&BackupSummary| point.why != Why::Branch;
         let later = |a: &&BackupSummary, b: &&BackupSummary| a.started.cmp(&b.started);
-        if known.is_none() {
-            let newest = whole().filter(ran).max_by(later);
-            return newest.map_or(StartFrom::Nothing, |point| StartFrom::Point(Box::new(point.clone())));
-        }
         let taken = self.backups.cares.get(&guest).and_then(|care| care.run.taken);
         let here = whole().filter(own).filter(ran).map(|point| point.started).max().max(taken).unwrap_or(Stamp(0));
         let Some(newest) = whole().filter(|point| !own(point)).max_by(later).filter(|point| point.started > here)
         else {
-            return StartFrom::Here;
+            // A guest that was deleted here does not come back by itself.
+            return if known.is_some() { StartFrom::Here } else { StartFrom::Nothing };
         };
+        if known.is_none() {
+            return StartFrom::Point(Box::new(newest.clone()));
+        }
         let branch = whole().filter(own).max_by(later).is_some_and(|point| point.why == Why::Branch);
         if branch { StartFrom::Point(Box::new(newest.clone())) } else { StartFrom::AfterBranch }
     }

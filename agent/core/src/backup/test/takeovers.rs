@@ -104,6 +104,21 @@ fn its_own_disks_are_started_unless_another_host_ran_it_later() {
 }
 
 #[test]
+fn a_guest_that_was_deleted_after_its_takeover_does_not_come_back_from_old_points() {
+    let mut rig = Rig::new(0);
+    replica(&mut rig, 1, BEGIN);
+    right(&mut rig, Right::Here);
+    rig.live(5_000);
+    assert_eq!(restored(&rig).len(), 1);
+    rig.guests.clear();
+    rig.guarded = true;
+    rig.restart();
+    right(&mut rig, Right::Here);
+    rig.live(60_000);
+    assert_eq!((restored(&rig).len(), rig.guests.len()), (1, 0));
+}
+
+#[test]
 fn disks_that_a_newer_replica_replaces_are_kept_as_a_branch_first() {
     let mut rig = Rig::new(1);
     own(&mut rig);
