@@ -41,8 +41,37 @@ const GRID: &str = "grid";
 pub struct Backups {
     /// By guest; also of guests that are gone, and those kept for other hosts.
     pub sets: BTreeMap<GuestId, SetSummary>,
-    pub replicas: BTreeMap<GuestId, ReplicaStatus>,
+    pub replicas: BTreeMap<GuestId, Replica>,
     pub store: Option<StoreStatus>,
+}
+
+/// What a host told of a replica of its guest, which it tells when something changes.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    pub status: ReplicaStatus,
+    pub heard: Time,
+}
+
+impl Replica {
+    /// How old the copy is by now, whether or not its host is heard. One that lacks nothing, because its guest is off, does
+    /// not age.
+    pub fn lag(&self, now: Time) -> Option<Millis> {
+        let aged = |lag: Millis| Millis(lag.0.saturating_add(now.since(self.heard).0));
+        self.status.lag.map(|lag| if lag == Millis(0) { lag } else { aged(lag) })
+    }
+
+    /// As its host told it, but that a copy is not young enough for ever.
+    pub fn state(&self, now: Time) -> ReplicaState {
+        let behind = self.lag(now).is_some_and(|lag| lag > self.status.max_lag);
+        match &self.status.state {
+            ReplicaState::Following if behind => ReplicaState::Behind,
+            told @ (ReplicaState::Seeding
+            | ReplicaState::Following
+            | ReplicaState::Behind
+            | ReplicaState::Broken { .. }
+            | ReplicaState::Held) => told.clone(),
+        }
+    }
 }
 
 /// What hosts were asked and have not answered.
@@ -107,8 +136,9 @@ impl Grid {
             host.backups.sets.insert(set.guest, set);
         }
         for replica in told.replicas {
-            lines.extend(replica_line(host.backups.replicas.get(&replica.guest), &replica));
-            host.backups.replicas.insert(replica.guest, replica);
+            let was = host.backups.replicas.get(&replica.guest).map(|was| &was.status);
+            lines.extend(replica_line(was, &replica));
+            host.backups.replicas.insert(replica.guest, Replica { status: replica, heard: now.time });
         }
         host.backups.store = told.store.or(host.backups.store);
         if host.backups.sets.len().max(host.backups.replicas.len()) > SETS_PER_HOST {
@@ -351,4 +381,30 @@ fn replica_line(was: Option<&ReplicaStatus>, is: &ReplicaStatus) -> Option<Line>
         | ReplicaState::Held => return None,
     };
     Some(line.guest(is.guest))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_replica_ages_while_nothing_is_heard_of_it_and_one_that_lacks_nothing_does_not() {
+        let told = |lag: Option<u64>, state: ReplicaState| {
+            let (every, max_lag, lag) = (Millis(5_000), Millis(15_000), lag.map(Millis));
+            let (guest, host, point, shows) = (GuestId::from_u128(1), None, None, None);
+            let status = ReplicaStatus { guest, host, state, lag, point, shows, every, max_lag };
+            Replica { status, heard: Time(100_000) }
+        };
+        let check = |replica: Replica, after: u64, lag: Option<u64>, state: ReplicaState| {
+            let now = Time(100_000 + after);
+            assert_eq!((replica.lag(now), replica.state(now)), (lag.map(Millis), state));
+        };
+        use ReplicaState::{Behind, Following, Held, Seeding};
+        check(told(Some(2_000), Following), 0, Some(2_000), Following);
+        check(told(Some(2_000), Following), 13_000, Some(15_000), Following);
+        check(told(Some(2_000), Following), 14_000, Some(16_000), Behind);
+        check(told(Some(2_000), Held), 14_000, Some(16_000), Held);
+        check(told(Some(0), Following), 90_000, Some(0), Following);
+        check(told(None, Seeding), 90_000, None, Seeding);
+    }
 }

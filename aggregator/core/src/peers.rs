@@ -114,7 +114,7 @@ impl Grid {
         for host in self.hosts.values() {
             let sets = host.backups.sets.values().filter(|_| !naming.is_empty());
             let policies = sets.filter_map(|set| naming.get(&set.policy_name)).flatten();
-            let keepers = host.backups.replicas.values().filter_map(|replica| replica.host.as_ref());
+            let keepers = host.backups.replicas.values().filter_map(|replica| replica.status.host.as_ref());
             policies.chain(keepers).for_each(|other| pair(host.id, *other));
         }
         self.restores().for_each(|(taker, giver, _)| pair(taker, giver));
@@ -156,7 +156,9 @@ impl Grid {
 
     fn replicas_kept(&self) -> BTreeMap<HostId, u32> {
         let mut kept = BTreeMap::new();
-        for host in self.hosts.values().flat_map(|host| host.backups.replicas.values()).filter_map(|one| one.host) {
+        for host in
+            self.hosts.values().flat_map(|host| host.backups.replicas.values()).filter_map(|one| one.status.host)
+        {
             *kept.entry(host).or_default() += 1;
         }
         kept

@@ -1,10 +1,10 @@
 //! A guest that runs over its point while its data is brought in, beside the plain start of the same guest.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use roost_benches::figure::{Figure, Goal, alone};
-use roost_tests::grid::Grid;
+use roost_tests::grid::{Grid, lasts};
 use serde_json::json;
 
 use crate::desk::{Desk, Latency, watch};
@@ -12,6 +12,7 @@ use crate::desk::{Desk, Latency, watch};
 /// Reads go anywhere on the disk's data, as often as they are answered.
 const READS: (u64, u64) = (0, 2_560);
 const READ: (u64, u64) = (4_096, 1_000);
+const READING: Duration = Duration::from_secs(3);
 const PLAIN: &str = "plain start";
 
 /// The guest is off; so it is afterwards.
@@ -25,7 +26,7 @@ pub(crate) fn measure(grid: &Grid, name: &str, point: &str) -> Result<()> {
     let asked = grid.api.post(&restore, &json!({"name": "quick", "at_once": true, "start": true}))?;
     watch(grid, &asked, |_| Ok(()))?;
     let quick = Desk::of(grid, "quick");
-    quick.ready()?;
+    quick.ready(0)?;
     let quick_s = began.elapsed().as_secs_f64();
     let met = reads(&quick)?;
     let here = !grid.virsh(1, &["dumpxml", "quick"])?.contains("protocol='nbd'");
@@ -47,5 +48,8 @@ pub(crate) fn measure(grid: &Grid, name: &str, point: &str) -> Result<()> {
 /// Some seconds of reads at random places.
 fn reads(desk: &Desk<'_>) -> Result<Latency> {
     desk.load("read", READS.0, READS.1, READ.0, READ.1)?;
-    desk.met()
+    lasts(READING);
+    let met = desk.met()?;
+    desk.unload()?;
+    Ok(met)
 }

@@ -52,6 +52,14 @@ pub(crate) struct Cost {
     pub(crate) agent_peak_mib: f64,
 }
 
+impl Cost {
+    /// With CPU seconds used outside the host on its behalf.
+    pub(crate) fn and(mut self, outside: f64) -> Self {
+        self.cpu.all += outside;
+        self
+    }
+}
+
 /// What h1 uses each second while nothing is asked of it, with this guest running.
 pub(crate) fn at_rest(grid: &Grid, qemu: Option<u32>) -> Result<Cpu> {
     let (before, began) = (Cpu::used(grid, qemu)?, Instant::now());

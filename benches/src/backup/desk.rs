@@ -72,18 +72,23 @@ impl<'a> Desk<'a> {
 
     /// Starts it; how long until its own programs ran.
     pub(crate) fn start(&self) -> Result<Duration> {
+        let before = self.boots()?;
         let began = Instant::now();
         self.grid.api.act(&self.name, "start")?;
-        self.ready()?;
+        self.ready(before)?;
         Ok(began.elapsed())
     }
 
-    /// Waits for the sign that its programs run; its console begins anew at each start.
-    pub(crate) fn ready(&self) -> Result<()> {
+    /// Waits for the sign that its programs run once more than so often.
+    pub(crate) fn ready(&self, before: usize) -> Result<()> {
         until("the guest is ready", LONG, || {
-            ensure!(self.serial()?.contains(READY), "not yet");
+            ensure!(self.boots()? > before, "not yet");
             Ok(())
         })
+    }
+
+    fn boots(&self) -> Result<usize> {
+        Ok(self.serial()?.matches(READY).count())
     }
 
     pub(crate) fn stop(&self) -> Result<()> {

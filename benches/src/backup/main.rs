@@ -9,6 +9,7 @@ mod report;
 mod way;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -35,6 +36,9 @@ struct Arguments {
     /// Encrypt our store.
     #[arg(long)]
     encrypted: bool,
+    /// Only ours: no peers, no replica.
+    #[arg(long)]
+    alone: bool,
     /// Only how far a replica is behind.
     #[arg(long)]
     only_replica: bool,
@@ -84,6 +88,9 @@ fn main() -> Result<()> {
     if !arguments.only_replica {
         backups(&grid, &disks, &arguments)?;
     }
+    if arguments.alone {
+        return Ok(());
+    }
     grid.join(2)?;
     replica::measure(&grid, arguments.lag_seconds)
 }
@@ -106,6 +113,9 @@ fn backups(grid: &Grid, disks: &[PathBuf; 2], arguments: &Arguments) -> Result<(
     let roost = Roost::default();
     let ours = contest(grid, "desk", &roost, disks, arguments.seconds)?;
     at_once::measure(grid, "desk", &roost.point())?;
+    if arguments.alone {
+        return report::print(&ours, &[]);
+    }
     let mut peers = vec![contest(grid, "pushed", &Qemu::default(), disks, arguments.seconds)?];
     if VirtNbd::is_installed(grid) {
         peers.push(contest(grid, "fetched", &VirtNbd::default(), disks, arguments.seconds)?);
@@ -122,10 +132,12 @@ fn contest(grid: &Grid, guest: &str, way: &dyn Way, [v1, v2]: &[PathBuf; 2], sec
     desk.start()?;
     let qemu = Some(desk.qemu()?);
     let rest = cost::at_rest(grid, qemu)?;
-    let (full, ()) = cost::of(grid, qemu, rest, || way.full(&desk, &mut || Ok(())))?;
+    let (full, outside) = cost::of(grid, qemu, rest, || way.full(&desk, &mut || Ok(())))?;
+    let full = full.and(outside);
     let full_bytes = way.stored(grid)?;
     let changed = desk.day(v1, v2)?;
-    let (increment, ()) = cost::of(grid, qemu, rest, || way.increment(&desk))?;
+    let (increment, outside) = cost::of(grid, qemu, rest, || way.increment(&desk))?;
+    let increment = increment.and(outside);
     let increment_bytes = way.stored(grid)? - full_bytes;
     eprintln!(
         "{changed} bytes changed; at rest {rest:?}\nfull {full:?} {full_bytes}\nincrement {increment:?} {increment_bytes}"
@@ -134,18 +146,19 @@ fn contest(grid: &Grid, guest: &str, way: &dyn Way, [v1, v2]: &[PathBuf; 2], sec
     let felt = felt(&desk, way, seconds)?;
     desk.stop()?;
     let rest = cost::at_rest(grid, None)?;
-    let (restore, (path, format)) = cost::of(grid, None, rest, || way.restore(&desk))?;
+    let (restore, (path, outside)) = cost::of(grid, None, rest, || way.restore(&desk))?;
+    let restore = restore.and(outside);
     eprintln!("{felt:?}\nrestore {restore:?}");
-    same(grid, &path, format, v2)?;
+    same(grid, &path, v2)?;
     Ok(Outcome { name: way.name(), full, full_bytes, increment, increment_bytes, restore, felt })
 }
 
 /// What a guest feels that writes and syncs all the time.
 fn felt(desk: &Desk<'_>, way: &dyn Way, seconds: u32) -> Result<Felt> {
     desk.load("write", WRITES.0, WRITES.1, WRITE.0, WRITE.1)?;
-    lasts(std::time::Duration::from_secs(2));
+    lasts(Duration::from_secs(2));
     desk.met()?;
-    lasts(std::time::Duration::from_secs(seconds.into()));
+    lasts(Duration::from_secs(seconds.into()));
     let idle = desk.met()?;
     let mut before_merge = None;
     way.full(desk, &mut || {
@@ -160,8 +173,8 @@ fn felt(desk: &Desk<'_>, way: &dyn Way, seconds: u32) -> Result<Felt> {
     Ok(Felt { idle, full, merge, increment })
 }
 
-fn same(grid: &Grid, restored: &str, format: &str, v2: &Path) -> Result<()> {
-    let said = grid.lab.exec(1, &["qemu-img", "compare", "-f", format, "-F", "raw", restored, text(v2)?])?;
+fn same(grid: &Grid, restored: &str, v2: &Path) -> Result<()> {
+    let said = grid.lab.exec(1, &["qemu-img", "compare", "-f", "qcow2", "-F", "raw", restored, text(v2)?])?;
     ensure!(said.contains("identical"), "the restored disk differs: {said}");
     Ok(())
 }

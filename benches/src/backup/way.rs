@@ -1,29 +1,33 @@
 //! The ways of making backups that are compared: ours, virtnbdbackup, and QEMU's own job with bitmap and zstd.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use roost_tests::grid::{Grid, until};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use roost_tests::grid::{Grid, lasts};
 use serde_json::{Value, json};
 
-use crate::desk::{Desk, LONG, watch};
+use crate::desk::{Desk, watch};
 
 pub(crate) const OURS: &str = "roost";
 pub(crate) const BITMAP: &str = "qemu backup job, bitmap+zstd";
 
-/// One way. Paths it gives are h1's.
+/// One way. Paths it gives are h1's; the seconds that its verbs give are CPU of programs that were called from outside the
+/// host, which the count of the host's processes misses.
 pub(crate) trait Way {
     fn name(&self) -> &'static str;
     /// Reads all of the running guest; `merging` is called when what the guest wrote meanwhile is about to be merged back.
-    fn full(&self, desk: &Desk<'_>, merging: &mut dyn FnMut() -> Result<()>) -> Result<()>;
+    fn full(&self, desk: &Desk<'_>, merging: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
     /// Reads what changed since the last one.
-    fn increment(&self, desk: &Desk<'_>) -> Result<()>;
+    fn increment(&self, desk: &Desk<'_>) -> Result<f64>;
     /// Bytes kept by now.
     fn stored(&self, grid: &Grid) -> Result<f64>;
     /// What a later [`Way::restore`] brings back: the newest.
     fn keep(&self, desk: &Desk<'_>) -> Result<()>;
-    /// Writes a disk image and gives its path and format.
-    fn restore(&self, desk: &Desk<'_>) -> Result<(String, &'static str)>;
+    /// Writes a qcow2 image and gives its path.
+    fn restore(&self, desk: &Desk<'_>) -> Result<(String, f64)>;
 }
 
 /// Through the API, by the host's agent.
@@ -37,7 +41,7 @@ impl Roost {
         self.point.borrow().clone()
     }
 
-    fn run(desk: &Desk<'_>, full: bool, merging: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn run(desk: &Desk<'_>, full: bool, merging: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         let path = format!("/backup-sets/{}/actions/run", desk.name);
         let asked = desk.grid.api.post(&path, &json!({"full": full}))?;
         let mut told = false;
@@ -47,7 +51,8 @@ impl Roost {
                 merging()?;
             }
             Ok(())
-        })
+        })?;
+        Ok(0.0)
     }
 }
 
@@ -56,11 +61,11 @@ impl Way for Roost {
         OURS
     }
 
-    fn full(&self, desk: &Desk<'_>, merging: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn full(&self, desk: &Desk<'_>, merging: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         Self::run(desk, true, merging)
     }
 
-    fn increment(&self, desk: &Desk<'_>) -> Result<()> {
+    fn increment(&self, desk: &Desk<'_>) -> Result<f64> {
         Self::run(desk, false, &mut || Ok(()))
     }
 
@@ -74,11 +79,11 @@ impl Way for Roost {
         Ok(())
     }
 
-    fn restore(&self, desk: &Desk<'_>) -> Result<(String, &'static str)> {
+    fn restore(&self, desk: &Desk<'_>) -> Result<(String, f64)> {
         let path = format!("/backup-sets/{}/backups/{}/actions/restore", desk.name, self.point());
         let asked = desk.grid.api.post(&path, &json!({"name": "restored"}))?;
         watch(desk.grid, &asked, |_| Ok(()))?;
-        Ok((Desk::of(desk.grid, "restored").disk()?, "qcow2"))
+        Ok((Desk::of(desk.grid, "restored").disk()?, 0.0))
     }
 }
 
@@ -100,11 +105,11 @@ impl VirtNbd {
         format!("{VIRTNBD}/{}", self.sets.borrow())
     }
 
-    fn run(&self, desk: &Desk<'_>, level: &str) -> Result<()> {
+    fn run(&self, desk: &Desk<'_>, level: &str) -> Result<f64> {
         let line =
             format!("virtnbdbackup -d {} -l {level} -o {} -n -z > /var/tmp/virtnbd.log 2>&1", desk.name, self.folder());
-        let ended = shell(desk.grid, &line);
-        ended.with_context(|| shell(desk.grid, "tail -n 5 /var/tmp/virtnbd.log").unwrap_or_default()).map(drop)
+        let ended = tool(desk.grid, &line);
+        ended.with_context(|| shell(desk.grid, "tail -n 5 /var/tmp/virtnbd.log").unwrap_or_default())
     }
 }
 
@@ -113,13 +118,13 @@ impl Way for VirtNbd {
         "virtnbdbackup lz4"
     }
 
-    fn full(&self, desk: &Desk<'_>, _: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn full(&self, desk: &Desk<'_>, _: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         *self.sets.borrow_mut() += 1;
         shell(desk.grid, &format!("mkdir -p {}", self.folder()))?;
         self.run(desk, "full")
     }
 
-    fn increment(&self, desk: &Desk<'_>) -> Result<()> {
+    fn increment(&self, desk: &Desk<'_>) -> Result<f64> {
         self.run(desk, "inc")
     }
 
@@ -132,14 +137,14 @@ impl Way for VirtNbd {
         Ok(())
     }
 
-    fn restore(&self, desk: &Desk<'_>) -> Result<(String, &'static str)> {
+    fn restore(&self, desk: &Desk<'_>) -> Result<(String, f64)> {
         let line = format!(
             "mkdir {VIRTNBD}/out && virtnbdrestore -i {} -o {VIRTNBD}/out -n > /var/tmp/virtnbd.log 2>&1",
             self.kept.borrow()
         );
-        shell(desk.grid, &line)?;
+        let seconds = tool(desk.grid, &line)?;
         let found = shell(desk.grid, &format!("ls -S {VIRTNBD}/out | head -n 1"))?;
-        Ok((format!("{VIRTNBD}/out/{}", found.trim()), "qcow2"))
+        Ok((format!("{VIRTNBD}/out/{}", found.trim()), seconds))
     }
 }
 
@@ -151,6 +156,8 @@ pub(crate) struct Qemu {
     kept: RefCell<u32>,
 }
 
+/// Between two looks at the job: each costs libvirt and QEMU a little.
+const LOOK: Duration = Duration::from_millis(200);
 const PUSH: &str = "/var/tmp/push";
 /// The bitmap's name.
 const MARK: &str = "bench";
@@ -173,7 +180,7 @@ impl Qemu {
         found.map(str::to_owned).context("the disk's node")
     }
 
-    fn run(&self, desk: &Desk<'_>, actions: impl FnOnce(&str) -> Value) -> Result<()> {
+    fn run(&self, desk: &Desk<'_>, actions: impl FnOnce(&str) -> Value) -> Result<f64> {
         let (number, before) = (*self.made.borrow() + 1, *self.made.borrow());
         let backing =
             if before > *self.kept.borrow() { format!("-b {} -F qcow2", Self::file(before)) } else { String::new() };
@@ -185,21 +192,20 @@ impl Qemu {
         Self::qmp(desk, &json!({"execute": "blockdev-add", "arguments": target}))?;
         let actions = actions(&Self::node(desk)?);
         Self::qmp(desk, &json!({"execute": "transaction", "arguments": {"actions": actions}}))?;
-        until("the job ends", LONG, || {
+        let job = loop {
             let jobs = Self::qmp(desk, &json!({"execute": "query-jobs"}))?;
             let job = jobs.as_array().and_then(|all| all.iter().find(|job| job["id"] == "bench-job").cloned());
             let job = job.context("the job")?;
-            ensure!(job["status"] == "concluded", "{job}");
-            Ok(job)
-        })
-        .and_then(|job| {
-            ensure!(job["error"].is_null(), "{job}");
-            Ok(())
-        })?;
+            if job["status"] == "concluded" {
+                break job;
+            }
+            lasts(LOOK);
+        };
+        ensure!(job["error"].is_null(), "{job}");
         Self::qmp(desk, &json!({"execute": "job-dismiss", "arguments": {"id": "bench-job"}}))?;
         Self::qmp(desk, &json!({"execute": "blockdev-del", "arguments": {"node-name": "bench-target"}}))?;
         *self.made.borrow_mut() = number;
-        Ok(())
+        Ok(0.0)
     }
 }
 
@@ -208,7 +214,7 @@ impl Way for Qemu {
         BITMAP
     }
 
-    fn full(&self, desk: &Desk<'_>, _: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn full(&self, desk: &Desk<'_>, _: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         // A second chain begins without the first one's bitmap.
         *self.kept.borrow_mut() = *self.made.borrow();
         let node = Self::node(desk)?;
@@ -225,7 +231,7 @@ impl Way for Qemu {
         })
     }
 
-    fn increment(&self, desk: &Desk<'_>) -> Result<()> {
+    fn increment(&self, desk: &Desk<'_>) -> Result<f64> {
         self.run(desk, |node| {
             json!([{"type": "blockdev-backup", "data": {"job-id": "bench-job", "device": node, "target": "bench-target",
                 "sync": "bitmap", "bitmap": MARK, "bitmap-mode": "on-success", "compress": true,
@@ -241,14 +247,26 @@ impl Way for Qemu {
         shell(desk.grid, &format!("ln -sfn {} {PUSH}/kept", Self::file(*self.made.borrow()))).map(drop)
     }
 
-    fn restore(&self, desk: &Desk<'_>) -> Result<(String, &'static str)> {
-        shell(desk.grid, &format!("qemu-img convert -f qcow2 -O qcow2 {PUSH}/kept {PUSH}/out && sync {PUSH}/out"))?;
-        Ok((format!("{PUSH}/out"), "qcow2"))
+    fn restore(&self, desk: &Desk<'_>) -> Result<(String, f64)> {
+        let line = format!("qemu-img convert -f qcow2 -O qcow2 {PUSH}/kept {PUSH}/out && sync {PUSH}/out");
+        Ok((format!("{PUSH}/out"), tool(desk.grid, &line)?))
     }
 }
 
 fn shell(grid: &Grid, line: &str) -> Result<String> {
     grid.lab.exec(1, &["sh", "-c", line])
+}
+
+/// Runs a program of a peer's in the host; its CPU seconds, with those of what it called.
+fn tool(grid: &Grid, line: &str) -> Result<f64> {
+    let ended = || -> Result<f64> {
+        let used = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+        let both = [used.user_time(), used.system_time()];
+        Ok(both.iter().map(|time| time.num_microseconds()).map(|micros| micros as f64 / 1e6).sum())
+    };
+    let before = ended()?;
+    shell(grid, line)?;
+    Ok(ended()? - before)
 }
 
 fn bytes(grid: &Grid, folder: &str) -> Result<f64> {

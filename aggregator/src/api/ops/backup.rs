@@ -5,7 +5,7 @@ use roost_aggregator_core::call::Done as CoreDone;
 use roost_aggregator_core::{Call, Grid};
 use roost_protocol::backup::{BackupOptions, BackupSummary, PointQuery, RestoreAs, RestoreOrder, Target, query};
 use roost_protocol::operation::Verb;
-use roost_protocol::{GuestId, HostId, Millis, PointId};
+use roost_protocol::{GuestId, HostId, Millis, PointId, Time};
 
 use super::guest::{Wish, ask, chosen_host, new_guest};
 use super::{find, policy};
@@ -291,23 +291,25 @@ fn to_be(input: &Input) -> Result<RestoreAs, Problem> {
 
 pub(crate) async fn replicas(api: &Api, _: &Caller, input: Input) -> Done {
     let wanted = Wanted::of::<ReplicaView<'_>>(&input)?;
-    let page = api.handle.read(move |grid, _, _| {
+    let page = api.handle.read(move |grid, now, _| {
         let host = input.text("host").map(|host| find::host(grid, host).map(|host| host.id)).transpose()?;
-        Ok::<_, Problem>(wanted.page(all_replicas(grid).filter(|view| host.is_none_or(|host| view.host.id == host))))
+        Ok::<_, Problem>(
+            wanted.page(all_replicas(grid, now).filter(|view| host.is_none_or(|host| view.host.id == host))),
+        )
     });
     Ok(Output::List(page.await??))
 }
 
-fn all_replicas(grid: &Grid) -> impl Iterator<Item = ReplicaView<'_>> {
-    let of = move |host| move |replica| ReplicaView { grid, host, replica };
+fn all_replicas(grid: &Grid, now: Time) -> impl Iterator<Item = ReplicaView<'_>> {
+    let of = move |host| move |replica| ReplicaView { grid, host, replica, now };
     grid.hosts().values().flat_map(move |host| host.backups.replicas.values().map(of(host)))
 }
 
 pub(crate) async fn replica(api: &Api, _: &Caller, input: Input) -> Done {
     let wanted = input.required("ref")?.to_owned();
-    let found = api.handle.read(move |grid, _, _| {
+    let found = api.handle.read(move |grid, now, _| {
         let guest = find_set(grid, &wanted)?;
-        let view = all_replicas(grid).find(|view| view.replica.guest == guest);
+        let view = all_replicas(grid, now).find(|view| view.replica.status.guest == guest);
         Ok::<_, Problem>(thing(&view.ok_or_else(|| Problem::not_found("replica", &wanted))?))
     });
     let (value, version) = found.await??;

@@ -3,11 +3,10 @@
 use std::cmp::Reverse;
 
 use roost_aggregator_core::Grid;
+use roost_aggregator_core::backup::Replica;
 use roost_aggregator_core::grid::Host;
-use roost_protocol::backup::{
-    BackupPolicy, BackupSummary, Proof, ReplicaState, ReplicaStatus, SetSummary, StoreStatus, Target,
-};
-use roost_protocol::{Millis, Stamp};
+use roost_protocol::backup::{BackupPolicy, BackupSummary, Proof, ReplicaState, SetSummary, StoreStatus, Target};
+use roost_protocol::{Millis, Stamp, Time};
 use serde_json::{Value, json};
 
 use super::{some_text, time, word};
@@ -176,7 +175,8 @@ impl Listed for &BackupSummary {
 pub(crate) struct ReplicaView<'a> {
     pub(crate) grid: &'a Grid,
     pub(crate) host: &'a Host,
-    pub(crate) replica: &'a ReplicaStatus,
+    pub(crate) replica: &'a Replica,
+    pub(crate) now: Time,
 }
 
 impl Listed for ReplicaView<'_> {
@@ -184,11 +184,11 @@ impl Listed for ReplicaView<'_> {
     const SORT: Option<&'static str> = Some("name");
 
     fn order(&self) -> Order {
-        Order::Id(self.replica.guest.bytes())
+        Order::Id(self.replica.status.guest.bytes())
     }
 
     fn property(&self, name: &str) -> Value {
-        let replica = self.replica;
+        let replica = &self.replica.status;
         match name {
             "id" => json!(replica.guest),
             "name" => match self.host.guests.get(&replica.guest) {
@@ -200,7 +200,7 @@ impl Listed for ReplicaView<'_> {
             "replica_host_name" => {
                 json!(replica.host.and_then(|host| self.grid.hosts().get(&host)).map(|host| &host.name))
             }
-            "state" => json!(match replica.state {
+            "state" => json!(match self.replica.state(self.now) {
                 ReplicaState::Seeding => "seeding",
                 ReplicaState::Following => "following",
                 ReplicaState::Behind => "behind",
@@ -213,7 +213,7 @@ impl Listed for ReplicaView<'_> {
                     Value::Null
                 }
             },
-            "lag_s" => replica.lag.map_or(Value::Null, seconds),
+            "lag_s" => self.replica.lag(self.now).map_or(Value::Null, seconds),
             "point" => json!(replica.point),
             "shows" => at(replica.shows),
             "every_s" => seconds(replica.every),
