@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex};
 
 use crate::chunks::{Chunks, lock};
 use crate::error::{Refusal, Result, StoreError};
-use crate::frame::CHUNK;
-use crate::id::{BLOCK, BLOCK_BYTES, ChunkId, Kind};
+use crate::frame::{CHUNK, table_of};
+use crate::id::{BLOCK, BLOCK_BYTES, BlockHash, ChunkId, Kind, is_zero};
 use crate::node::{LEAF_BYTES, Leaf, Run};
 use crate::store::Hold;
 use crate::tree::{Finder, Root, load_leaf};
 
 /// Leaves kept decoded: 64 MiB of disk in 40 KiB.
 const LEAVES: usize = 16;
+/// Lists of blocks' hashes kept: 16 MiB of disk in 100 KiB.
+const LISTS: usize = 128;
 
 /// A disk of a point. Clones nothing; several readers may read one disk.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ struct Caches {
     finder: Finder,
     leaves: Recent<u64, Option<Arc<Leaf>>>,
     chunks: Recent<ChunkId, Arc<Vec<u8>>>,
+    lists: Recent<ChunkId, Option<Arc<Vec<BlockHash>>>>,
 }
 
 /// The last few, newest last.
@@ -62,8 +65,8 @@ impl<K: PartialEq, V: Clone> Recent<K, V> {
 
 impl DiskReader {
     pub(crate) fn new(chunks: Arc<Chunks>, hold: Hold, root: Root, cache_bytes: usize) -> Self {
-        let caches =
-            Caches { finder: Finder::new(root), leaves: Recent::new(LEAVES), chunks: Recent::new(cache_bytes / CHUNK) };
+        let (leaves, chunks_kept, lists) = (Recent::new(LEAVES), Recent::new(cache_bytes / CHUNK), Recent::new(LISTS));
+        let caches = Caches { finder: Finder::new(root), leaves, chunks: chunks_kept, lists };
         Self { chunks, hold, root, caches: Mutex::new(caches) }
     }
 
@@ -100,6 +103,56 @@ impl DiskReader {
             rest = later;
         }
         Ok(())
+    }
+
+    /// Whether just these bytes stand there: told by the hashes of their blocks, without unpacking what is kept. Where the
+    /// range is not of whole blocks, it is read and compared.
+    ///
+    /// # Errors
+    /// As [`Self::read_at`].
+    pub fn holds(&self, offset: u64, bytes: &[u8]) -> Result<bool> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        if !offset.is_multiple_of(BLOCK_BYTES) || !end.is_multiple_of(BLOCK_BYTES) || end > self.root.size {
+            return self.reads(offset, bytes);
+        }
+        for (number, block) in (offset / BLOCK_BYTES..).zip(bytes.chunks_exact(BLOCK)) {
+            if !self.holds_block(number, block)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn reads(&self, offset: u64, bytes: &[u8]) -> Result<bool> {
+        let mut there = vec![0; bytes.len()];
+        self.read_at(offset, &mut there)?;
+        Ok(there == bytes)
+    }
+
+    fn holds_block(&self, number: u64, block: &[u8]) -> Result<bool> {
+        let offset = number * BLOCK_BYTES;
+        let inside = usize::try_from(offset % LEAF_BYTES).unwrap_or_default() / BLOCK;
+        let leaf = self.leaf(offset / LEAF_BYTES)?;
+        let Some((leaf, (chunk, at))) = leaf.as_ref().and_then(|leaf| Some((leaf, leaf.slots.get(inside)?.get()?)))
+        else {
+            return Ok(is_zero(block));
+        };
+        match self.list(&leaf.chunks[chunk])? {
+            Some(list) => Ok(list.get(at) == Some(&self.chunks.namer.block(block))),
+            // It says what is wrong with it.
+            None => self.reads(offset, block),
+        }
+    }
+
+    /// The hashes of a chunk's blocks, checked against its name; none where they can't be had.
+    fn list(&self, id: &ChunkId) -> Result<Option<Arc<Vec<BlockHash>>>> {
+        if let Some(list) = lock(&self.caches).lists.get(id) {
+            return Ok(list);
+        }
+        let named = |hashes: &Vec<BlockHash>| self.chunks.namer.chunk(Kind::Data, &table_of(hashes)) == *id;
+        let list = self.chunks.head(id)?.map(|head| head.hashes).filter(named).map(Arc::new);
+        lock(&self.caches).lists.put(*id, list.clone());
+        Ok(list)
     }
 
     /// Ranges that are not all zeros, in order, as long as possible; whole blocks, but for the disk's end.

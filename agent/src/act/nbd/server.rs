@@ -33,6 +33,13 @@ pub(crate) trait Image: Send + Sync {
     fn size(&self) -> u64;
     /// Fills the buffer; the range lies inside the disk.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// Whether just these bytes stand there; the range lies inside the disk.
+    fn holds(&self, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+        let mut there = vec![0; bytes.len()];
+        self.read_at(offset, &mut there)?;
+        Ok(there == bytes)
+    }
+
     /// Runs of bytes that may be other than zero, ascending, as offset and length.
     fn data(&self) -> Vec<(u64, u64)>;
 }

@@ -166,7 +166,7 @@ impl From<Broken> for Failure {
     }
 }
 
-/// Reads the file back, past the page cache, and compares every byte with the point's.
+/// Reads the file back, past the page cache, and compares every block with the point's, by its hash.
 pub(super) fn compare(
     folder: &Path,
     target: &str,
@@ -185,7 +185,7 @@ pub(super) fn compare(
     }
     let step = format!("read disk {target} back");
     let (data, weight) = (image.data(), weight(image));
-    let (mut at, mut wanted, mut done) = (0, Vec::new(), 0);
+    let (mut at, mut done) = (0, 0);
     while at < client.size() {
         let extents = client.extents(at).map_err(Broken::Read)?;
         let mut reads = Vec::new();
@@ -199,12 +199,11 @@ pub(super) fn compare(
             }
         }
         client.read(reads.into_iter(), |offset, bytes| {
-            wanted.resize(bytes.len(), 0);
-            let read = image.read_at(offset, &mut wanted);
-            read.map_err(|error| Broken::Other(failure(FailureCode::Damaged, error.to_string())))?;
+            let held = image.holds(offset, bytes);
+            let held = held.map_err(|error| Broken::Other(failure(FailureCode::Damaged, error.to_string())))?;
             done += u64::try_from(bytes.len()).unwrap_or(0);
             meter.at(done.min(weight), &step).map_err(Broken::Other)?;
-            if bytes == wanted { Ok(()) } else { Err(Broken::Other(differs(offset))) }
+            if held { Ok(()) } else { Err(Broken::Other(differs(offset))) }
         })?;
     }
     meter.done += weight;

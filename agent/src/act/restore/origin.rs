@@ -58,6 +58,10 @@ impl Image for Stored {
         self.reader.read_at(offset, buffer).map_err(|error| io::Error::other(error.to_string()))
     }
 
+    fn holds(&self, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+        self.reader.holds(offset, bytes).map_err(|error| io::Error::other(error.to_string()))
+    }
+
     fn data(&self) -> Vec<(u64, u64)> {
         self.data.clone()
     }

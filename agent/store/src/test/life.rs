@@ -237,3 +237,25 @@ fn an_exported_image_is_the_disk_with_its_holes() {
     let stopped = store.export_raw(point, "vda", &mut Cursor::new(Vec::new()), &mut |_| ControlFlow::Break(()));
     assert!(stopped.is_err());
 }
+
+#[test]
+fn a_disk_tells_whether_it_holds_these_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let mut bytes = noise(3, 70 * BLOCK + 100);
+    bytes[33 * BLOCK..40 * BLOCK].fill(0);
+    let point = write(&store, None, &bytes, 1);
+    let disk = store.disk(point, "vda").unwrap();
+    let (end, block) = (bytes.len(), BLOCK);
+    let ranges = [0..end, 0..70 * block, block..2 * block, 30 * block..45 * block, 7..9, 34 * block + 1..41 * block];
+    for range in ranges {
+        let (at, mut other) = (range.start as u64, bytes[range.clone()].to_vec());
+        assert!(disk.holds(at, &other).unwrap(), "{range:?}");
+        for flip in [0, other.len() / 2, other.len() - 1] {
+            other[flip] ^= 1;
+            assert!(!disk.holds(at, &other).unwrap(), "{range:?} {flip}");
+            other[flip] ^= 1;
+        }
+    }
+    assert!(matches!(disk.holds(0, &vec![0; 71 * BLOCK]), Err(StoreError::Refused(Refusal::Range { .. }))));
+}
