@@ -43,7 +43,7 @@ impl Grid {
         let gave_up =
             was.guests.get(&guest).is_some_and(|it| it.report.desired.is_none() && !executes(it.report.state));
         let to = match is_up(was) {
-            false => was.backups.replicas.get(&guest)?.host?,
+            false => was.backups.replicas.get(&guest)?.status.host?,
             true if gave_up => told_by?,
             true => return None,
         };
