@@ -92,6 +92,7 @@ impl Agent {
         let lasting = |peer: &Peer| (peer.host, peer.key, peer.addresses.clone(), peer.zone.clone());
         let differs = !peers.iter().map(lasting).eq(others.told.iter().map(lasting));
         let shared = others.shares != shares;
+        let moved = others.told != peers;
         (others.told, others.shares) = (peers, shares);
         if differs || shared {
             // Whom not to hear any more counts at once, also when the ledger can't be written.
@@ -99,6 +100,9 @@ impl Agent {
         }
         if differs {
             actions.push(Action::Persist(vec![Change::Peers(self.backups.others.told.clone())]));
+        }
+        if moved {
+            // Room counts too: a host that joined just now has told of none yet.
             self.place_anew();
         }
     }

@@ -93,3 +93,16 @@ fn what_others_forget_here_is_bounded() {
     assert!(left.iter().any(|point| point.started.0 == 59_000));
     assert!(!rig.tasks.values().any(|(task, _)| matches!(task, Task::Ship { .. })));
 }
+
+#[test]
+fn a_replica_is_placed_once_a_host_tells_of_room_that_it_had_not_told_of_when_it_joined() {
+    let mut rig = Rig::new(1);
+    let joined = roost_protocol::backup::Peer { total: 0, free: 0, ..peer(2) };
+    rig.peers(vec![joined]);
+    rig.follow(1, replicated(None));
+    rig.live(1_000);
+    let state = |rig: &Rig| rig.agent.replica_status(guest(1), rig.now()).unwrap().state;
+    rig.peers(vec![peer(2)]);
+    rig.live(4_000);
+    assert_eq!(state(&rig), ReplicaState::Following);
+}
