@@ -213,6 +213,13 @@ async fn an_operation_tells_when_its_host_began_it_and_what_an_imported_guest_is
     assert_eq!((&ended["state"], &ended["started"]), (&json!("succeeded"), &running["started"]));
 }
 
+#[test]
+fn times_stand_in_order_as_texts_too() {
+    let texts = [1_000, 1_020, 1_023, 1_100].map(|millis| super::view::time(roost_protocol::Stamp(millis)));
+    assert_eq!(texts[1], "1970-01-01T00:00:01.020Z");
+    assert!(texts.is_sorted_by_key(|text| text.as_str().unwrap().to_owned()));
+}
+
 #[tokio::test]
 async fn prefer_wait_answers_202_when_it_takes_longer() {
     let fake = Fake::new();

@@ -18,10 +18,11 @@ use super::page::{Listed, Order};
 use super::problem::Problem;
 use crate::auth::Session;
 
-/// RFC 3339 in UTC; null for a time no calendar has.
+/// RFC 3339 in UTC, with milliseconds always, so that texts stand in the order of their times; null for a time no
+/// calendar has.
 pub(crate) fn time(stamp: Stamp) -> Value {
     let stamp = i64::try_from(stamp.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
-    stamp.map_or(Value::Null, |stamp| json!(stamp.to_string()))
+    stamp.map_or(Value::Null, |stamp| json!(format!("{stamp:.3}")))
 }
 
 /// A word of an enum that serializes as one.
