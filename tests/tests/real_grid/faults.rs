@@ -62,7 +62,10 @@ fn real_aggregator_that_froze_or_lost_its_disk_is_as_before() {
     grid::story(2, |grid| {
         grid.join_all()?;
         for host in ["h1", "h2"] {
-            grid.api.done(Method::POST, "/guests", &tiny(&format!("on-{host}"), host, true))?;
+            let name = format!("on-{host}");
+            grid.api.done(Method::POST, "/guests", &tiny(&name, host, true))?;
+            // libvirt's own "paused" at the beginning of a start may be heard last.
+            grid.await_guest(&name, "running", HEALED)?;
         }
         grid.api.post("/users", &json!({"name": "ada", "password": "a long enough password"}))?;
         let token = grid.api.post("/api-tokens", &json!({"name": "script"}))?["token"].as_str().map(str::to_owned);
