@@ -14,8 +14,8 @@ use crate::peer::{Badge, Keeper, Known, Listen, Peers};
 use crate::report::identity::{Store, StoreError};
 use crate::told::chain;
 
-/// How soon files that can't be read, or that another process may write to join the grid, are looked at again.
-const AGAIN: Duration = Duration::from_secs(2);
+/// How soon it is noticed that `roost-agent join`, a process of its own, had this host join, also another grid.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Gives `points` the way to other hosts, and these the way here. What comes back takes in who they are.
 pub(crate) fn start(
@@ -38,26 +38,26 @@ pub(crate) fn start(
     Ok(known)
 }
 
-/// Reads who this host is, again with each new certificate, until nobody wants to know.
+/// Reads who this host is, at once when this program keeps it and soon when another one does, until nobody wants to know.
 async fn show(identity: Store, badge: watch::Sender<Option<Arc<Badge>>>) {
-    let mut kept = identity.kept();
+    let (mut kept, mut shown) = (identity.kept(), None);
     let mut failed = String::new();
     loop {
-        let membership = identity.membership();
-        let read = membership.and_then(|membership| membership.map(|member| read(&identity, &member)).transpose());
-        let again = !matches!(read, Ok(Some(_)));
-        match read {
-            Ok(read) => {
-                if read.is_some() || badge.borrow().is_some() {
+        match identity.membership() {
+            Ok(membership) if membership == shown => {}
+            Ok(membership) => match membership.as_ref().map(|membership| read(&identity, membership)).transpose() {
+                Ok(read) => {
                     badge.send_replace(read.map(Arc::new));
+                    shown = membership;
+                    failed.clear();
                 }
-                failed.clear();
-            }
+                Err(error) => tell(&mut failed, &error),
+            },
             Err(error) => tell(&mut failed, &error),
         }
         tokio::select! {
             Ok(()) = kept.changed() => {}
-            () = tokio::time::sleep(AGAIN), if again => {}
+            () = tokio::time::sleep(LOOK) => {}
             () = badge.closed() => return,
         }
     }
