@@ -21,6 +21,33 @@ const HOST: HostId = HostId::from_u128(1);
 const KEY: [u8; 32] = [7; 32];
 const LINK: LinkId = LinkId(1);
 
+fn config() -> Config {
+    Config {
+        grid: GridId::from_u128(1),
+        epoch: Epoch(1),
+        suspect_after: Millis::seconds(6),
+        down_after: Millis::seconds(15),
+        recovering: false,
+    }
+}
+
+/// A guest that nobody looks after.
+fn report(id: GuestId, name: &str, state: PowerState) -> GuestReport {
+    GuestReport {
+        id,
+        name: name.into(),
+        state,
+        reason: String::new(),
+        persistent: true,
+        desired: None,
+        vcpus: 1,
+        memory_mib: MiB(1),
+        since: Stamp(0),
+        restarts: 0,
+        disks: Vec::new(),
+    }
+}
+
 /// A grid with one known host, and its clock.
 struct Rig {
     grid: Grid,
@@ -32,14 +59,7 @@ impl Rig {
     fn new() -> Self {
         let record = HostRecord { name: "h".into(), key: KEY, joined: Stamp(0), removed: None };
         let intent = Intent { hosts: BTreeMap::from([(HOST, record)]), ..Intent::default() };
-        let config = Config {
-            grid: GridId::from_u128(1),
-            epoch: Epoch(1),
-            suspect_after: Millis::seconds(6),
-            down_after: Millis::seconds(15),
-            recovering: false,
-        };
-        let mut rig = Self { grid: Grid::new(config, intent, Vec::new()), now: Time(1_000_000), kinds: Vec::new() };
+        let mut rig = Self { grid: Grid::new(config(), intent, Vec::new()), now: Time(1_000_000), kinds: Vec::new() };
         rig.hello(LINK, HOST, Generation(0), true);
         rig
     }
@@ -163,19 +183,7 @@ fn an_intent_that_went_back_in_time_hears_hosts_it_forgot_until_it_has_their_doc
 #[test]
 fn a_name_is_given_once_whatever_way_the_guest_comes() {
     let mut rig = Rig::new();
-    let report = GuestReport {
-        id: GuestId::from_u128(1),
-        name: "there".into(),
-        state: PowerState::Off,
-        reason: String::new(),
-        persistent: true,
-        desired: None,
-        vcpus: 1,
-        memory_mib: MiB(64),
-        since: Stamp(0),
-        restarts: 0,
-        disks: Vec::new(),
-    };
+    let report = report(GuestId::from_u128(1), "there", PowerState::Off);
     let beat = Beat { guests: vec![report], ..Beat::default() };
     rig.tell(Event::Received { link: LINK, message: ToAggregator::Beat(beat) });
     assert_eq!(rig.make("there"), Err(CallErrorCode::AlreadyExists));

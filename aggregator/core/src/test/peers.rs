@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use roost_protocol::backup::{BackupBeat, Peer, RestoreAs, RestoreOrder, SetSummary, Share, StoreStatus, Target};
-use roost_protocol::guest::{GuestReport, PowerState};
+use roost_protocol::guest::PowerState;
 use roost_protocol::host::HostFacts;
 use roost_protocol::message::{Hello, Snapshot, ToAgent, ToAggregator, VERSION};
 use roost_protocol::operation::{Outcome, Verb};
-use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp, Time};
+use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
 
+use super::report;
 use crate::call::{Call, CallErrorCode, Reply};
 use crate::event::{CallId, LinkId};
 use crate::intent::HostRecord;
@@ -125,19 +126,7 @@ impl Rig {
             guest_name: "g".into(),
             policy_name: String::new(),
         };
-        let report = GuestReport {
-            id: GUEST,
-            name: "g".into(),
-            state: PowerState::Off,
-            reason: String::new(),
-            persistent: true,
-            desired: None,
-            vcpus: 1,
-            memory_mib: MiB(1),
-            since: Stamp(0),
-            restarts: 0,
-            disks: Vec::new(),
-        };
+        let report = report(GUEST, "g", PowerState::Off);
         let store = Some(StoreStatus { total: 6_400, free: 3_299, ..StoreStatus::default() });
         let backup = Some(BackupBeat { sets: vec![set], store, ..BackupBeat::default() });
         self.says(1, ToAggregator::Snapshot(Snapshot { guests: vec![report], backup, ..Snapshot::default() }));

@@ -7,11 +7,12 @@ use roost_protocol::guest::{Desired, GuestReport, Power, PowerState};
 use roost_protocol::host::HostFacts;
 use roost_protocol::message::{Beat, Hello, Snapshot, ToAgent, ToAggregator, VERSION};
 use roost_protocol::operation::Verb;
-use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, PointId, Stamp, Time};
+use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, PointId, Stamp, Time};
 
+use super::{config, report};
 use crate::event::LinkId;
 use crate::intent::HostRecord;
-use crate::{Action, Config, Event, Grid, Intent};
+use crate::{Action, Event, Grid, Intent};
 
 const GUEST: GuestId = GuestId::from_u128(50);
 const POLICY: &str = "near";
@@ -43,14 +44,7 @@ impl Rig {
             backup_policies: BTreeMap::from([(POLICY.into(), policy)]),
             ..Intent::default()
         };
-        let config = Config {
-            grid: GridId::from_u128(1),
-            epoch: Epoch(1),
-            suspect_after: Millis::seconds(6),
-            down_after: Millis::seconds(15),
-            recovering: false,
-        };
-        let grid = Grid::new(config, intent, Vec::new());
+        let grid = Grid::new(config(), intent, Vec::new());
         let mut rig = Self { grid, now: Time(1_000_000), kinds: Vec::new(), given: Vec::new() };
         (1..=3).for_each(|n| rig.up(n));
         rig.says(1, PowerState::Running, true);
@@ -86,19 +80,8 @@ impl Rig {
 
     /// A host has the guest in this state; the first one tells of its backups too.
     fn says(&mut self, number: u64, state: PowerState, managed: bool) {
-        let report = GuestReport {
-            id: GUEST,
-            name: "desk".into(),
-            state,
-            reason: String::new(),
-            persistent: true,
-            desired: managed.then_some(Desired { power: Power::Running, generation: Generation(1) }),
-            vcpus: 1,
-            memory_mib: MiB(1),
-            since: Stamp(0),
-            restarts: 0,
-            disks: Vec::new(),
-        };
+        let desired = managed.then_some(Desired { power: Power::Running, generation: Generation(1) });
+        let report = GuestReport { desired, ..report(GUEST, "desk", state) };
         let replica = ReplicaStatus {
             guest: GUEST,
             host: Some(host(2)),
