@@ -165,7 +165,12 @@ fn killed_qemu(lab: &Lab, guest: Guest, way: Way) {
         lab.ticks_on(guest);
         kill(lab.qemu(guest));
         release(lab);
-        assert!(backup.join().unwrap().is_err());
+        let made = backup.join().unwrap();
+        // A frozen base is read without the guest's QEMU: all of it may be read before the death is noticed.
+        assert!(made.is_err() || way == Way::Overlay, "{made:?}");
+        if made.is_ok() {
+            moment(&set.last().disks["hda"]);
+        }
     });
     lab.clean(guest);
     // The guest never flushes, so a killed QEMU may lose what it wrote since the moment, and nothing older.
