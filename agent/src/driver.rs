@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use roost_agent_core::{Action, Agent, Change, Event};
+use roost_agent_core::{Action, Agent, Change, Event, GuardWish};
 use roost_protocol::message::{Hello, ToAggregator};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, Stamp, Time};
@@ -40,6 +40,8 @@ pub(crate) struct Driver {
     pub(crate) workers: Workers,
     /// Takes in which hosts are dealt with.
     pub(crate) known: watch::Sender<Known>,
+    /// Takes in how the guard is to be.
+    pub(crate) guard: watch::Sender<GuardWish>,
     /// Kept once the first look at all domains since this boot has been decided on.
     pub(crate) new_boot: Option<String>,
     /// Told to people once: a damaged ledger was found here.
@@ -201,6 +203,7 @@ impl Driver {
             }
             Action::SendDocument => self.ask_ledger(Request::ReadDocument),
             Action::Peers { peers, shares } => drop(self.known.send_replace(Known { peers, shares })),
+            Action::Guard(wish) => drop(self.guard.send_replace(*wish)),
             Action::List => self.watcher.list(),
             Action::Note { guest, at, text } => note(guest, at, &text),
         }
@@ -245,6 +248,7 @@ impl Driver {
                 | Action::KeepDocument { .. }
                 | Action::SendDocument
                 | Action::Peers { .. }
+                | Action::Guard(_)
                 | Action::List
                 | Action::Note { .. } => {}
             }

@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, bail};
 use clap::Parser;
 use roost_agent_core::backup::plan::Limits;
-use roost_agent_core::{Agent, Event};
+use roost_agent_core::{Agent, Event, GuardWish};
 use roost_protocol::enrol::JoinToken;
 use roost_protocol::host::{HostFacts, Virtualization};
 use roost_protocol::memory::MemoryPolicy;
@@ -33,7 +33,7 @@ use roost_protocol::transport;
 use roost_protocol::{HostId, Millis};
 use roost_store::{Options, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use act::domain::{Slot, Workers};
 use act::place::Place;
@@ -103,29 +103,10 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let store = Store::open(&config.identity())?;
     let facts =
         HostFacts { peer_listen: config.peer_address().map(|at| at.to_string()), ..facts::facts(&config.host_name()?) };
-    let accelerator = match &facts.virtualization {
-        Virtualization::Hardware => Accelerator::Kvm,
-        Virtualization::Software { why } => {
-            tracing::warn!(why, "guests run without hardware virtualisation");
-            Accelerator::Tcg
-        }
-        Virtualization::Unknown => Accelerator::Tcg,
-    };
+    let accelerator = accelerator(&facts);
     let host = store.membership().ok().flatten().map_or(opened.host, |membership| membership.host);
     let new_boot = (opened.boot.as_deref() != Some(facts.boot_id.as_str())).then(|| facts.boot_id.clone());
-    let agent = Agent::new(
-        roost_agent_core::Config {
-            host,
-            facts: facts.clone(),
-            list_every: Millis::seconds(config.list_every_s),
-            restart_first: Millis(config.restart_first_ms),
-            restart_longest: Millis(config.restart_longest_ms),
-            zone: String::new(),
-            backup: Limits { ship_bandwidth: config.copy_bandwidth(), ..Limits::default() },
-            guarded: config.guard_socket.is_some(),
-        },
-        opened.kept.clone(),
-    );
+    let agent = Agent::new(core_config(&config, host, &facts), opened.kept.clone());
     let (sender, events) = mpsc::channel(EVENTS);
     let (link_sender, link) = mpsc::channel(EVENTS);
     let (reply_sender, replies) = mpsc::channel(EVENTS);
@@ -139,9 +120,7 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
         start_memory(&config, &facts.boot_id, watcher.hypervisor(), &sender)?;
     }
     tokio::spawn(observe::console::watch(config.guests()));
-    if let Some(socket) = config.guard_socket.clone() {
-        tokio::spawn(observe::guard::watch(socket, sender.clone()));
-    }
+    let guard = start_guarding(&config, host, &sender);
     let mut points = points(&config, host, watcher.hypervisor(), &sender).await?;
     if let Some(points) = &points {
         points.tidy_fetched(&place);
@@ -153,10 +132,58 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let details = details::start(watcher.hypervisor(), demand.clone())?;
     let monitor = monitoring::start(&config, details, demand, began, aggregator.is_some()).await?;
     tokio::spawn(Link { store, aggregator, token, host, facts, events: link_sender }.run());
-    Driver { agent, events, link, ledger, replies, watcher, workers, known, new_boot, aside, monitor, began, stop }
-        .run()
-        .await;
+    Driver {
+        agent,
+        events,
+        link,
+        ledger,
+        replies,
+        watcher,
+        workers,
+        known,
+        guard,
+        new_boot,
+        aside,
+        monitor,
+        began,
+        stop,
+    }
+    .run()
+    .await;
     Ok(())
+}
+
+fn core_config(config: &Config, host: HostId, facts: &HostFacts) -> roost_agent_core::Config {
+    roost_agent_core::Config {
+        host,
+        facts: facts.clone(),
+        list_every: Millis::seconds(config.list_every_s),
+        restart_first: Millis(config.restart_first_ms),
+        restart_longest: Millis(config.restart_longest_ms),
+        zone: String::new(),
+        backup: Limits { ship_bandwidth: config.copy_bandwidth(), ..Limits::default() },
+        guarded: config.guard_socket.is_some(),
+    }
+}
+
+fn accelerator(facts: &HostFacts) -> Accelerator {
+    match &facts.virtualization {
+        Virtualization::Hardware => Accelerator::Kvm,
+        Virtualization::Software { why } => {
+            tracing::warn!(why, "guests run without hardware virtualisation");
+            Accelerator::Tcg
+        }
+        Virtualization::Unknown => Accelerator::Tcg,
+    }
+}
+
+/// What comes back takes in how the guard is to be.
+fn start_guarding(config: &Config, host: HostId, events: &mpsc::Sender<Event>) -> watch::Sender<GuardWish> {
+    let (wish, wishes) = watch::channel(GuardWish::default());
+    if let Some(socket) = config.guard_socket.clone() {
+        tokio::spawn(observe::guard::watch(socket, host, wishes, events.clone()));
+    }
+    wish
 }
 
 /// Memory density, by its own thread.

@@ -6,6 +6,7 @@ pub mod calendar;
 pub mod codec;
 pub mod document;
 pub mod enrol;
+pub mod failover;
 pub mod guest;
 pub mod host;
 pub mod id;

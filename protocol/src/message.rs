@@ -7,15 +7,16 @@
 use minicbor::{Decode, Encode};
 
 use crate::backup::{BackupBeat, Peer, PointQuery, PointsPage, Share};
+use crate::failover::{Council, Guard, GuardReport};
 use crate::guest::{GuestReport, GuestSample};
 use crate::host::{Alarm, Freshness, HostFacts, HostSample};
 use crate::operation::{Command, Outcome, Progress};
 use crate::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp};
 
 /// The newest message version this build speaks, and the oldest.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// See [`VERSION`]; always N−1.
-pub const OLDEST: u32 = 2;
+pub const OLDEST: u32 = 3;
 /// Time between heartbeats.
 pub const BEAT_EVERY: Millis = Millis::seconds(2);
 /// Guests one host may report; more is a fault or an attack (a host runs 50).
@@ -118,6 +119,14 @@ pub enum ToAgent {
         #[n(1)]
         shares: Vec<Share>,
     },
+    /// Other hosts' guards, and who votes on the guests that this host runs, replacing what was told before; version 4.
+    #[n(10)]
+    Councils {
+        #[n(0)]
+        guards: Vec<Guard>,
+        #[n(1)]
+        councils: Vec<Council>,
+    },
 }
 
 /// One DER value.
@@ -214,6 +223,9 @@ pub struct Snapshot {
     /// All sets and replicas. Since version 3.
     #[n(6)]
     pub backup: Option<BackupBeat>,
+    /// Absent where there is none. Since version 4.
+    #[n(7)]
+    pub guard: Option<Box<GuardReport>>,
 }
 
 /// A heartbeat: what changed since the one before.
@@ -246,4 +258,7 @@ pub struct Beat {
     /// Generation of the grid document that the host keeps, when it changed. Since version 3.
     #[n(9)]
     pub document: Option<Generation>,
+    /// The host's guard, when it or what it holds changed. Since version 4.
+    #[n(10)]
+    pub guard: Option<Box<GuardReport>>,
 }

@@ -34,7 +34,12 @@ fn policy() -> BackupPolicy {
         retention: Retention { last: 1, hourly: 2, daily: 3, weekly: 4, monthly: 5, yearly: 6 },
         targets,
         max_age: Some(Millis(9)),
-        replica: Some(ReplicaPolicy { host: Some(HOST), every: Millis(5_000), max_lag: Millis(60_000) }),
+        replica: Some(ReplicaPolicy {
+            host: Some(HOST),
+            every: Millis(5_000),
+            max_lag: Millis(60_000),
+            failover: true,
+        }),
         freeze: Freeze::Require,
         priority: 7,
         proof: Some(ProofPolicy { every: Millis(1), patience: Millis(2) }),
@@ -203,7 +208,8 @@ fn nonsense_in_a_policy_or_a_name_is_refused_with_a_reason() {
         policy.check()
     };
     let folder = |path: &str| vec![Target::Directory { path: path.into(), key: None }];
-    let replica = |every, max_lag| ReplicaPolicy { host: None, every: Millis(every), max_lag: Millis(max_lag) };
+    let replica =
+        |every, max_lag| ReplicaPolicy { host: None, every: Millis(every), max_lag: Millis(max_lag), failover: false };
     assert!(with(&|policy| policy.schedule.as_mut().unwrap().expression = "25:00".into()).is_err());
     assert!(with(&|policy| policy.schedule.as_mut().unwrap().jitter = Millis(86_400_001)).is_err());
     assert!(with(&|policy| policy.targets = folder("relative")).is_err());
@@ -239,7 +245,7 @@ fn nonsense_in_a_policy_or_a_name_is_refused_with_a_reason() {
 
 #[test]
 fn a_host_of_the_version_before_is_sent_no_new_verb() {
-    assert_eq!((SINCE, OLDEST), (VERSION, VERSION - 1));
+    assert_eq!((SINCE, OLDEST), (VERSION - 1, VERSION - 1));
     assert!(verbs().iter().all(|verb| verb.since() == SINCE));
     assert!([Verb::Start, Verb::Stop, Verb::Release].iter().all(|verb| verb.since() < SINCE));
 }
@@ -253,6 +259,19 @@ fn the_largest_page_of_points_fits_in_a_frame() {
         BackupSummary { guest_name: long.clone(), damaged: Some(long.clone()), note: long, copies, ..point() };
     let page = PointsPage { ask: u64::MAX, points: vec![largest; PAGE], more: true };
     assert!(encode(&ToAggregator::Points(page)).len() < roost_protocol::message::FRAME);
+}
+
+/// Hosts keep policies over upgrades.
+#[test]
+fn a_replica_policy_of_the_version_before_asks_for_no_failover() {
+    let host = [&[0x83, 0x50][..], &[0; 15], &[3], &[0x19, 0x13, 0x88, 0x19, 0xea, 0x60]].concat();
+    let expected = ReplicaPolicy {
+        host: Some(HostId::from_u128(3)),
+        every: Millis(5_000),
+        max_lag: Millis(60_000),
+        failover: false,
+    };
+    assert_eq!(decode::<ReplicaPolicy>(&host).unwrap(), expected);
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -273,7 +292,7 @@ fn the_numbers_of_backup_words_never_change() {
     assert_eq!(words, [11, 12, 13, 14, 15, 16, 16, 17, 18]);
 }
 
-const POLICY: &str = "8a64676f6c640483656461696c7905826d4575726f70652f5a7572696368818207383b86010203040506838200808201815000000000000000000000000000000003820282662f6d6e742f61616b0983500000000000000000000000000000000319138819ea6082018007820102";
+const POLICY: &str = "8a64676f6c640483656461696c7905826d4575726f70652f5a7572696368818207383b86010203040506838200808201815000000000000000000000000000000003820282662f6d6e742f61616b0984500000000000000000000000000000000319138819ea60f582018007820102";
 const POINT_BYTES: &str = "91500000000000000000000000000000000250000000000000000000000000000000016167500000000000000000000000000000000301028203808201805000000000000000000000000000000002010203f582028201646461726b838200808201815000000000000000000000000000000003820282662f6d6e742f61616b63766461616e";
 const RESTORE: &str = "82028185500000000000000000000000000000000901015000000000000000000000000000000001820c818650000000000000000000000000000000015000000000000000000000000000000002820080820184616e616861576b6578616d706c652e6f7267f5f5";
 const BEAT: &str = "85818e50000000000000000000000000000000015000000000000000000000000000000003020382500000000000000000000000000000000204038250000000000000000000000000000000020501840182108061740206f504616764676f6c648150000000000000000000000000000000018588500000000000000000000000000000000150000000000000000000000000000000038200800150000000000000000000000000000000020119138819ea6088500000000000000000000000000000000150000000000000000000000000000000038201800150000000000000000000000000000000020119138819ea6088500000000000000000000000000000000150000000000000000000000000000000038202800150000000000000000000000000000000020119138819ea60885000000000000000000000000000000001500000000000000000000000000000000382038161770150000000000000000000000000000000020119138819ea6088500000000000000000000000000000000150000000000000000000000000000000038204800150000000000000000000000000000000020119138819ea608150000000000000000000000000000000018603020109f507";

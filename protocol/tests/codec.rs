@@ -178,7 +178,7 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
     let lists = (vec(guest_report(), 0..3), vec(alarm(), 0..3), vec(guest_sample(), 0..3));
     (any::<u64>(), lists, freshness(), host_sample()).prop_map(|(sequence, lists, freshness, sample)| {
         let (guests, alarms, samples) = lists;
-        Snapshot { sequence, guests, alarms, freshness, sample, samples, backup: None }
+        Snapshot { sequence, guests, alarms, freshness, sample, samples, backup: None, guard: None }
     })
 }
 
@@ -186,7 +186,19 @@ fn beat() -> impl Strategy<Value = Beat> {
     let lists = (vec(guest_report(), 0..3), vec(guest_id(), 0..3), of(vec(alarm(), 0..3)), vec(guest_sample(), 0..3));
     (any::<(u64, u64)>(), lists, freshness(), of(host_sample())).prop_map(|(numbers, lists, freshness, sample)| {
         let ((sequence, digest), (guests, gone, alarms, samples)) = (numbers, lists);
-        Beat { sequence, guests, gone, alarms, freshness, sample, samples, digest, backup: None, document: None }
+        Beat {
+            sequence,
+            guests,
+            gone,
+            alarms,
+            freshness,
+            sample,
+            samples,
+            digest,
+            backup: None,
+            document: None,
+            guard: None,
+        }
     })
 }
 

@@ -12,7 +12,7 @@ use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationI
 
 #[test]
 fn this_build_speaks_two_versions() {
-    assert_eq!((VERSION, OLDEST), (3, VERSION - 1));
+    assert_eq!((VERSION, OLDEST), (4, VERSION - 1));
 }
 
 /// A peer of the version before leaves out what it does not know; fields that may be left out are optional.
@@ -91,6 +91,7 @@ fn golden_beat() -> Beat {
         digest: u64::MAX,
         backup: None,
         document: None,
+        guard: None,
     }
 }
 

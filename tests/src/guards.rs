@@ -37,6 +37,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(20);
 pub struct Guards {
     pub lab: Arc<Lab>,
     hosts: u8,
+    /// Their settings name their hosts; otherwise their agents do.
+    named: bool,
     /// Process ids inside the hosts, by number.
     running: Vec<Option<u32>>,
     dogs: Vec<Dog>,
@@ -60,13 +62,23 @@ impl Guards {
 
     /// The same on hosts that are up.
     pub fn on(lab: Arc<Lab>, hosts: u8) -> Result<Self> {
-        let mut guards = Self { lab, hosts, running: vec![None; usize::from(hosts) + 1], dogs: Vec::new() };
+        let guards = Self::begin(lab, hosts, true)?;
+        guards.introduce()?;
+        Ok(guards)
+    }
+
+    /// The same, told nothing: they wait for their agents.
+    pub fn untold(lab: Arc<Lab>, hosts: u8) -> Result<Self> {
+        Self::begin(lab, hosts, false)
+    }
+
+    fn begin(lab: Arc<Lab>, hosts: u8, named: bool) -> Result<Self> {
+        let mut guards = Self { lab, hosts, named, running: vec![None; usize::from(hosts) + 1], dogs: Vec::new() };
         for host in 1..=hosts {
             let dog = Dog::watch(&guards, host)?;
             guards.dogs.push(dog);
             guards.spawn(host)?;
         }
-        guards.introduce()?;
         Ok(guards)
     }
 
@@ -99,9 +111,9 @@ impl Guards {
     /// Starts a host's guard and waits until it answers.
     pub fn spawn(&mut self, host: u8) -> Result<()> {
         let settings = self.settings(host);
+        let name = if self.named { format!("host = '{}'\n", Self::id(host)) } else { String::new() };
         let written = format!(
-            "host = '{}'\nlisten = '{}:{PORT}'\nstate_dir = '/var/lib/roost-guard'\nrun_dir = '{}'\nwatchdog = 'pipe:{}'\n",
-            Self::id(host),
+            "{name}listen = '{}:{PORT}'\nstate_dir = '/var/lib/roost-guard'\nrun_dir = '{}'\nwatchdog = 'pipe:{}'\n",
             self.lab.address(host),
             self.run_dir(host).display(),
             self.pipe(host).display()
@@ -110,7 +122,7 @@ impl Guards {
         let program = program("roost-guard")?;
         let words = [text(&program)?, "--config", text(&settings)?, "run"];
         self.running[usize::from(host)] = Some(self.lab.spawn(host, &self.log(host), &words)?);
-        eventually("the guard answers", START, || self.status(host).map(drop))
+        eventually("the guard answers", START, || self.ask(host, &Request::Status).map(drop))
     }
 
     /// Tells all guards of all others: what an agent does with what the grid told it.

@@ -12,6 +12,7 @@ use crate::backup::plan::{Limits, Room};
 use crate::beat::Beats;
 use crate::command::Pending;
 use crate::event::{Action, Event, Lane, Task, TaskId};
+use crate::failover::Failover;
 use crate::guests::{Guests, alive};
 use crate::ledger::{Change, Kept, Record, Stage};
 use crate::right::Rights;
@@ -54,6 +55,7 @@ pub struct Agent {
     pub(crate) backups: Backups,
     pub(crate) rights: Rights,
     pub(crate) takeovers: Takeovers,
+    pub(crate) failover: Failover,
     /// The time of the event that is dealt with.
     pub(crate) clock: Now,
     pub(crate) alarms: BTreeMap<(String, Option<GuestId>), Alarm>,
@@ -123,6 +125,7 @@ impl Agent {
             beats: Beats::default(),
             backups,
             takeovers: Takeovers::new(),
+            failover: Failover::default(),
             clock: Now { time: Time(0), wall: Stamp(0) },
             alarms: BTreeMap::new(),
             unsaved: Vec::new(),
@@ -138,6 +141,7 @@ impl Agent {
         self.begin_operations(now, &mut actions);
         self.yield_guests(now, &mut actions);
         self.begin_takeovers(now, &mut actions);
+        self.keep_failover(&mut actions);
         self.keep_wishes(now, &mut actions);
         self.keep_backups(now, &mut actions);
         if now.time >= self.next_list && self.hypervisor == Hypervisor::Up {
@@ -213,6 +217,7 @@ impl Agent {
             Event::PeerLied { host, what } => self.peer_lied(now, host, &what, &mut actions),
             Event::NotKept { guest, point } => self.backups.sets.remove(guest, point),
             Event::Rights { guests } => self.rights_told(now, guests, &mut actions),
+            Event::GuardSeen(seen) => self.guard_seen(now, *seen),
             Event::GuardAway { why } => self.guard_away(now, &why),
         }
         actions
@@ -249,6 +254,7 @@ impl Agent {
             }
             ToAgent::Cancel { operation } => self.cancel(operation, actions),
             ToAgent::Points(query) => actions.push(Action::Send(ToAggregator::Points(self.points_page(&query)))),
+            ToAgent::Councils { guards, councils } => self.councils_told(guards, councils),
             ToAgent::Peers { peers, shares } => self.peers(peers, shares, actions),
             // The link keeps these to itself.
             ToAgent::Welcome(_) | ToAgent::Refused(_) | ToAgent::Certificate { .. } => {}

@@ -121,7 +121,11 @@ impl Agent {
         self.beats.sequence += 1;
         let known = &self.guests.known;
         self.beats.samples.retain(|guest, _| known.contains_key(guest));
-        let message = if snapshot { self.snapshot(now.time) } else { self.changes(now.time, alarms, document) };
+        let guard = self.guard_news(snapshot);
+        let message = match snapshot {
+            true => ToAggregator::Snapshot(Snapshot { guard, ..self.snapshot(now.time) }),
+            false => ToAggregator::Beat(Beat { guard, ..self.changes(now.time, alarms, document) }),
+        };
         self.guests.dirty.clear();
         self.backup_told(now.time);
         self.beats.host_changed = false;
@@ -131,8 +135,8 @@ impl Agent {
         actions.push(Action::Send(message));
     }
 
-    fn snapshot(&self, now: Time) -> ToAggregator {
-        ToAggregator::Snapshot(Snapshot {
+    fn snapshot(&self, now: Time) -> Snapshot {
+        Snapshot {
             sequence: self.beats.sequence,
             guests: self.reports(),
             alarms: self.alarms.values().cloned().collect(),
@@ -140,15 +144,16 @@ impl Agent {
             sample: self.beats.host.clone(),
             samples: self.beats.samples.values().map(|kept| kept.sample.clone()).collect(),
             backup: self.whole_backup_beat(now),
-        })
+            guard: None,
+        }
     }
 
-    fn changes(&self, now: Time, alarms: bool, document: bool) -> ToAggregator {
+    fn changes(&self, now: Time, alarms: bool, document: bool) -> Beat {
         let reports = self.reports();
         let gone = self.guests.dirty.iter().filter(|guest| !self.guests.known.contains_key(guest)).copied().collect();
         let digest = digest(reports.iter());
         let changed = self.beats.samples.values().filter(|kept| kept.changed);
-        ToAggregator::Beat(Beat {
+        Beat {
             sequence: self.beats.sequence,
             guests: reports.into_iter().filter(|report| self.guests.dirty.contains(&report.id)).collect(),
             gone,
@@ -159,6 +164,7 @@ impl Agent {
             digest,
             document: document.then_some(self.document),
             backup: self.backup_beat(now),
-        })
+            guard: None,
+        }
     }
 }

@@ -9,6 +9,7 @@ use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::Failure;
 use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp};
 
+use crate::failover::{GuardSeen, GuardWish};
 use crate::ledger::Change;
 use crate::right::Right;
 
@@ -90,6 +91,8 @@ pub enum Event {
         percent: u32,
         step: String,
     },
+    /// The host's guard is new, or what it holds changed.
+    GuardSeen(Box<GuardSeen>),
     /// The second's samples.
     Sampled {
         host: HostSample,
@@ -388,6 +391,8 @@ pub enum Action {
         peers: Vec<Peer>,
         shares: Vec<Share>,
     },
+    /// The guard is to be so from now on.
+    Guard(Box<GuardWish>),
     /// Read all domains again soon.
     List,
     /// Tell the journal.

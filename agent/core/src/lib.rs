@@ -7,6 +7,7 @@ mod beat;
 mod begin;
 mod command;
 pub mod event;
+mod failover;
 mod guests;
 pub mod ledger;
 pub mod memory;
@@ -17,5 +18,6 @@ mod takeover;
 
 pub use agent::{Agent, Config};
 pub use event::{Action, BackupOrder, Event, Lane, Made, Task, TaskId, TaskResult};
+pub use failover::{GuardSeen, GuardWish};
 pub use ledger::{Change, Kept, Record, Stage};
 pub use right::Right;

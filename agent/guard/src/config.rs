@@ -114,7 +114,7 @@ fn peer(text: &str) -> Result<Peer, String> {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// Who this machine is; the id that it got when it joined the grid.
+    /// Who this machine is: the id that it got when it joined the grid. Absent: its agent says so.
     pub(crate) host: Option<HostId>,
     /// Where datagrams of other guards come in.
     pub(crate) listen: SocketAddr,

@@ -5,6 +5,7 @@ mod clock;
 mod config;
 mod driver;
 mod keep;
+mod name;
 mod outbox;
 mod post;
 mod privilege;
@@ -42,11 +43,19 @@ fn run(config: &Config) -> anyhow::Result<()> {
     // Not a filter by module: its patterns take a megabyte.
     let level = std::env::var("ROOST_LOG").ok().and_then(|word| word.parse().ok()).unwrap_or(LevelFilter::INFO);
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
-    let host = config.host.context("the settings name no host: set `host` to the id of this host in the grid")?;
     for folder in [&config.state_dir, &config.run_dir] {
         make_folder(folder).with_context(|| format!("make {}", folder.display()))?;
     }
     let opened = Opened::open(&config.state_dir)?;
+    let host = match config.host.or(opened.host) {
+        Some(host) => host,
+        None => {
+            tracing::info!("waiting to be told by the agent which host this is");
+            let host = name::learn(&config.socket()).context("be told which host this is")?;
+            opened.store.name(host)?;
+            host
+        }
+    };
     let mut guard = Guard::new(config, host, opened)?;
     settle();
     tracing::info!("guarding");

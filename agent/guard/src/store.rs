@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
-use roost_protocol::{GuestId, codec};
+use roost_protocol::{GuestId, HostId, codec};
 use roost_ward::door::Peer;
 use roost_ward::{Ballot, WardId};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -56,6 +56,8 @@ pub(crate) struct Opened {
     pub(crate) incarnation: u32,
     /// Larger than at any start before.
     pub(crate) start: u64,
+    /// Which host this is, if it was told.
+    pub(crate) host: Option<HostId>,
     /// Our key, as PKCS #8.
     pub(crate) key: Vec<u8>,
     pub(crate) ballots: Vec<(WardId, Ballot)>,
@@ -109,6 +111,7 @@ impl Opened {
         Ok(Self {
             incarnation: u32::try_from(incarnation).map_err(|_| damaged())?,
             start,
+            host: store.meta("host")?.and_then(|bytes| bytes.try_into().ok()).map(HostId::from_bytes),
             key: store.meta("key")?.ok_or_else(damaged)?,
             ballots: store.ballots()?,
             crews: store.crews()?,
@@ -213,6 +216,11 @@ impl Store {
         statement.execute(params![ward.0.cast_signed(), codec::encode(ballot)]).map_err(StoreError::Write).map(drop)
     }
 
+    /// Which host this is, from now on.
+    pub(crate) fn name(&self, host: HostId) -> Result<(), StoreError> {
+        self.set("host", &host.bytes())
+    }
+
     /// All peers from now on.
     pub(crate) fn peers(&self, peers: &[Peer]) -> Result<(), StoreError> {
         self.set("peers", &codec::encode(&peers.to_vec()))
@@ -256,11 +264,13 @@ mod test {
         let first = Opened::open(folder.path()).unwrap();
         first.store.vote(WardId(u64::MAX), &ballot(1)).unwrap();
         first.store.vote(WardId(u64::MAX), &ballot(2)).unwrap();
+        first.store.name(HostId::from_u128(9)).unwrap();
         let (incarnation, key) = (first.incarnation, first.key);
         drop(first.store);
         let again = Opened::open(folder.path()).unwrap();
         assert_eq!(again.ballots, vec![(WardId(u64::MAX), ballot(2))]);
         assert_eq!((again.incarnation, again.key, again.start), (incarnation, key, 2));
+        assert_eq!((first.host, again.host), (None, Some(HostId::from_u128(9))));
     }
 
     #[test]

@@ -1,18 +1,23 @@
-//! Asks the guard, all the time, which guests of its wards may run here. Nothing the agent does or leaves undone changes a
-//! lease: this only listens.
+//! Asks the guard, all the time, which guests of its wards may run here, and tells it who votes with it and what this host
+//! keeps for others. Nothing the agent does or leaves undone changes a lease.
+
+mod steps;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use roost_agent_core::{Event, Right};
-use roost_protocol::{GuestId, codec};
-use roost_ward::Standing;
+use roost_agent_core::{Event, GuardSeen, GuardWish, Right};
+use roost_protocol::failover::{Council, Voter, WardReport};
+use roost_protocol::{GuestId, HostId, Stamp, codec};
 use roost_ward::door::{LONGEST_FRAME, Reply, Request, Status, WardStatus};
+use roost_ward::{Standing, WardId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, timeout};
+
+use self::steps::{Memory, steps};
 
 /// A guest whose ward was won starts this much later at most.
 const EVERY: Duration = Duration::from_millis(500);
@@ -32,16 +37,38 @@ enum GuardError {
     Answer(#[from] codec::Error),
     #[error("it answers something else")]
     Other,
+    #[error("it was told just now which host it is")]
+    Unnamed,
 }
 
-/// Tells what changed until nobody listens.
-pub(crate) async fn watch(socket: PathBuf, events: mpsc::Sender<Event>) {
+/// Makes the guard what it is wished to be, and tells what changed, until nobody listens.
+pub(crate) async fn watch(
+    socket: PathBuf,
+    host: HostId,
+    wish: watch::Receiver<GuardWish>,
+    events: mpsc::Sender<Event>,
+) {
     let mut turn = interval(EVERY);
+    let mut visitor = Visitor { socket, host, wish, memory: Memory::default(), refused: String::new() };
     let mut told: Option<Result<BTreeMap<GuestId, Right>, String>> = None;
+    let mut seen: Option<GuardSeen> = None;
     loop {
         turn.tick().await;
-        let asked = timeout(PATIENCE, ask(&socket)).await.unwrap_or(Err(GuardError::Silent));
-        let now = asked.map(|status| rights(&status)).map_err(|why| match std::error::Error::source(&why) {
+        let asked = timeout(PATIENCE, visitor.visit()).await.unwrap_or(Err(GuardError::Silent));
+        if asked.is_err() {
+            // What it was told last may not have come.
+            visitor.memory = Memory::default();
+        }
+        if let Ok((status, Some(wish))) = &asked {
+            let now = guard(status, wish);
+            if seen.as_ref() != Some(&now) {
+                seen = Some(now.clone());
+                if events.send(Event::GuardSeen(Box::new(now))).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let now = asked.map(|(status, _)| rights(&status)).map_err(|why| match std::error::Error::source(&why) {
             Some(cause) => format!("{why}: {cause}"),
             None => why.to_string(),
         });
@@ -59,10 +86,54 @@ pub(crate) async fn watch(socket: PathBuf, events: mpsc::Sender<Event>) {
     }
 }
 
-async fn ask(socket: &Path) -> Result<Status, GuardError> {
-    let connected = UnixStream::connect(socket).await;
-    let mut stream = connected.map_err(|why| GuardError::Reach(socket.to_owned(), why))?;
-    let request = codec::encode(&Request::Status);
+/// Who asks.
+struct Visitor {
+    socket: PathBuf,
+    host: HostId,
+    wish: watch::Receiver<GuardWish>,
+    memory: Memory,
+    /// Why it did not do what it was asked last; told once.
+    refused: String,
+}
+
+impl Visitor {
+    /// How the guard is, and how it is wished; asks for the next steps. A guard that its settings call otherwise than the
+    /// grid calls this host is told nothing: its admin tells it.
+    async fn visit(&mut self) -> Result<(Status, Option<GuardWish>), GuardError> {
+        let connected = UnixStream::connect(&self.socket).await;
+        let mut stream = connected.map_err(|why| GuardError::Reach(self.socket.clone(), why))?;
+        let status = match ask(&mut stream, &Request::Status).await? {
+            Reply::Status(status) => status,
+            Reply::Refused(_) => {
+                // It waits to be told who it is, and answers no more questions on this connection.
+                let _ = ask(&mut stream, &Request::Host(self.host)).await;
+                return Err(GuardError::Unnamed);
+            }
+            Reply::Done | Reply::Note(_) => return Err(GuardError::Other),
+        };
+        if status.me.id != self.host {
+            return Ok((status, None));
+        }
+        let wish = self.wish.borrow().clone();
+        for request in steps(&status, &wish, wall(), &mut self.memory) {
+            if let Reply::Refused(why) = ask(&mut stream, &request).await?
+                && why != self.refused
+            {
+                tracing::warn!(why, "the guard refused what failover needs");
+                self.refused = why;
+            }
+        }
+        Ok((status, Some(wish)))
+    }
+}
+
+fn wall() -> Stamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Stamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+async fn ask(stream: &mut UnixStream, request: &Request) -> Result<Reply, GuardError> {
+    let request = codec::encode(request);
     stream.write_u32(u32::try_from(request.len()).map_err(|_| GuardError::Other)?).await?;
     stream.write_all(&request).await?;
     let length = usize::try_from(stream.read_u32().await?).map_err(|_| GuardError::Other)?;
@@ -71,9 +142,28 @@ async fn ask(socket: &Path) -> Result<Status, GuardError> {
     }
     let mut answer = vec![0; length];
     stream.read_exact(&mut answer).await?;
-    match codec::decode(&answer)? {
-        Reply::Status(status) => Ok(status),
-        Reply::Done | Reply::Refused(_) | Reply::Note(_) => Err(GuardError::Other),
+    Ok(codec::decode(&answer)?)
+}
+
+/// What the core and the aggregator are to know of it.
+fn guard(status: &Status, wish: &GuardWish) -> GuardSeen {
+    let owned = |ward: &&WardStatus| {
+        ward.owner == Some(status.me) && matches!(ward.standing, Standing::Running | Standing::Held)
+    };
+    let report = |ward: &WardStatus| {
+        let wished = wish.councils.iter().flatten().map(|council| council.guest);
+        let guest =
+            ward.guests.first().copied().or_else(|| wished.into_iter().find(|it| WardId::of(*it) == ward.ward))?;
+        let voters = ward.members.iter().map(|it| Voter { host: it.id, incarnation: it.incarnation }).collect();
+        let homes = ward.homes.iter().map(|home| home.id).collect();
+        Some(WardReport { council: Council { guest, voters, homes }, settled: ward.settled })
+    };
+    GuardSeen {
+        incarnation: status.me.incarnation,
+        key: status.key,
+        listen: status.listen.clone(),
+        may_own: status.may_own,
+        wards: status.wards.iter().filter(owned).filter_map(report).collect(),
     }
 }
 

@@ -174,7 +174,8 @@ impl Link {
             | ToAgent::Document { .. }
             | ToAgent::Cancel { .. }
             | ToAgent::Points(_)
-            | ToAgent::Peers { .. } => return Err(Ended::NoWelcome),
+            | ToAgent::Peers { .. }
+            | ToAgent::Councils { .. } => return Err(Ended::NoWelcome),
         };
         tracing::info!(grid = %welcome.grid, version = welcome.version, "connected to the aggregator");
         // However long it was away before: should it be restarted next, hosts are to be back in seconds.
@@ -260,7 +261,8 @@ impl Link {
                     | ToAgent::OutcomeSeen { .. }
                     | ToAgent::Cancel { .. }
                     | ToAgent::Points(_)
-                    | ToAgent::Peers { .. }) => self.tell(LinkEvent::Received(message)).await?,
+                    | ToAgent::Peers { .. }
+                    | ToAgent::Councils { .. }) => self.tell(LinkEvent::Received(message)).await?,
                 }
             }
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use roost_protocol::failover::GuardReport;
 use roost_protocol::guest::{GuestReport, GuestSample};
 use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample};
 use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp, Time};
@@ -43,6 +44,8 @@ pub struct Host {
     pub alarms: Vec<Alarm>,
     /// What it keeps of its own guests and for other hosts.
     pub backups: Backups,
+    /// Its guard, as it said last; kept while it is away.
+    pub guard: Option<GuardReport>,
     /// The message version spoken with it.
     pub version: u32,
     /// Digest of the guests as the agent last stated it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use roost_protocol::failover::GuardReport;
 use roost_protocol::guest::{GuestReport, GuestSample, digest};
 use roost_protocol::host::{Freshness, HostSample};
 use roost_protocol::message::{
@@ -10,6 +11,7 @@ use roost_protocol::message::{
 use roost_protocol::{Generation, GuestId, HostId, Millis};
 
 use crate::backup::Backups;
+use crate::councils;
 use crate::event::{Action, LinkId};
 use crate::grid::{Grid, Guest, Host, Now, Presence, Speaker};
 use crate::history::Line;
@@ -43,6 +45,7 @@ impl Host {
             clock_ahead_ms: 0,
             document: Generation(0),
             backups: Backups::default(),
+            guard: None,
             version: OLDEST,
             remote: String::new(),
             told: Told::default(),
@@ -199,6 +202,9 @@ impl Grid {
             }
             self.backups_told(now, link, id, told, actions);
         }
+        if let Some(guard) = snapshot.guard {
+            self.guard_told(now, id, *guard);
+        }
         let message = ToAgent::BeatSeen { sequence: snapshot.sequence, want_snapshot: false };
         actions.push(Action::Send { link, message });
     }
@@ -225,9 +231,25 @@ impl Grid {
         if let Some(told) = beat.backup {
             self.backups_told(now, link, id, told, actions);
         }
+        if let Some(guard) = beat.guard {
+            self.guard_told(now, id, *guard);
+        }
         let same = self.hosts.get(&id).is_some_and(|host| host.digest == beat.digest);
         let message = ToAgent::BeatSeen { sequence: beat.sequence, want_snapshot: !same };
         actions.push(Action::Send { link, message });
+    }
+
+    /// Whoever votes with its guard is told soon of where it is.
+    fn guard_told(&mut self, now: Now, id: HostId, report: GuardReport) {
+        let report = councils::bounded(report);
+        let Some(host) = self.hosts.get_mut(&id).filter(|host| host.guard.as_ref() != Some(&report)) else { return };
+        let seat = |report: &GuardReport| (report.key, report.incarnation, report.listen.clone(), report.may_own);
+        let elsewhere = host.guard.as_ref().map(seat) != Some(seat(&report));
+        host.guard = Some(report);
+        if elsewhere {
+            self.peers_changed(now, id);
+        }
+        self.look_at_peers(id, now.time);
     }
 
     fn guests_changed(
@@ -274,9 +296,7 @@ impl Grid {
             let text = format!("guest {name} is {}{why}", crate::commands::describe(state));
             self.publish(now, Line::info("guest.state", text).host(id).guest(guest), actions);
         }
-        if place != id {
-            self.follow_guest(now, guest, Some(id), actions);
-        }
+        self.follow_guest(now, guest, (place != id).then_some(id), actions);
     }
 
     fn guest_samples(&mut self, id: HostId, samples: Vec<GuestSample>) {

@@ -5,6 +5,7 @@ pub mod backup;
 pub mod call;
 mod calls;
 mod commands;
+mod councils;
 pub mod event;
 pub mod grid;
 mod history;

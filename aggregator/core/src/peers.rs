@@ -10,9 +10,11 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use minicbor::Encode;
 use roost_protocol::backup::query::{ADDRESSES, PEERS, SHARES};
 use roost_protocol::backup::{BackupPolicy, Peer, Share, Target};
 use roost_protocol::codec;
+use roost_protocol::failover;
 use roost_protocol::message::ToAgent;
 use roost_protocol::operation::Verb;
 use roost_protocol::{HostId, Millis, PointId, Time};
@@ -35,6 +37,8 @@ const STEPS: u64 = 64;
 pub struct Told {
     /// A digest of it; none: nothing yet.
     digest: Option<u64>,
+    /// The same of guards and councils.
+    councils: Option<u64>,
     /// When to look again.
     next: Time,
 }
@@ -65,13 +69,21 @@ impl Grid {
         }
         let world = World { named: self.named(), kept: self.replicas_kept() };
         for id in due {
-            let (peers, shares) = (self.peers_of(id, &world), self.shares_of(id));
-            let digest = digest(&peers, &shares);
+            let others = self.others_of(id, &world);
+            let (peers, shares) = (self.peers_of(&others, &world), self.shares_of(id));
+            let (guards, councils) = self.councils_of(now.time, id, &others);
+            let (digest, councils_digest) = (digest(&peers, &shares), digest(&guards, &councils));
             let Some(host) = self.hosts.get_mut(&id) else { continue };
             host.told.next = now.time + LOOK_EVERY;
-            if let Some(link) = host.link().filter(|_| host.told.digest != Some(digest)) {
+            let guarded = host.guard.is_some() && host.version >= failover::SINCE;
+            let Some(link) = host.link() else { continue };
+            if host.told.digest != Some(digest) {
                 host.told.digest = Some(digest);
                 actions.push(Action::Send { link, message: ToAgent::Peers { peers, shares } });
+            }
+            if guarded && host.told.councils != Some(councils_digest) {
+                host.told.councils = Some(councils_digest);
+                actions.push(Action::Send { link, message: ToAgent::Councils { guards, councils } });
             }
         }
     }
@@ -118,15 +130,21 @@ impl Grid {
             policies.chain(keepers).for_each(|other| pair(host.id, *other));
         }
         self.restores().for_each(|(taker, giver, _)| pair(taker, giver));
+        self.fellow_voters().for_each(|(one, other)| pair(one, other));
         named
     }
 
-    fn peers_of(&self, id: HostId, world: &World) -> Vec<Peer> {
+    /// Hosts that this one is told of: neighbours, and those that were named.
+    fn others_of(&self, id: HostId, world: &World) -> BTreeSet<HostId> {
         let mut others = self.neighbours(id);
         let room = PEERS.saturating_sub(others.len());
         let named = world.named.get(&id).into_iter().flatten().filter(|other| !others.contains(other) && **other != id);
         let named: Vec<HostId> = named.take(room).copied().collect();
         others.extend(named);
+        others
+    }
+
+    fn peers_of(&self, others: &BTreeSet<HostId>, world: &World) -> Vec<Peer> {
         let member =
             |host: &HostId| Some((*host, self.intent.hosts.get(host).filter(|record| record.removed.is_none())?));
         others.iter().filter_map(member).map(|(host, record)| self.peer(host, record, &world.kept)).collect()
@@ -197,7 +215,7 @@ fn hosts_in(policy: &BackupPolicy) -> Vec<HostId> {
 
 /// Where a host is reached that listens at `listen`: there if that is one address; else at the one it is seen from here,
 /// and at its own, but not at those that mean the caller itself.
-fn addresses(listen: &str, own: &[String], seen: &str) -> Vec<String> {
+pub(crate) fn addresses(listen: &str, own: &[String], seen: &str) -> Vec<String> {
     let Ok(listen) = listen.parse::<SocketAddr>() else { return Vec::new() };
     if !listen.ip().is_unspecified() {
         return vec![listen.to_string()];
@@ -217,8 +235,8 @@ fn addresses(listen: &str, own: &[String], seen: &str) -> Vec<String> {
 }
 
 /// The same for the same words, in this process.
-fn digest(peers: &[Peer], shares: &[Share]) -> u64 {
+fn digest<One: Encode<()>, Other: Encode<()>>(one: &Vec<One>, other: &Vec<Other>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (codec::encode(&peers.to_vec()), codec::encode(&shares.to_vec())).hash(&mut hasher);
+    (codec::encode(one), codec::encode(other)).hash(&mut hasher);
     hasher.finish()
 }

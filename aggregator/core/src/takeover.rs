@@ -44,7 +44,8 @@ impl Grid {
             was.guests.get(&guest).is_some_and(|it| it.report.desired.is_none() && !executes(it.report.state));
         let to = match is_up(was) {
             false => was.backups.replicas.get(&guest)?.status.host?,
-            true if gave_up => told_by?,
+            // It may say so after the other one was heard.
+            true if gave_up => told_by.or_else(|| self.another(guest, from))?,
             true => return None,
         };
         let looks_after = |host: &&Host| {
@@ -52,6 +53,13 @@ impl Grid {
             is_up(host) && report.is_some_and(|report| executes(report.state) && report.desired.is_some())
         };
         self.hosts.get(&to).filter(looks_after).filter(|_| to != from).map(|_| (from, to))
+    }
+
+    /// Another host that reports the guest.
+    fn another(&self, guest: GuestId, but: HostId) -> Option<HostId> {
+        let reports =
+            |host: &&Host| host.id != but && host.guests.get(&guest).is_some_and(|it| executes(it.report.state));
+        self.hosts.values().find(reports).map(|host| host.id)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The grid, told the time by hand: who is heard, and whose silence it is.
 
+mod councils;
+mod guards;
 mod peers;
 mod takeover;
 

@@ -131,7 +131,11 @@ impl Host {
                     }
                     ToAgent::OutcomeSeen { .. } => drop(counts.outcomes_seen.fetch_add(1, Ordering::Relaxed)),
                     ToAgent::Document { .. } => drop(counts.documents.fetch_add(1, Ordering::Relaxed)),
-                    ToAgent::Certificate { .. } | ToAgent::Cancel { .. } | ToAgent::Points(_) | ToAgent::Peers { .. } => {}
+                    ToAgent::Certificate { .. }
+                    | ToAgent::Cancel { .. }
+                    | ToAgent::Points(_)
+                    | ToAgent::Peers { .. }
+                    | ToAgent::Councils { .. } => {}
                     other @ (ToAgent::Welcome(_) | ToAgent::Refused(_)) => bail!("cut off: {other:?}"),
                 },
                 () = tokio::time::sleep_until(due) => {
@@ -166,6 +170,7 @@ impl Host {
             sample: host_sample(1),
             samples: self.samples(1),
             backup: None,
+            guard: None,
         }
     }
 

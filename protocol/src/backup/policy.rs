@@ -153,6 +153,10 @@ pub struct ReplicaPolicy {
     /// People are told when the copy is older; never widened by itself.
     #[n(2)]
     pub max_lag: Millis,
+    /// That host goes on with the guest when the guest's own dies; both need a guard. Since version 4.
+    #[n(3)]
+    #[cbor(default)]
+    pub failover: bool,
 }
 
 /// Whether a guest's file systems are frozen for the moment of the point.

@@ -9,8 +9,8 @@ use crate::event::{Bars, Change, Replica};
 use crate::id::{MemberId, WardId};
 use crate::ward::Standing;
 
-/// Longest frame, bytes: 256 wards of some 200 bytes, and 512 guests of 17.
-pub const LONGEST_FRAME: usize = 64 << 10;
+/// Longest frame, bytes: 256 wards of some 300 bytes, 512 guests of 17, and 256 peers of 40.
+pub const LONGEST_FRAME: usize = 128 << 10;
 /// Most peers of one guard: a host is in some 40 wards with 5 members each.
 pub const MOST_PEERS: usize = 256;
 /// Most addresses of one peer, one in each network.
@@ -75,6 +75,18 @@ pub enum Request {
         #[n(0)]
         from: u64,
     },
+    /// These peers as told here, those in `keep` as they are pinned already; others are no peers any more, unless they vote
+    /// in a ward of ours. Kept.
+    #[n(6)]
+    Pin {
+        #[n(0)]
+        peers: Vec<Peer>,
+        #[n(1)]
+        keep: Vec<HostId>,
+    },
+    /// Which host of the grid this is, for a guard that doesn't know; kept for good.
+    #[n(7)]
+    Host(#[n(0)] HostId),
 }
 
 /// What a ward may be told; see [`crate::Event`].
@@ -224,6 +236,14 @@ pub struct Status {
     /// … and of the next one.
     #[n(6)]
     pub next_note: u64,
+    /// Where it listens for others.
+    #[n(7)]
+    #[cbor(default)]
+    pub listen: String,
+    /// It may own strict wards: it is fenced, or its admin does without.
+    #[n(8)]
+    #[cbor(default)]
+    pub may_own: bool,
 }
 
 /// How a ward is, seen from here.
@@ -253,6 +273,14 @@ pub struct WardStatus {
     /// What of them executes here, or stands still.
     #[n(9)]
     pub processes: u32,
+    /// Who may own it, in order of preference.
+    #[n(10)]
+    #[cbor(default)]
+    pub homes: Vec<MemberId>,
+    /// No change of its council is under way.
+    #[n(11)]
+    #[cbor(default)]
+    pub settled: bool,
 }
 
 /// How a peer is, seen from here.

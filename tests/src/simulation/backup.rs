@@ -391,7 +391,7 @@ fn damage(guest: GuestId, point: PointId) -> Damage {
 }
 
 fn policy(replicated: bool) -> BackupPolicy {
-    let replica = ReplicaPolicy { host: None, every: Millis(5_000), max_lag: Millis(20_000) };
+    let replica = ReplicaPolicy { host: None, every: Millis(5_000), max_lag: Millis(20_000), failover: false };
     BackupPolicy {
         generation: Generation(1),
         schedule: Some(Schedule { expression: "*:*:0/20".into(), jitter: Millis(5_000), zone: None }),

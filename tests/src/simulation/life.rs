@@ -142,6 +142,7 @@ impl World {
                 | AgentAction::KeepDocument { .. }
                 | AgentAction::SendDocument
                 | AgentAction::Peers { .. }
+                | AgentAction::Guard(_)
                 | AgentAction::List
                 | AgentAction::Note { .. } => {}
             }
@@ -204,6 +205,8 @@ impl World {
                     self.tell_agent(host, AgentEvent::Listed { domains });
                 }
             }
+            // No host has a guard in this world.
+            AgentAction::Guard(_) => {}
             // Points go nowhere in this world; who may take them is told all the same.
             AgentAction::Peers { peers, .. } => self.note(format!("host {host} deals with {} others", peers.len())),
             AgentAction::Note { guest, text, .. } => self.note(format!("host {host} notes {guest:?}: {text}")),

@@ -93,7 +93,8 @@ impl World {
             | ToAgent::Document { .. }
             | ToAgent::Cancel { .. }
             | ToAgent::Points(_)
-            | ToAgent::Peers { .. }) => self.tell_agent(host, AgentEvent::Received(message)),
+            | ToAgent::Peers { .. }
+            | ToAgent::Councils { .. }) => self.tell_agent(host, AgentEvent::Received(message)),
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use roost_protocol::GuestId;
+use roost_protocol::{GuestId, HostId};
 use roost_ward::door::{
     MOST_ADDRESSES, MOST_GUESTS, MOST_PEERS, MOST_WARDS, Peer, PeerStatus, Reply, Request, Status, Told, WardStatus,
 };
-use roost_ward::{Action, Ballot, Council, Event, Policy, Replica, Rules, Standing, WardId};
+use roost_ward::{Action, Ballot, Council, Event, MemberId, Policy, Replica, Rules, Standing, WardId};
 
 use super::{Guard, sockets};
 use crate::clock;
@@ -32,6 +32,9 @@ impl Guard {
         let answer = match request {
             Request::Status => Ok(Reply::Status(self.status())),
             Request::Peers(peers) => return self.take_peers(visitor, peers),
+            Request::Pin { peers, keep } => return self.pin_some(visitor, peers, &keep),
+            Request::Host(host) if host == self.me.id => Ok(Reply::Done),
+            Request::Host(_) => Err(format!("this guard is host {}'s for good", self.me.id)),
             Request::Found { ward, council } => return self.found(visitor, ward, council),
             Request::Tell { ward, what } => self.told(ward, what),
             Request::Guests { ward, guests, anywhere } => return self.guests(visitor, ward, guests, anywhere),
@@ -58,6 +61,20 @@ impl Guard {
         let takes = self.scribe.peers(visitor, peers.clone());
         self.pin(peers);
         (!takes).then(|| written(false))
+    }
+
+    /// Answers once they are on disk. Who votes in a ward here is heard until its council changed.
+    fn pin_some(&mut self, visitor: Visitor, mut peers: Vec<Peer>, keep: &[HostId]) -> Option<Reply> {
+        let voters: BTreeSet<HostId> =
+            self.wards.iter().flat_map(|(_, ward)| ward.councils().members()).map(|member| member.id).collect();
+        let told: BTreeSet<HostId> = peers.iter().map(|peer| peer.id).collect();
+        let stays = |peer: &&Peer| !told.contains(&peer.id) && (keep.contains(&peer.id) || voters.contains(&peer.id));
+        peers.extend(self.peers.values().filter(stays).cloned());
+        peers.sort_unstable_by_key(|peer| peer.id);
+        if peers.iter().eq(self.peers.values()) {
+            return Some(Reply::Done);
+        }
+        self.take_peers(visitor, peers)
     }
 
     /// Answers once the ward is on disk.
@@ -88,8 +105,15 @@ impl Guard {
         if self.wards.iter().count() >= MOST_WARDS {
             return Err(format!("at most {MOST_WARDS} wards on one host"));
         }
-        let fenced = self.dog.is_fence() || self.accept_no_fence;
-        if council.policy == Policy::Strict && council.homes.contains(&self.me) && !fenced {
+        self.may_be_home(council.policy, &council.homes)
+    }
+
+    fn may_own(&self) -> bool {
+        self.dog.is_fence() || self.accept_no_fence
+    }
+
+    fn may_be_home(&self, policy: Policy, homes: &[MemberId]) -> Result<(), String> {
+        if policy == Policy::Strict && homes.contains(&self.me) && !self.may_own() {
             return Err("this host has no hardware watchdog: a strict guest could run on if the whole host hung; \
                         set accept_no_fence to accept that, or choose eager or stay"
                 .to_owned());
@@ -106,6 +130,9 @@ impl Guard {
     fn told(&mut self, ward: WardId, what: Told) -> Result<Reply, String> {
         if self.wards.get(ward).is_none() {
             return Err(format!("{ward} is unknown here"));
+        }
+        if let Told::Change(change) = &what {
+            self.may_be_home(change.policy, &change.homes)?;
         }
         let event = match what {
             Told::Nominate { force } => Event::Nominate { force },
@@ -168,6 +195,8 @@ impl Guard {
             may_run: known.standing() == Standing::Running && known.pet_until().is_some_and(|until| now < until),
             guests: self.crews.of(*ward).collect(),
             processes: u32::try_from(self.crews.held(*ward)).unwrap_or(u32::MAX),
+            homes: known.councils().newest.homes.clone(),
+            settled: known.councils().are_settled(),
         });
         let silent = |id| self.seal.heard(id).map(|heard| now.since(heard));
         Status {
@@ -178,6 +207,8 @@ impl Guard {
             peers: self.peers.keys().map(|id| PeerStatus { id: *id, silent: silent(*id) }).collect(),
             first_note: self.notes.front().map_or(self.next_note, |note| note.number),
             next_note: self.next_note,
+            listen: self.listen.to_string(),
+            may_own: self.may_own(),
         }
     }
 }

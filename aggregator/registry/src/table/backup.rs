@@ -9,7 +9,7 @@ const POLICY: Field = Field::path("name", "The policy's name");
 const FREEZE: &[&str] = &["try", "require", "never"];
 
 /// What a policy says, beside its name. What is left out is off.
-const RULES: [Field; 16] = [
+const RULES: [Field; 17] = [
     Field::body(
         "schedule",
         FieldKind::Text,
@@ -44,12 +44,17 @@ const RULES: [Field; 16] = [
         "Tell when the replica is older (default: three times the above)",
     ),
     Field::body("replica_host", FieldKind::Text, "Host that keeps the replica (default: chosen by the guest's host)"),
+    Field::body(
+        "replica_failover",
+        FieldKind::Boolean,
+        "Go on with the guest on that host when its own dies; both need roost-guard (default no)",
+    ),
     Field::body("freeze", FieldKind::Choice(FREEZE), "Freeze file systems for the moment of the point (default try)"),
     Field::body("prove_every_s", FieldKind::Seconds, "Boot the newest point in isolation this often to prove it"),
 ];
 
-const fn with_name(name: Field) -> [Field; 17] {
-    let mut all = [name; 17];
+const fn with_name(name: Field) -> [Field; 18] {
+    let mut all = [name; 18];
     let mut n = 0;
     while n < RULES.len() {
         all[n + 1] = RULES[n];

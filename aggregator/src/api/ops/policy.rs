@@ -161,7 +161,10 @@ async fn targets(api: &Api, input: &Input) -> Result<Vec<Target>, Problem> {
 
 async fn replica(api: &Api, input: &Input) -> Result<Option<ReplicaPolicy>, Problem> {
     let Some(every) = input.number("replica_every_s").map(Millis::seconds) else {
-        return match ["replica_max_lag_s", "replica_host"].into_iter().find(|name| input.value(name).is_some()) {
+        return match ["replica_max_lag_s", "replica_host", "replica_failover"]
+            .into_iter()
+            .find(|name| input.value(name).is_some())
+        {
             Some(name) => Err(Problem::fault(format!("/{name}"), "needs replica_every_s")),
             None => Ok(None),
         };
@@ -171,7 +174,8 @@ async fn replica(api: &Api, input: &Input) -> Result<Option<ReplicaPolicy>, Prob
         Some(host) => Some(host_id(api, host).await?),
         None => None,
     };
-    Ok(Some(ReplicaPolicy { host, every, max_lag }))
+    let failover = input.boolean("replica_failover").unwrap_or(false);
+    Ok(Some(ReplicaPolicy { host, every, max_lag, failover }))
 }
 
 async fn host_id(api: &Api, wanted: &str) -> Result<HostId, Problem> {

@@ -15,7 +15,7 @@ fn rig() -> Rig {
     rig.peers(vec![peer(2)]);
     rig.tell(Event::Rights { guests: [(guest(1), Right::Here)].into() });
     rig.command(1, Verb::Manage { power: roost_protocol::guest::Power::Running });
-    let replica = Some(ReplicaPolicy { host: None, every: Millis(5_000), max_lag: Millis(20_000) });
+    let replica = Some(ReplicaPolicy { host: None, every: Millis(5_000), max_lag: Millis(20_000), failover: false });
     rig.follow(1, roost_protocol::backup::BackupPolicy { replica, ..policy("hourly") });
     rig.live(HOUR + 30_000);
     assert_eq!(rig.alarms(), [""; 0]);

@@ -7,7 +7,7 @@ use super::rig::{HOUR, Rig, guest, peer, policy, summary};
 use crate::event::{Event, Task};
 
 fn replicated(host: Option<HostId>) -> BackupPolicy {
-    let replica = Some(ReplicaPolicy { host, every: Millis(5_000), max_lag: Millis(20_000) });
+    let replica = Some(ReplicaPolicy { host, every: Millis(5_000), max_lag: Millis(20_000), failover: false });
     BackupPolicy { schedule: None, replica, ..policy("daily") }
 }
 

@@ -9,7 +9,7 @@ use super::rig::{HOUR, OWN, Rig, guest, peer, policy};
 use crate::event::Task;
 
 fn replicated(every: u64, max_lag: u64, host: Option<HostId>) -> BackupPolicy {
-    let replica = Some(ReplicaPolicy { host, every: Millis(every), max_lag: Millis(max_lag) });
+    let replica = Some(ReplicaPolicy { host, every: Millis(every), max_lag: Millis(max_lag), failover: false });
     BackupPolicy { schedule: None, replica, ..policy("daily") }
 }
 

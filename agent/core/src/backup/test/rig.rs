@@ -243,7 +243,7 @@ impl Rig {
                 let domains = self.guests.keys().map(|guest| self.seen(*guest)).collect();
                 self.tell(Event::Listed { domains });
             }
-            Action::Send(_) | Action::KeepDocument { .. } | Action::SendDocument => {}
+            Action::Send(_) | Action::KeepDocument { .. } | Action::SendDocument | Action::Guard(_) => {}
             Action::Peers { peers, .. } => self.heard = peers.iter().map(|peer| peer.host).collect(),
             Action::Note { text, .. } => self.log.push(text),
         }

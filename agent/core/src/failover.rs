@@ -1,0 +1,117 @@
+//! Failover of this host's guests, and of those it keeps replicas of: what the guard is to be told, and what the aggregator
+//! is told of it. Right or wrong, nothing here can make two hosts run one guest: guards decide that by votes. What a won
+//! guest is started from is decided in `takeover.rs`.
+
+#[cfg(test)]
+mod test;
+
+use roost_protocol::backup::BackupSummary;
+use roost_protocol::failover::{Council, GUARDS, Guard, GuardReport, WARDS, Want, WardReport};
+use roost_protocol::guest::Power;
+use roost_protocol::{GuestId, Stamp};
+
+use crate::agent::{Agent, Now};
+use crate::event::Action;
+
+/// This host's guard, as the edge sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardSeen {
+    pub incarnation: u32,
+    pub key: [u8; 32],
+    pub listen: String,
+    pub may_own: bool,
+    /// Those it owns.
+    pub wards: Vec<WardReport>,
+}
+
+/// How the guard is to be: the edge brings it there, step by step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardWish {
+    pub guards: Vec<Guard>,
+    /// Of this host's guests, all of them; none: the aggregator was not heard, and all stays.
+    pub councils: Option<Vec<Council>>,
+    /// Replicas that this host keeps for others, and the moment each shows by the clock of its maker.
+    pub copies: Vec<(GuestId, Stamp)>,
+}
+
+/// What is known.
+#[derive(Debug, Default)]
+pub(crate) struct Failover {
+    seen: Option<GuardSeen>,
+    wish: GuardWish,
+    /// Not said yet.
+    changed: bool,
+    /// What the aggregator was told last.
+    reported: Option<GuardReport>,
+}
+
+impl Agent {
+    pub(crate) fn guard_seen(&mut self, now: Now, seen: GuardSeen) {
+        self.failover.seen = Some(seen);
+        self.beats.hurry(now.time);
+    }
+
+    /// The aggregator says who votes.
+    pub(crate) fn councils_told(&mut self, mut guards: Vec<Guard>, mut councils: Vec<Council>) {
+        guards.retain(|guard| guard.host != self.config.host);
+        guards.truncate(GUARDS);
+        councils.truncate(WARDS);
+        let wish = &mut self.failover.wish;
+        (wish.guards, wish.councils) = (guards, Some(councils));
+        self.failover.changed = true;
+    }
+
+    /// Says how the guard is to be, where that changed.
+    pub(crate) fn keep_failover(&mut self, actions: &mut Vec<Action>) {
+        if !self.config.guarded {
+            return;
+        }
+        if !self.backups.sets.dirty.is_empty() {
+            let copies = self.copies();
+            self.failover.changed |= copies != self.failover.wish.copies;
+            self.failover.wish.copies = copies;
+        }
+        if std::mem::take(&mut self.failover.changed) {
+            actions.push(Action::Guard(Box::new(self.failover.wish.clone())));
+        }
+    }
+
+    /// Replicas of other hosts' guests that a takeover could begin from.
+    fn copies(&self) -> Vec<(GuestId, Stamp)> {
+        let copy = |guest| Some((guest, self.foreign(guest)?.started));
+        self.backups.sets.guests().filter_map(copy).take(WARDS).collect()
+    }
+
+    /// The newest point of this guest that another host made.
+    fn foreign(&self, guest: GuestId) -> Option<&BackupSummary> {
+        let foreign = |point: &&BackupSummary| point.whole() && point.origin != self.config.host;
+        self.backups.sets.of(guest).rev().find(foreign)
+    }
+
+    /// What the aggregator is to know of the guard.
+    pub(crate) fn guard_report(&self) -> Option<GuardReport> {
+        let seen = self.failover.seen.as_ref()?;
+        let GuardSeen { incarnation, key, listen, may_own, wards } = seen.clone();
+        Some(GuardReport { incarnation, key, listen, may_own, wards, wants: self.wants() })
+    }
+
+    /// The same, if it was told otherwise.
+    pub(crate) fn guard_news(&mut self, all: bool) -> Option<Box<GuardReport>> {
+        let report = self.guard_report();
+        let news = all || report != self.failover.reported;
+        self.failover.reported.clone_from(&report);
+        report.filter(|_| news).map(Box::new)
+    }
+
+    /// Running guests whose policy asks for it and whose replica is there.
+    fn wants(&self) -> Vec<Want> {
+        let wanted = self.backups.cares.iter().filter(|(guest, care)| {
+            let asked = care.policy.as_ref().and_then(|policy| policy.replica).is_some_and(|replica| replica.failover);
+            let runs = self.wishes.get(guest).is_some_and(|desired| desired.power == Power::Running);
+            asked && runs && care.run.shows.is_some() && self.guests.get(**guest).is_some()
+        });
+        let want =
+            |(guest, care): (&GuestId, &crate::backup::Care)| Some(Want { guest: *guest, keeper: care.run.replica? });
+        wanted.filter_map(want).take(WARDS).collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! A host with a guard, told things by hand.
+
+use roost_protocol::backup::{BackupPolicy, BackupRun, Consistency, Proof, ReplicaPolicy, Why};
+use roost_protocol::guest::{Desired, PowerState};
+use roost_protocol::host::HostFacts;
+use roost_protocol::message::ToAgent;
+use roost_protocol::{Generation, HostId, MiB, Millis, PointId, Time};
+
+use super::*;
+use crate::agent::Config;
+use crate::backup::plan::Limits;
+use crate::event::{Cause, Event, Seen};
+use crate::ledger::Kept;
+
+const GUEST: GuestId = GuestId::from_u128(7);
+const OWN: HostId = HostId::from_u128(1);
+const OTHER: HostId = HostId::from_u128(2);
+
+struct Rig {
+    agent: Agent,
+    now: u64,
+    wish: GuardWish,
+}
+
+impl Rig {
+    fn new(kept: Kept, domains: Vec<Seen>) -> Self {
+        let config = Config {
+            host: OWN,
+            facts: HostFacts::default(),
+            list_every: Millis(60_000),
+            restart_first: Millis(1_000),
+            restart_longest: Millis(60_000),
+            zone: String::new(),
+            backup: Limits::default(),
+            guarded: true,
+        };
+        let agent = Agent::new(config, kept);
+        let mut rig = Self { agent, now: 0, wish: GuardWish::default() };
+        rig.tell(Event::HypervisorUp { domains, host_booted: false });
+        rig
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.now += 1_000;
+        for action in self.agent.on(Time(self.now), Stamp(self.now), event) {
+            if let Action::Guard(wish) = action {
+                self.wish = *wish;
+            }
+        }
+    }
+}
+
+fn seen(state: PowerState) -> Seen {
+    Seen {
+        guest: GUEST,
+        name: "g".into(),
+        state,
+        cause: Cause::Unknown,
+        persistent: true,
+        vcpus: 1,
+        memory_mib: MiB(64),
+        disks: Vec::new(),
+    }
+}
+
+fn point(number: u128, origin: HostId) -> BackupSummary {
+    let at = Stamp(u64::try_from(number).unwrap());
+    BackupSummary {
+        point: PointId::from_u128(number),
+        guest: GUEST,
+        guest_name: "g".into(),
+        origin,
+        started: at,
+        finished: at,
+        why: Why::Replica,
+        consistency: Consistency::Crash,
+        parent: None,
+        size: 1,
+        read: 1,
+        stored: 1,
+        pinned: false,
+        proof: Proof::Untried,
+        copies: Vec::new(),
+        damaged: None,
+        note: String::new(),
+    }
+}
+
+#[test]
+fn the_guard_is_told_of_the_newest_replica_that_another_host_made() {
+    let mut rig = Rig::new(Kept::default(), Vec::new());
+    rig.tell(Event::StoreOpened { points: vec![point(3, OTHER), point(5, OTHER), point(9, OWN)] });
+    assert_eq!(rig.wish.copies, [(GUEST, Stamp(5))], "its own points are no replica");
+}
+
+#[test]
+fn only_a_running_guest_with_a_copy_and_the_policy_wants_a_council() {
+    let check = |failover: bool, power: Power, copied: bool, wanted: usize| {
+        let replica = ReplicaPolicy { host: None, every: Millis(5_000), max_lag: Millis(15_000), failover };
+        let policy = BackupPolicy { replica: Some(replica), ..BackupPolicy::default() };
+        let shows = copied.then_some((PointId::from_u128(4), Stamp(4)));
+        let run = BackupRun { replica: Some(OTHER), shows, ..BackupRun::default() };
+        let mut kept = Kept::default();
+        kept.policies.insert(GUEST, policy);
+        kept.runs.insert(GUEST, run);
+        kept.wishes.insert(GUEST, Desired { power, generation: Generation(1) });
+        let mut rig = Rig::new(kept, vec![seen(PowerState::Running)]);
+        assert_eq!(rig.agent.guard_report(), None, "no guard was seen");
+        let (incarnation, key, listen, may_own) = (3, [1; 32], String::new(), true);
+        let seen = GuardSeen { incarnation, key, listen, may_own, wards: Vec::new() };
+        rig.tell(Event::GuardSeen(Box::new(seen)));
+        let report = rig.agent.guard_report().unwrap();
+        assert_eq!(report.wants.len(), wanted, "{failover} {power:?} {copied}");
+        assert_eq!(report.incarnation, 3);
+    };
+    check(true, Power::Running, true, 1);
+    check(false, Power::Running, true, 0);
+    check(true, Power::Stopped, true, 0);
+    check(true, Power::Running, false, 0);
+}
+
+#[test]
+fn what_the_aggregator_says_reaches_the_guard_and_its_silence_changes_nothing() {
+    let mut rig = Rig::new(Kept::default(), Vec::new());
+    rig.tell(Event::Tick);
+    assert_eq!(rig.wish.councils, None);
+    let guard = |host| Guard { host, seat: None };
+    let told = ToAgent::Councils { guards: vec![guard(OWN), guard(OTHER)], councils: Vec::new() };
+    rig.tell(Event::Received(told));
+    assert_eq!((rig.wish.guards.clone(), rig.wish.councils.clone()), (vec![guard(OTHER)], Some(Vec::new())));
+    rig.tell(Event::LinkDown);
+    assert_eq!(rig.wish.councils, Some(Vec::new()));
+}

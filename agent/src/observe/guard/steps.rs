@@ -1,0 +1,284 @@
+//! What to ask of the guard next, so that it becomes as it is wished: from how it is now, each time anew. A step that came
+//! to nothing is seen in its next status, and asked again.
+//!
+//! A ward begins with its owner as its only voter, which binds nothing. Its council comes next, then its guest, and only
+//! then another home: so no other host can take over a guest that this host's guard doesn't hold yet. Others take part by
+//! the owner's renewals.
+
+use std::collections::BTreeMap;
+
+use roost_agent_core::GuardWish;
+use roost_protocol::failover::{Council, Guard};
+use roost_protocol::{GuestId, HostId, Millis, Stamp};
+use roost_ward::door::{Copied, MOST_ADDRESSES, Peer, Request, Status, Told, WardStatus};
+use roost_ward::{Change, MemberId, Policy, Profile, Standing, WardId};
+
+/// A replica older than this is not started by itself.
+const MAX_RPO: Millis = Millis::seconds(3_600);
+/// A guard counts its notes from its start's number times this.
+const NOTES_PER_START: u64 = 1 << 32;
+
+/// What this run of the guard was told, beside what its status shows.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    run: Option<(MemberId, u64)>,
+    guards: Vec<Guard>,
+    copies: BTreeMap<GuestId, Stamp>,
+}
+
+/// What to ask now, in this order.
+pub(super) fn steps(status: &Status, wish: &GuardWish, wall: Stamp, memory: &mut Memory) -> Vec<Request> {
+    let run = Some((status.me, status.next_note / NOTES_PER_START));
+    if memory.run != run {
+        *memory = Memory { run, ..Memory::default() };
+    }
+    let mut steps: Vec<Request> = Vec::new();
+    if memory.guards != wish.guards {
+        memory.guards.clone_from(&wish.guards);
+        steps.push(pin(&wish.guards));
+    }
+    let councils = wish.councils.as_deref().unwrap_or_default();
+    steps.extend(councils.iter().filter_map(|council| step(status, council)));
+    if wish.councils.is_some() {
+        let wished = |guest: &GuestId| councils.iter().any(|council| council.guest == *guest);
+        steps.extend(status.wards.iter().filter_map(|ward| end(status.me, ward, wished)));
+    }
+    steps.extend(copies(status, wish, wall, memory));
+    steps
+}
+
+fn pin(guards: &[Guard]) -> Request {
+    let peer = |guard: &Guard| {
+        let seat = guard.seat.as_ref()?;
+        let addresses = seat.addresses.iter().take(MOST_ADDRESSES).cloned().collect();
+        Some(Peer { id: guard.host, key: seat.key, addresses })
+    };
+    let keep = guards.iter().filter(|guard| guard.seat.is_none()).map(|guard| guard.host).collect();
+    Request::Pin { peers: guards.iter().filter_map(peer).collect(), keep }
+}
+
+/// The next step to this council.
+fn step(status: &Status, council: &Council) -> Option<Request> {
+    let me = status.me;
+    let members: Vec<MemberId> =
+        council.voters.iter().map(|voter| MemberId { id: voter.host, incarnation: voter.incarnation }).collect();
+    let member = |host: &HostId| members.iter().find(|member| member.id == *host).copied();
+    let homes: Vec<MemberId> = council.homes.iter().filter_map(member).collect();
+    if !homes.contains(&me) {
+        return None;
+    }
+    let id = WardId::of(council.guest);
+    let change = |homes: Vec<MemberId>| {
+        let change = Change { members: members.clone(), homes, policy: Policy::Strict, profile: Profile::Normal };
+        Some(Request::Tell { ward: id, what: Told::Change(change) })
+    };
+    let Some(ward) = status.wards.iter().find(|ward| ward.ward == id) else {
+        let council = roost_ward::Council::new(vec![me], vec![me], Policy::Stay, Profile::Normal).ok()?;
+        return Some(Request::Found { ward: id, council });
+    };
+    let guarded = ward.guests.contains(&council.guest);
+    if !is_settled_owner(me, ward) {
+        return None;
+    }
+    if ward.policy != Policy::Strict || ward.members != members {
+        return change(if guarded { homes } else { vec![me] });
+    }
+    if !guarded {
+        return Some(Request::Guests { ward: id, guests: vec![council.guest], anywhere: false });
+    }
+    if ward.homes == homes { None } else { change(homes) }
+}
+
+fn is_settled_owner(me: MemberId, ward: &WardStatus) -> bool {
+    ward.owner == Some(me) && ward.standing == Standing::Running && ward.may_run && ward.settled
+}
+
+/// The next step to the end of a ward that nobody wishes any more. One that was taken over, or made by hand, stays.
+fn end(me: MemberId, ward: &WardStatus, wished: impl Fn(&GuestId) -> bool) -> Option<Request> {
+    ward.guests.first().filter(|guest| WardId::of(**guest) == ward.ward && !wished(guest))?;
+    if ward.guests.len() != 1 || ward.homes.first() != Some(&me) || !is_settled_owner(me, ward) {
+        return None;
+    }
+    if ward.policy == Policy::Stay {
+        return Some(Request::Guests { ward: ward.ward, guests: Vec::new(), anywhere: false });
+    }
+    let (members, homes) = (vec![me], vec![me]);
+    let change = Change { members, homes, policy: Policy::Stay, profile: Profile::Normal };
+    Some(Request::Tell { ward: ward.ward, what: Told::Change(change) })
+}
+
+/// Says which guests of others could go on here, and from when their replicas are.
+fn copies(status: &Status, wish: &GuardWish, wall: Stamp, memory: &mut Memory) -> Vec<Request> {
+    let me = status.me;
+    let mut steps = Vec::new();
+    for (guest, shows) in &wish.copies {
+        let id = WardId::of(*guest);
+        let another_s = |ward: &&WardStatus| ward.owner.is_some_and(|owner| owner != me) && ward.homes.contains(&me);
+        let Some(ward) = status.wards.iter().filter(another_s).find(|ward| ward.ward == id) else { continue };
+        if !ward.guests.contains(guest) {
+            steps.push(Request::Guests { ward: id, guests: vec![*guest], anywhere: false });
+        } else if memory.copies.insert(*guest, *shows) != Some(*shows) {
+            let age = Millis(wall.0.saturating_sub(shows.0));
+            let copied = Copied::Until { age, max_rpo: MAX_RPO };
+            steps.push(Request::Tell { ward: id, what: Told::Copy(copied) });
+        }
+    }
+    let there = |guest: &GuestId| wish.copies.iter().any(|(other, _)| other == guest);
+    let lost: Vec<GuestId> = memory.copies.keys().filter(|guest| !there(guest)).copied().collect();
+    for guest in lost {
+        memory.copies.remove(&guest);
+        steps.push(Request::Tell { ward: WardId::of(guest), what: Told::Copy(Copied::None) });
+    }
+    steps
+}
+
+#[cfg(test)]
+mod test {
+    use roost_protocol::Epoch;
+    use roost_protocol::failover::{Seat, Voter};
+    use roost_ward::door::Fencing;
+
+    use super::*;
+
+    const GUEST: GuestId = GuestId::from_u128(0x1234_5678_9abc_4000_8000_0000_0000_0001);
+
+    fn member(number: u128) -> MemberId {
+        MemberId { id: HostId::from_u128(number), incarnation: 7 }
+    }
+
+    fn status(me: u128, wards: Vec<WardStatus>) -> Status {
+        Status {
+            me: member(me),
+            key: [0; 32],
+            fencing: Fencing::Parent,
+            wards,
+            peers: Vec::new(),
+            first_note: 0,
+            next_note: 5 * NOTES_PER_START + 3,
+            listen: String::new(),
+            may_own: true,
+        }
+    }
+
+    fn ward(owner: u128, here: bool) -> WardStatus {
+        WardStatus {
+            ward: WardId::of(GUEST),
+            standing: if here { Standing::Running } else { Standing::Off },
+            epoch: Epoch(1),
+            owner: Some(member(owner)),
+            promise_left: Millis(0),
+            policy: Policy::Stay,
+            members: vec![member(owner)],
+            may_run: here,
+            guests: Vec::new(),
+            processes: 0,
+            homes: vec![member(owner)],
+            settled: true,
+        }
+    }
+
+    fn wish() -> GuardWish {
+        let voter = |number| Voter { host: HostId::from_u128(number), incarnation: 7 };
+        let homes = vec![HostId::from_u128(1), HostId::from_u128(2)];
+        let council = Council { guest: GUEST, voters: vec![voter(1), voter(2), voter(3)], homes };
+        GuardWish { councils: Some(vec![council]), ..GuardWish::default() }
+    }
+
+    fn change(request: &Request) -> Option<Change> {
+        let Request::Tell { what: Told::Change(change), .. } = request else { return None };
+        Some(change.clone())
+    }
+
+    /// Does what is asked, as a guard would, until nothing more is.
+    fn settle(status: &mut Status, wish: &GuardWish) -> Vec<Request> {
+        let (mut memory, mut asked) = (Memory::default(), Vec::new());
+        loop {
+            let now = steps(status, wish, Stamp(0), &mut memory);
+            if now.is_empty() {
+                return asked;
+            }
+            for request in &now {
+                if let Request::Found { .. } = request {
+                    status.wards.push(ward(1, true));
+                } else if let Request::Guests { guests, .. } = request {
+                    status.wards[0].guests.clone_from(guests);
+                } else if let Some(Change { members, homes, policy, .. }) = change(request) {
+                    let ward = &mut status.wards[0];
+                    (ward.members, ward.homes, ward.policy) = (members, homes, policy);
+                } else {
+                    panic!("{request:?}");
+                }
+            }
+            asked.extend(now);
+        }
+    }
+
+    #[test]
+    fn no_other_home_is_named_before_the_guard_holds_the_guest() {
+        let mut status = status(1, Vec::new());
+        let asked = settle(&mut status, &wish());
+        let held = asked.iter().position(|step| matches!(step, Request::Guests { .. })).unwrap();
+        let homes = |step: &Request| change(step).map_or(0, |change| change.homes.len());
+        assert!(asked[..held].iter().all(|step| homes(step) <= 1), "{asked:?}");
+        assert_eq!(homes(asked.last().unwrap()), 2);
+        assert_eq!(status.wards[0].members.len(), 3);
+    }
+
+    #[test]
+    fn a_ward_that_nobody_wishes_any_more_binds_its_guest_no_longer() {
+        let mut status = status(1, Vec::new());
+        settle(&mut status, &wish());
+        assert_eq!(settle(&mut status, &GuardWish::default()), [], "an aggregator that is away ends nothing");
+        let nothing = GuardWish { councils: Some(Vec::new()), ..GuardWish::default() };
+        settle(&mut status, &nothing);
+        let ward = &status.wards[0];
+        assert_eq!((ward.policy, ward.guests.len()), (Policy::Stay, 0));
+        settle(&mut status, &wish());
+        assert_eq!(status.wards[0].homes.len(), 2, "and can be wished again");
+    }
+
+    #[test]
+    fn a_takeover_or_an_open_change_is_left_alone() {
+        let check = |change: fn(&mut WardStatus)| {
+            let mut ward = ward(1, true);
+            change(&mut ward);
+            assert_eq!(steps(&status(1, vec![ward]), &wish(), Stamp(0), &mut Memory::default()), []);
+        };
+        check(|ward| ward.settled = false);
+        check(|ward| ward.may_run = false);
+        check(|ward| ward.standing = Standing::Off);
+        check(|ward| ward.owner = Some(member(2)));
+    }
+
+    #[test]
+    fn a_replica_counts_once_its_guest_is_held_and_again_for_a_guard_that_was_started_anew() {
+        let mut memory = Memory::default();
+        let mut wish = GuardWish { copies: vec![(GUEST, Stamp(10_000))], ..GuardWish::default() };
+        let mut seen = status(2, vec![WardStatus { homes: vec![member(1), member(2)], ..ward(1, false) }]);
+        let mut ask = |seen: &Status, wish: &GuardWish| steps(seen, wish, Stamp(12_000), &mut memory);
+        let guests = Request::Guests { ward: WardId::of(GUEST), guests: vec![GUEST], anywhere: false };
+        assert_eq!(ask(&seen, &wish), [guests]);
+        seen.wards[0].guests = vec![GUEST];
+        let copy = |copied| Request::Tell { ward: WardId::of(GUEST), what: Told::Copy(copied) };
+        let fresh = copy(Copied::Until { age: Millis(2_000), max_rpo: MAX_RPO });
+        assert_eq!(ask(&seen, &wish), std::slice::from_ref(&fresh));
+        assert_eq!(ask(&seen, &wish), []);
+        seen.next_note += NOTES_PER_START;
+        assert_eq!(ask(&seen, &wish), [fresh]);
+        wish.copies.clear();
+        assert_eq!(ask(&seen, &wish), [copy(Copied::None)]);
+    }
+
+    #[test]
+    fn guards_are_pinned_when_they_change_and_unknown_ones_stay() {
+        let (mut memory, seen) = (Memory::default(), status(1, Vec::new()));
+        let seat = Some(Seat { key: [2; 32], addresses: vec!["192.0.2.2:7946".into()] });
+        let known = Guard { host: HostId::from_u128(2), seat };
+        let unknown = Guard { host: HostId::from_u128(3), seat: None };
+        let wish = GuardWish { guards: vec![known, unknown], ..GuardWish::default() };
+        let asked = steps(&seen, &wish, Stamp(0), &mut memory);
+        let peer = Peer { id: HostId::from_u128(2), key: [2; 32], addresses: vec!["192.0.2.2:7946".into()] };
+        assert_eq!(asked, [Request::Pin { peers: vec![peer], keep: vec![HostId::from_u128(3)] }]);
+        assert_eq!(steps(&seen, &wish, Stamp(0), &mut memory), []);
+    }
+}

@@ -1,0 +1,114 @@
+//! What hosts with guards are told.
+
+use std::collections::BTreeMap;
+
+use roost_protocol::failover::{GuardReport, Want};
+use roost_protocol::guest::{GuestReport, PowerState};
+use roost_protocol::host::HostFacts;
+use roost_protocol::message::{Hello, Snapshot, ToAgent, ToAggregator, VERSION};
+use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, Stamp, Time};
+
+use crate::event::LinkId;
+use crate::intent::HostRecord;
+use crate::{Action, Config, Event, Grid, Intent};
+
+const GUEST: GuestId = GuestId::from_u128(50);
+
+fn host(number: u8) -> HostId {
+    HostId::from_u128(u128::from(number))
+}
+
+struct Rig {
+    grid: Grid,
+    now: Time,
+    /// What each host was told last.
+    told: BTreeMap<u8, ToAgent>,
+}
+
+impl Rig {
+    fn new(hosts: u8) -> Self {
+        let record = |n: u8| HostRecord { name: format!("h{n}"), key: [n; 32], joined: Stamp(0), removed: None };
+        let config = Config {
+            grid: GridId::from_u128(1),
+            epoch: Epoch(1),
+            suspect_after: Millis::seconds(3_600),
+            down_after: Millis::seconds(7_200),
+            recovering: false,
+        };
+        let intent = Intent { hosts: (1..=hosts).map(|n| (host(n), record(n))).collect(), ..Intent::default() };
+        let mut rig = Self { grid: Grid::new(config, intent, Vec::new()), now: Time(1_000_000), told: BTreeMap::new() };
+        for number in 1..=hosts {
+            let (facts, epoch, clock, document) = (HostFacts::default(), Epoch(0), Stamp(0), Generation(0));
+            let hello = Hello { newest: VERSION, oldest: VERSION, host: host(number), facts, epoch, document, clock };
+            let remote = format!("192.0.2.{number}:40000");
+            rig.tell(Event::Hello { link: link(number), key: [number; 32], certified: true, hello, remote });
+        }
+        rig
+    }
+
+    fn tell(&mut self, event: Event) {
+        for action in self.grid.on(self.now, Stamp(0), event) {
+            if let Action::Send { link, message: message @ ToAgent::Councils { .. } } = action {
+                self.told.insert(u8::try_from(link.0).unwrap(), message);
+            }
+        }
+    }
+
+    /// A host with the guest or without, and its guard.
+    fn says(&mut self, number: u8, has: bool, guard: GuardReport) {
+        let report = GuestReport {
+            id: GUEST,
+            name: "g".into(),
+            state: PowerState::Running,
+            reason: String::new(),
+            persistent: true,
+            desired: None,
+            vcpus: 1,
+            memory_mib: MiB(1),
+            since: Stamp(0),
+            restarts: 0,
+            disks: Vec::new(),
+        };
+        let guests = if has { vec![report] } else { Vec::new() };
+        let snapshot = Snapshot { guests, guard: Some(Box::new(guard)), ..Snapshot::default() };
+        self.tell(Event::Received { link: link(number), message: ToAggregator::Snapshot(snapshot) });
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now = self.now + Millis::seconds(1);
+            self.tell(Event::Tick);
+        }
+    }
+}
+
+fn link(number: u8) -> LinkId {
+    LinkId(u64::from(number))
+}
+
+fn guard(number: u8) -> GuardReport {
+    GuardReport {
+        incarnation: u32::from(number),
+        key: [number; 32],
+        listen: "0.0.0.0:7946".into(),
+        may_own: true,
+        wards: Vec::new(),
+        wants: Vec::new(),
+    }
+}
+
+#[test]
+fn a_host_whose_guest_wants_it_is_told_its_council_and_all_where_guards_are() {
+    let mut rig = Rig::new(3);
+    for number in 2..=3 {
+        rig.says(number, false, guard(number));
+    }
+    rig.says(1, true, GuardReport { wants: vec![Want { guest: GUEST, keeper: host(3) }], ..guard(1) });
+    rig.pass(3);
+    let Some(ToAgent::Councils { guards, councils }) = rig.told.get(&1) else { panic!("{:?}", rig.told) };
+    assert_eq!((councils.len(), &councils[0].homes, councils[0].voters.len()), (1, &vec![host(1), host(3)], 3));
+    let addresses: Vec<_> = guards.iter().filter_map(|guard| guard.seat.as_ref()).map(|seat| &seat.addresses).collect();
+    assert_eq!(addresses, [&["192.0.2.2:7946"], &["192.0.2.3:7946"]]);
+    let Some(ToAgent::Councils { guards, councils }) = rig.told.get(&2) else { panic!("{:?}", rig.told) };
+    assert_eq!((guards.len(), councils.len()), (2, 0));
+}

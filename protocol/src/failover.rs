@@ -1,0 +1,94 @@
+//! Failover as the aggregator coordinates it: where guards are, which guests another host is to go on with, and who votes
+//! on each. Guards alone decide who runs what; nothing said here can start a guest. Message version [`SINCE`].
+
+use minicbor::{Decode, Encode};
+
+use crate::{GuestId, HostId};
+
+/// The first message version that has these words.
+pub const SINCE: u32 = 4;
+/// Wards that one host may report or be told of: as many as a guard takes part in.
+pub const WARDS: usize = 256;
+/// Guards that one host is told of: its neighbours, and who votes with it; fewer than a guard pins.
+pub const GUARDS: usize = 128;
+
+/// One voice in a council: a host's guard, and which of its vote stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct Voter {
+    #[n(0)]
+    pub host: HostId,
+    #[n(1)]
+    pub incarnation: u32,
+}
+
+/// Who votes on where one guest runs.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Council {
+    #[n(0)]
+    pub guest: GuestId,
+    /// In order of host.
+    #[n(1)]
+    pub voters: Vec<Voter>,
+    /// Hosts that may run it, in order of preference; each votes.
+    #[n(2)]
+    pub homes: Vec<HostId>,
+}
+
+/// A guest that another host is to go on with when its own dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Want {
+    #[n(0)]
+    pub guest: GuestId,
+    /// The host that has its replica.
+    #[n(1)]
+    pub keeper: HostId,
+}
+
+/// A ward that the reporting host owns.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct WardReport {
+    #[n(0)]
+    pub council: Council,
+    /// No change of its council is under way.
+    #[n(1)]
+    pub settled: bool,
+}
+
+/// A host's guard, as its agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct GuardReport {
+    #[n(0)]
+    pub incarnation: u32,
+    /// Its Ed25519 key.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub key: [u8; 32],
+    /// Where it listens, as [`crate::host::HostFacts::peer_listen`].
+    #[n(2)]
+    pub listen: String,
+    /// A host that hangs is ended for certain, or its admin does without.
+    #[n(3)]
+    pub may_own: bool,
+    #[n(4)]
+    pub wards: Vec<WardReport>,
+    #[n(5)]
+    pub wants: Vec<Want>,
+}
+
+/// Another host's guard.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Guard {
+    #[n(0)]
+    pub host: HostId,
+    /// None: not known now, what was told before stays.
+    #[n(1)]
+    pub seat: Option<Seat>,
+}
+
+/// How a guard is known and reached.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Seat {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub key: [u8; 32],
+    #[n(1)]
+    pub addresses: Vec<String>,
+}
