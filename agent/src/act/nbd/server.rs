@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -23,6 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const OPTIONS: usize = 64;
 /// Most extents in one answer.
 const EXTENTS: usize = 4_096;
+/// Reads up to so many bytes are answered while larger ones are worked on: a guest that boots over a point asks for a few
+/// pages, and whoever copies its disk meanwhile for much more.
+const SMALL: u32 = 128 << 10;
+/// Large reads that wait; QEMU has at most 16 requests on their way.
+const WAITING: usize = 16;
 
 /// Whom libvirt runs QEMU as: on Debian, elsewhere.
 const QEMU_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
@@ -141,18 +147,38 @@ fn broken(why: &str) -> io::Error {
 
 fn serve(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut session = Session { reader: BufReader::new(stream), stream, structured: false, allocation: false };
-    session.greet()?;
-    let Some(export) = session.negotiate(&shared.exports)? else { return Ok(()) };
-    while session.request(export)? {
-        shared.served.fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(())
+    let mut greeted = Greeted { reader: BufReader::new(stream), stream, structured: false, allocation: false };
+    greeted.greet()?;
+    let Some(export) = greeted.negotiate(&shared.exports)? else { return Ok(()) };
+    let Greeted { mut reader, structured, allocation, .. } = greeted;
+    let session = Session { out: Mutex::new(stream), export, structured, allocation };
+    let (large, waiting) = sync_channel(WAITING);
+    thread::scope(|scope| {
+        let session = &session;
+        let worker = move || session.read_large(waiting, stream);
+        thread::Builder::new().name("nbd-large".into()).spawn_scoped(scope, worker)?;
+        let mut buffer = Vec::new();
+        while session.request(&mut reader, &large, &mut buffer)? {
+            shared.served.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(large);
+        Ok(())
+    })
 }
 
-struct Session<'a> {
+/// A connection before its disk is chosen.
+struct Greeted<'a> {
     reader: BufReader<&'a UnixStream>,
     stream: &'a UnixStream,
+    structured: bool,
+    allocation: bool,
+}
+
+/// A connection to a disk.
+struct Session<'a> {
+    /// Held while an answer is written.
+    out: Mutex<&'a UnixStream>,
+    export: &'a Export,
     structured: bool,
     allocation: bool,
 }
@@ -160,7 +186,7 @@ struct Session<'a> {
 /// The id this server gives to `base:allocation`.
 const ALLOCATION_ID: u32 = 1;
 
-impl Session<'_> {
+impl Greeted<'_> {
     fn greet(&mut self) -> io::Result<()> {
         let mut out = wire::HELLO.to_be_bytes().to_vec();
         out.extend(wire::OPTION.to_be_bytes());
@@ -243,22 +269,36 @@ impl Session<'_> {
         self.reply(number, wire::REP_INFO, &sizes)?;
         self.reply(number, wire::REP_ACK, &[])
     }
+}
 
-    /// Answers one request; false when the client takes its leave.
-    fn request(&mut self, export: &Export) -> io::Result<bool> {
-        let request = Request::read(&mut self.reader)?;
-        let size = export.image.size();
+impl<'a> Session<'a> {
+    fn out(&self) -> MutexGuard<'_, &'a UnixStream> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers one request, or hands it on; false when the client takes its leave.
+    fn request(
+        &self,
+        reader: &mut BufReader<&UnixStream>,
+        large: &SyncSender<Request>,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        let request = Request::read(&mut *reader)?;
+        let size = self.export.image.size();
         let inside = request.offset.checked_add(request.length.into()).is_some_and(|end| end <= size);
         let fits = inside && request.length > 0;
         match request.command {
             wire::CMD_DISCONNECT => return Ok(false),
             wire::CMD_FLUSH => self.chunk(request, wire::CHUNK_NONE, &[])?,
-            wire::CMD_READ if fits && request.length <= wire::READ_BYTES => self.read(export, request)?,
-            wire::CMD_BLOCK_STATUS if fits && self.allocation && self.structured => self.status(export, request)?,
+            wire::CMD_READ if fits && request.length <= SMALL => self.read(request, buffer)?,
+            wire::CMD_READ if fits && request.length <= wire::READ_BYTES => {
+                large.send(request).map_err(|_| broken("large reads failed"))?;
+            }
+            wire::CMD_BLOCK_STATUS if fits && self.allocation && self.structured => self.status(request)?,
             // Its data follows and would be taken for requests.
             wire::CMD_WRITE if request.length > 0 => {
                 let length = u64::from(request.length);
-                io::copy(&mut (&mut self.reader).take(length), &mut io::sink())?;
+                io::copy(&mut reader.take(length), &mut io::sink())?;
                 self.refuse(request, wire::EPERM)?;
             }
             _ if inside => self.refuse(request, wire::EPERM)?,
@@ -267,30 +307,44 @@ impl Session<'_> {
         Ok(true)
     }
 
-    fn read(&mut self, export: &Export, request: Request) -> io::Result<()> {
-        let mut buffer = vec![0; usize::try_from(request.length).map_err(io::Error::other)? + 8];
-        buffer[..8].copy_from_slice(&request.offset.to_be_bytes());
-        if let Err(error) = export.image.read_at(request.offset, &mut buffer[8..]) {
+    /// Answers the large reads until the connection ends; one that can't be answered ends it.
+    fn read_large(&self, waiting: Receiver<Request>, stream: &UnixStream) {
+        let mut buffer = Vec::new();
+        for request in waiting {
+            if let Err(error) = self.read(request, &mut buffer) {
+                tracing::debug!(%error, "a disk's reader left");
+                let _ = stream.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+    }
+
+    fn read(&self, request: Request, buffer: &mut Vec<u8>) -> io::Result<()> {
+        // What an earlier read left is overwritten: clearing it costs as much as half the way through the socket.
+        buffer.resize(usize::try_from(request.length).map_err(io::Error::other)?, 0);
+        if let Err(error) = self.export.image.read_at(request.offset, buffer) {
             tracing::error!(%error, offset = request.offset, "read a restore point");
             return self.refuse(request, wire::EIO);
         }
-        if self.structured {
-            return self.chunk(request, wire::CHUNK_DATA, &buffer);
+        match self.structured {
+            true => {
+                let head = chunk_head(request, wire::CHUNK_DATA, request.length + 8);
+                write_all(&self.out(), &[head.as_slice(), &request.offset.to_be_bytes()].concat(), buffer)
+            }
+            false => write_all(&self.out(), &simple(request, 0), buffer),
         }
-        self.stream.write_all(&simple(request, 0))?;
-        self.stream.write_all(&buffer[8..])
     }
 
-    fn status(&mut self, export: &Export, request: Request) -> io::Result<()> {
+    fn status(&self, request: Request) -> io::Result<()> {
         let end = request.offset + u64::from(request.length);
         let most = if request.flags & wire::ONE == 0 { EXTENTS } else { 1 };
         let mut told = Vec::new();
         let mut put = |length: u64, state: u32| told.push((u32::try_from(length).unwrap_or(u32::MAX), state));
-        let mut at = request.offset;
-        let first = export.data.partition_point(|(offset, length)| offset.saturating_add(*length) <= at);
+        let (data, mut at) = (&self.export.data, request.offset);
+        let first = data.partition_point(|(offset, length)| offset.saturating_add(*length) <= at);
         let runs = most.div_ceil(2);
-        let whole = export.data.len() - first <= runs;
-        for (offset, length) in export.data[first..].iter().take(runs) {
+        let whole = data.len() - first <= runs;
+        for (offset, length) in data[first..].iter().take(runs) {
             let (from, to) = ((*offset).clamp(at, end), offset.saturating_add(*length).min(end));
             if from > at {
                 put(from - at, wire::STATE_ZERO | 1);
@@ -310,28 +364,47 @@ impl Session<'_> {
         self.chunk(request, wire::CHUNK_STATUS, &data)
     }
 
-    fn chunk(&mut self, request: Request, kind: u16, data: &[u8]) -> io::Result<()> {
-        if !self.structured {
-            return self.stream.write_all(&simple(request, 0));
+    fn chunk(&self, request: Request, kind: u16, data: &[u8]) -> io::Result<()> {
+        match self.structured {
+            true => {
+                let length = u32::try_from(data.len()).map_err(io::Error::other)?;
+                write_all(&self.out(), &chunk_head(request, kind, length), data)
+            }
+            false => write_all(&self.out(), &simple(request, 0), &[]),
         }
-        let mut out = Vec::with_capacity(20 + data.len());
-        out.extend(wire::CHUNK.to_be_bytes());
-        out.extend(wire::CHUNK_DONE.to_be_bytes());
-        out.extend(kind.to_be_bytes());
-        out.extend(request.cookie.to_be_bytes());
-        out.extend(u32::try_from(data.len()).map_err(io::Error::other)?.to_be_bytes());
-        out.extend(data);
-        self.stream.write_all(&out)
     }
 
-    fn refuse(&mut self, request: Request, code: u32) -> io::Result<()> {
+    fn refuse(&self, request: Request, code: u32) -> io::Result<()> {
         if !self.structured {
-            return self.stream.write_all(&simple(request, code));
+            return write_all(&self.out(), &simple(request, code), &[]);
         }
         let mut data = code.to_be_bytes().to_vec();
         data.extend([0, 0]);
         self.chunk(request, wire::CHUNK_ERROR | 1, &data)
     }
+}
+
+/// Head of an answer that is all in one chunk.
+fn chunk_head(request: Request, kind: u16, length: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32);
+    out.extend(wire::CHUNK.to_be_bytes());
+    out.extend(wire::CHUNK_DONE.to_be_bytes());
+    out.extend(kind.to_be_bytes());
+    out.extend(request.cookie.to_be_bytes());
+    out.extend(length.to_be_bytes());
+    out
+}
+
+/// Head and data in one call where the socket takes both.
+fn write_all(mut stream: &UnixStream, head: &[u8], data: &[u8]) -> io::Result<()> {
+    let written = loop {
+        match stream.write_vectored(&[IoSlice::new(head), IoSlice::new(data)]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
+    stream.write_all(head.get(written..).unwrap_or_default())?;
+    stream.write_all(data.get(written.saturating_sub(head.len())..).unwrap_or_default())
 }
 
 fn simple(request: Request, code: u32) -> Vec<u8> {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -311,4 +311,41 @@ fn the_server_outlives_rude_clients() {
         })
         .unwrap();
     assert_eq!(got, 1 << 20);
+}
+
+/// Large reads wait until a small one was answered.
+#[derive(Default)]
+struct Patient(Mutex<bool>, Condvar);
+
+impl Image for Patient {
+    fn size(&self) -> u64 {
+        16 * MIB
+    }
+
+    fn read_at(&self, _: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        let mut small = self.0.lock().unwrap();
+        *small |= buffer.len() == 4_096;
+        self.1.notify_all();
+        let (small, _) = self.1.wait_timeout_while(small, Duration::from_secs(60), |small| !*small).unwrap();
+        if *small { Ok(()) } else { Err(std::io::Error::other("no small read came by")) }
+    }
+
+    fn data(&self) -> Vec<(u64, u64)> {
+        vec![(0, 16 * MIB)]
+    }
+}
+
+#[test]
+fn a_guest_s_small_read_does_not_wait_for_large_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let exports = Exports::from([("vda".into(), Arc::new(Patient::default()) as _)]);
+    let _server = Server::start(&dir.path().join("s"), exports).unwrap();
+    let mut client = Client::connect(&dir.path().join("s"), "vda", None).unwrap();
+    let mut got = Vec::new();
+    let read = client.read::<NbdError>([(0, MIB), (MIB, MIB), (8 * MIB, 4_096)].into_iter(), |at, _| {
+        got.push(at);
+        Ok(())
+    });
+    read.unwrap();
+    assert_eq!(got, [0, MIB, 8 * MIB]);
 }
