@@ -7,6 +7,7 @@ mod crowd;
 mod discovery;
 mod disks;
 mod driven;
+mod encrypted;
 mod faults;
 mod frozen;
 mod halfway;

@@ -13,11 +13,11 @@ use roost_tests::grid::{self, Grid, Peer, QUIC, START, eventually, lasts, text, 
 use serde_json::{Value, json};
 
 /// What was done shows this soon.
-const SHOWN: Duration = Duration::from_secs(20);
+pub(crate) const SHOWN: Duration = Duration::from_secs(20);
 /// A silent host is shown as down after 15 s.
 const DOWN: Duration = Duration::from_secs(30);
 /// A first copy at the limit that is set, with time to spare.
-const SEEDED: Duration = Duration::from_secs(180);
+pub(crate) const SEEDED: Duration = Duration::from_secs(180);
 /// Longer than a connection may be silent.
 const CUT: Duration = Duration::from_secs(20);
 /// Random data on the guest's disk.
@@ -44,7 +44,7 @@ fn real_replica_follows_over_a_cut_link_and_comes_back_where_its_host_is_dead() 
 }
 
 /// Has a host join with more settings than others.
-fn join_with(grid: &mut Grid, host: u8, settings: &str) -> Result<()> {
+pub(crate) fn join_with(grid: &mut Grid, host: u8, settings: &str) -> Result<()> {
     let name = format!("h{host}");
     grid.configure(host, &grid.token(&name)?)?;
     let mut file = OpenOptions::new().append(true).open(grid.folder.join(format!("agent-{host}.toml")))?;
@@ -55,7 +55,7 @@ fn join_with(grid: &mut Grid, host: u8, settings: &str) -> Result<()> {
 }
 
 /// A running guest on h1 whose disk begins with what doesn't compress.
-fn make_guest(grid: &Grid) -> Result<()> {
+pub(crate) fn make_guest(grid: &Grid) -> Result<()> {
     let mut spec = tiny("kept", "h1", false);
     spec["disks"] = json!([{"from": "blank", "size_mib": 64}]);
     grid.api.done(Method::POST, "/guests", &spec)?;
@@ -69,7 +69,7 @@ fn make_guest(grid: &Grid) -> Result<()> {
 }
 
 /// The path of a guest's disk, and its format.
-fn disk(grid: &Grid, name: &str) -> Result<(String, String)> {
+pub(crate) fn disk(grid: &Grid, name: &str) -> Result<(String, String)> {
     let guest = grid.api.get(&format!("/guests/{name}"))?;
     let word =
         |key: &str| guest["disks"][0][key].as_str().map(str::to_owned).with_context(|| format!("{key}: {guest}"));
@@ -78,7 +78,7 @@ fn disk(grid: &Grid, name: &str) -> Result<(String, String)> {
     Ok((path, format.to_owned()))
 }
 
-fn replica(grid: &Grid) -> Result<Value> {
+pub(crate) fn replica(grid: &Grid) -> Result<Value> {
     grid.api.get("/replicas/kept")
 }
 
@@ -199,7 +199,7 @@ fn comes_back_elsewhere(grid: &Grid, point: &str) -> Result<()> {
 }
 
 /// A guest of h2 has the disk that was put aside.
-fn same_as_aside(grid: &Grid, name: &str) -> Result<()> {
+pub(crate) fn same_as_aside(grid: &Grid, name: &str) -> Result<()> {
     let (disk, _) = disk(grid, name)?;
     grid.lab.exec(2, &["qemu-img", "compare", text(&grid.folder.join("was"))?, &disk]).map(drop)
 }
