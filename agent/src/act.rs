@@ -9,6 +9,7 @@ pub(crate) mod image;
 pub(crate) mod import;
 pub(crate) mod ksm;
 pub(crate) mod nbd;
+pub(crate) mod picture;
 pub(crate) mod place;
 pub(crate) mod points;
 pub(crate) mod prove;

@@ -9,6 +9,7 @@ mod files;
 mod history;
 mod keys;
 mod ledger;
+mod look;
 mod monitoring;
 mod observe;
 mod offline;
@@ -44,6 +45,7 @@ use driver::Driver;
 use driver::exchange;
 use driver::memory::Tuner;
 use ledger::Opened;
+use look::Looks;
 use observe::{details, facts, libvirt::Watcher, samples};
 use report::identity::Store;
 use report::join::{self, Applicant};
@@ -131,7 +133,8 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let (demand, began) = (detail::Demand::new(), std::time::Instant::now());
     let details = details::start(watcher.hypervisor(), demand.clone())?;
     let monitor = monitoring::start(&config, details, demand, began, aggregator.is_some()).await?;
-    tokio::spawn(Link { store, aggregator, token, host, facts, events: link_sender }.run());
+    let looks = Looks { hypervisor: watcher.hypervisor(), pictures: config.state_dir.join(look::PICTURES) };
+    tokio::spawn(Link { store, aggregator, token, host, facts, looks, events: link_sender }.run());
     Driver {
         agent,
         events,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use roost_aggregator_core::call::{CallError, CallErrorCode};
 use roost_aggregator_core::event::{Action, CallId, Event, GridEvent, LinkId, Severity};
+use roost_aggregator_core::grid::Host;
 use roost_aggregator_core::intent::{Intent, IntentChange};
 use roost_aggregator_core::{Grid, Reply};
 use roost_protocol::message::{Hello, Refusal, Refused, ToAgent, ToAggregator};
@@ -50,6 +51,7 @@ pub(crate) enum FromLink {
 pub(crate) struct ToLink {
     pub(crate) queue: mpsc::Sender<Arc<ToAgent>>,
     pub(crate) last_word: LastWord,
+    pub(crate) connection: quinn::Connection,
 }
 
 /// Why a link is closed. It stands beside the queue, because an agent is also told when its queue is full; the first one counts.
@@ -176,6 +178,11 @@ impl Driver {
             // Not worth a retry while the disk is full.
             Request::Used(_) if self.ledger.failing() => {}
             Request::Used(who) => self.tell(Event::Used { who }),
+            Request::Connection { host, reply } => {
+                let link = self.grid.hosts().get(&host).and_then(Host::link).and_then(|link| self.links.get(&link));
+                let connection = link.filter(|link| link.welcomed).map(|link| link.to.connection.clone());
+                drop(reply.send(connection));
+            }
             Request::Call { by, what, only_if, reply } => {
                 if let Some(Err(no)) = only_if.map(|holds| holds(&self.grid, self.clock.now(), wall())) {
                     return drop(reply.send(Err(no)));

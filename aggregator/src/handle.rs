@@ -8,7 +8,7 @@ use roost_aggregator_core::call::{CallError, CallErrorCode};
 use roost_aggregator_core::event::GridEvent;
 use roost_aggregator_core::{Call, Grid, Reply};
 use roost_protocol::identity::GridKey;
-use roost_protocol::{Stamp, Time};
+use roost_protocol::{HostId, Stamp, Time};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// Requests that may wait for the driver; more callers than this wait in turn.
@@ -26,8 +26,18 @@ pub(crate) type Condition = Box<dyn FnOnce(&Grid, Time, Stamp) -> Result<(), Cal
 #[expect(clippy::large_enum_variant, reason = "a full queue of calls takes 300 KB; boxing each costs more")]
 pub(crate) enum Request {
     Read(Reader),
-    Call { by: String, what: Call, only_if: Option<Condition>, reply: oneshot::Sender<Reply> },
+    Call {
+        by: String,
+        what: Call,
+        only_if: Option<Condition>,
+        reply: oneshot::Sender<Reply>,
+    },
     Used(Account),
+    /// The connection of a host that was taken in, when there is one.
+    Connection {
+        host: HostId,
+        reply: oneshot::Sender<Option<quinn::Connection>>,
+    },
 }
 
 impl std::fmt::Debug for Request {
@@ -38,6 +48,7 @@ impl std::fmt::Debug for Request {
                 f.debug_struct("Call").field("by", by).field("what", what).finish()
             }
             Request::Used(who) => f.debug_tuple("Used").field(who).finish(),
+            Request::Connection { host, reply: _ } => f.debug_struct("Connection").field("host", host).finish(),
         }
     }
 }
@@ -101,6 +112,13 @@ impl Handle {
     /// Somebody came in. Nobody waits for the disk because of it.
     pub(crate) async fn used(&self, who: Account) -> Result<(), Away> {
         self.requests.send(Request::Used(who)).await.map_err(|_| Away)
+    }
+
+    /// The connection of a host that is there.
+    pub(crate) async fn connection(&self, host: HostId) -> Result<Option<quinn::Connection>, Away> {
+        let (reply, receive) = oneshot::channel();
+        self.requests.send(Request::Connection { host, reply }).await.map_err(|_| Away)?;
+        receive.await.map_err(|_| Away)
     }
 
     /// True while what is asked for can't be made durable.

@@ -12,6 +12,7 @@ mod https;
 mod init;
 mod ledger;
 mod listen;
+mod look;
 mod run;
 mod service;
 

@@ -11,6 +11,7 @@ pub mod guest;
 pub mod host;
 pub mod id;
 pub mod identity;
+pub mod look;
 pub mod memory;
 pub mod message;
 pub mod operation;

@@ -34,9 +34,9 @@ use super::restore::pull::{self, Pull, Served};
 use super::restore::{Order, Restore};
 use super::xml::Accelerator;
 use super::{failure, io_failure};
-use crate::files;
 use crate::peer::Peers;
 use crate::told::told;
+use crate::{files, look};
 
 /// Bytes of layers that one guest's backup may take.
 const SCRATCH_CAP: u64 = 8 << 30;
@@ -96,7 +96,7 @@ impl Points {
     ) -> Result<Self, StoreError> {
         let store = Store::open(folder, options.clone())?;
         let (cap, reserve, longest) = (SCRATCH_CAP, SCRATCH_RESERVE, LONGEST);
-        let (proving, served, pictures) = (Arc::default(), Arc::default(), scratch.with_file_name("pictures"));
+        let (proving, served, pictures) = (Arc::default(), Arc::default(), scratch.with_file_name(look::PICTURES));
         let scratch = Arc::new(Scratch { folder: scratch, cap, reserve, longest, read_speed: 0 });
         Ok(Self {
             store,

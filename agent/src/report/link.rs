@@ -1,21 +1,25 @@
 //! The one connection to the aggregator: kept up, joined first where need be, and its certificate renewed. Nothing here
 //! decides about guests; what comes is handed on, what is to be told is handed in.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quinn::{Connection, Endpoint};
 use roost_protocol::enrol::JoinToken;
 use roost_protocol::host::{Alarm, HostFacts};
 use roost_protocol::identity::{GridPublic, peer_identity};
+use roost_protocol::look::{Look, Seen};
 use roost_protocol::message::{Der, Hello, Refusal, Refused, ToAgent, ToAggregator, Welcome};
+use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::transport::{self, CloseCode, FrameReader, FrameWriter, Purpose, TransportError};
 use roost_protocol::{HostId, Stamp, document};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::identity::{Membership, Store};
 use super::join::{self, Applicant, JoinError};
 use crate::backoff::Backoff;
+use crate::look::Looks;
 use crate::told::chain;
 
 /// Messages that may wait to be sent. Should an aggregator take none, the connection is given up and begun anew.
@@ -33,6 +37,8 @@ const RENEW_AGAIN: Duration = Duration::from_secs(600);
 /// A certificate so much older than its middle is renewed as soon as it can be, but not in a tight loop.
 const RENEW_SOONEST: Duration = Duration::from_secs(1);
 const ALARM: &str = "grid-refused";
+/// People who look at something of this host at a time.
+const LOOKS: usize = 4;
 
 /// What the link tells the driver.
 #[derive(Debug)]
@@ -61,6 +67,7 @@ pub(crate) struct Link {
     pub(crate) token: Option<JoinToken>,
     pub(crate) host: HostId,
     pub(crate) facts: HostFacts,
+    pub(crate) looks: Looks,
     pub(crate) events: mpsc::Sender<LinkEvent>,
 }
 
@@ -269,8 +276,24 @@ impl Link {
         tokio::select! {
             ended = read => ended,
             ended = write => ended,
+            ended = self.show(connection) => ended,
             lost = connection.closed() => Err(TransportError::Lost { source: lost }.into()),
             () = self.events.closed() => Err(Ended::Over),
+        }
+    }
+
+    /// Answers what people look at through the aggregator, each on its own stream. An answer that fails harms no other.
+    async fn show(&self, connection: &Connection) -> Result<(), Ended> {
+        let looking = Arc::new(Semaphore::new(LOOKS));
+        loop {
+            let opened = connection.accept_bi().await;
+            let (send, receive) = opened.map_err(|source| TransportError::Lost { source })?;
+            let (looks, looking) = (self.looks.clone(), looking.clone());
+            tokio::spawn(async move {
+                if let Err(error) = show_one(looks, &looking, FrameReader::new(receive), FrameWriter::new(send)).await {
+                    tracing::debug!(error = chain(&error), "somebody looked and did not see");
+                }
+            });
         }
     }
 
@@ -314,6 +337,28 @@ impl Link {
         tracing::info!("the host's certificate was renewed");
         Ok(Duration::from_millis(named.not_after.0.saturating_sub(named.not_before.0)))
     }
+}
+
+async fn show_one(
+    looks: Looks,
+    looking: &Arc<Semaphore>,
+    mut reader: FrameReader,
+    mut writer: FrameWriter,
+) -> Result<(), TransportError> {
+    let look: Look = reader.recv_within(transport::FIRST_MESSAGE).await?;
+    let seen = match looking.clone().try_acquire_owned() {
+        // The permit stays with the thread: libvirt may hang for longer than anybody waits.
+        Ok(permit) => tokio::task::spawn_blocking(move || {
+            let seen = looks.answer(look);
+            drop(permit);
+            seen
+        })
+        .await
+        .unwrap_or_else(|error| Seen::Nothing(Failure { code: FailureCode::Internal, text: error.to_string() })),
+        Err(_) => Seen::Nothing(Failure { code: FailureCode::Busy, text: "others look at this host just now".into() }),
+    };
+    writer.send(&seen).await?;
+    writer.finish().await
 }
 
 /// When a certificate that was kept is first renewed. Clocks may be years off, so the wall clock says only where in its

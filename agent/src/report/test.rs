@@ -7,21 +7,23 @@ use roost_protocol::document;
 use roost_protocol::enrol::{EXPORTER, EnrolAnswer, EnrolRefusal, EnrolRequest, JoinToken, check_proof};
 use roost_protocol::host::HostFacts;
 use roost_protocol::identity::{GridKey, HOST_LIFETIME};
+use roost_protocol::look::{Look, Seen};
 use roost_protocol::message::{Hello, Refusal, Refused, ToAgent, ToAggregator, Welcome};
 use roost_protocol::transport::{self, FrameReader, FrameWriter, Listener, Peer, Purpose};
-use roost_protocol::{Epoch, Generation, HostId, Millis, OperationId, Stamp};
-use tokio::sync::mpsc;
+use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, Stamp};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::identity::Store;
 use super::join::{Applicant, JoinError, join};
 use super::link::{Link, LinkEvent, wall};
+use crate::look::{self, Looks};
 
 /// Far more than any step takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Rig {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     grid: GridKey,
     listener: Listener,
     address: SocketAddr,
@@ -37,14 +39,18 @@ impl Rig {
         let address = listener.endpoint().local_addr().unwrap();
         let token = JoinToken::mint(grid.fingerprint(), [7; 16]);
         let store = Store::open(&dir.path().join("identity")).unwrap();
-        Self { _dir: dir, grid, listener, address, token, store }
+        Self { dir, grid, listener, address, token, store }
+    }
+
+    fn looks(&self) -> Looks {
+        Looks { hypervisor: watch::channel(None).1, pictures: self.dir.path().join("pictures") }
     }
 
     fn link(&self) -> mpsc::Receiver<LinkEvent> {
         let (events, receiver) = mpsc::channel(16);
         let (aggregator, token) = (Some(self.address.to_string()), Some(self.token.clone()));
         let (store, host, facts) = (self.store.clone(), HostId::from_u128(1), HostFacts::default());
-        tokio::spawn(Link { store, aggregator, token, host, facts, events }.run());
+        tokio::spawn(Link { store, aggregator, token, host, facts, looks: self.looks(), events }.run());
         receiver
     }
 
@@ -135,6 +141,31 @@ async fn a_grid_document_is_handed_on_only_when_the_grid_signed_it() {
     writer.send(&ToAgent::Document { generation, sealed: own.clone() }).await.unwrap();
     let LinkEvent::Received(received) = next(&mut events).await else { panic!("received") };
     assert_eq!(received, ToAgent::Document { generation, sealed: own }, "the false ones never come");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_look_at_is_answered_beside_the_messages_and_garbage_harms_nothing() {
+    let rig = Rig::new();
+    let guest = GuestId::from_u128(7);
+    std::fs::create_dir(&rig.looks().pictures).unwrap();
+    std::fs::write(look::file(&rig.looks().pictures, guest), b"a picture").unwrap();
+    let mut events = rig.link();
+    rig.enrol(wall()).await;
+    let ((), (peer, _reader, mut writer)) = tokio::join!(greet(&mut events), rig.peer());
+    writer.send(&rig.welcome()).await.unwrap();
+    let LinkEvent::Up { outbox: _outbox, .. } = next(&mut events).await else { panic!("up") };
+    for _ in 0..10 {
+        let (mut garbage, _unread) = timeout(PATIENCE, peer.connection.open_bi()).await.unwrap().unwrap();
+        garbage.write_all(b"\0\0\0\x03abc").await.unwrap();
+        garbage.finish().unwrap();
+        let (mut reader, mut writer) = transport::open(&peer.connection).await.unwrap();
+        writer.send(&Look::Trial { guest }).await.unwrap();
+        let Seen::Picture(picture) = reader.recv_within(PATIENCE).await.unwrap() else { panic!("a picture") };
+        assert_eq!(picture.png, b"a picture");
+    }
+    let seen = ToAgent::OutcomeSeen { operation: OperationId::from_u128(3) };
+    writer.send(&seen).await.unwrap();
+    assert!(matches!(next(&mut events).await, LinkEvent::Received(received) if received == seen));
 }
 
 #[tokio::test(flavor = "multi_thread")]

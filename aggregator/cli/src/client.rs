@@ -85,6 +85,15 @@ impl Client {
         Err(self.refused(what, &answer))
     }
 
+    /// A PNG.
+    pub(crate) fn picture(&self, what: &str, request: &Request) -> Result<Vec<u8>, Failure> {
+        let response = self.start(Method::GET, request, "image/png", ANSWER)?;
+        if !response.status().is_success() {
+            return Err(self.refused(what, &read(&self.url, response)?));
+        }
+        whole(&self.url, response)
+    }
+
     /// The server's "no", with the way to log in here where that is what is missing.
     fn refused(&self, what: &str, answer: &Answer) -> Failure {
         let mut failure = Failure::from_problem(what, answer.status, &answer.body);
@@ -191,11 +200,7 @@ pub(crate) fn url(text: &str) -> Result<Url, Failure> {
 
 fn read(url: &Url, response: Response) -> Result<Answer, Failure> {
     let status = response.status().as_u16();
-    let mut bytes = Vec::new();
-    let read = response.take(LARGEST).read_to_end(&mut bytes);
-    read.map_err(|cause| {
-        Failure::new(Exit::Failed, format!("read the answer of {url}"), cause.to_string(), "roost doctor")
-    })?;
+    let bytes = whole(url, response)?;
     // What is no JSON is shown as the text it is.
     let body = if bytes.is_empty() {
         Value::Null
@@ -203,6 +208,15 @@ fn read(url: &Url, response: Response) -> Result<Answer, Failure> {
         serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()))
     };
     Ok(Answer { status, body })
+}
+
+fn whole(url: &Url, response: Response) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = response.take(LARGEST).read_to_end(&mut bytes);
+    read.map_err(|cause| {
+        Failure::new(Exit::Failed, format!("read the answer of {url}"), cause.to_string(), "roost doctor")
+    })?;
+    Ok(bytes)
 }
 
 fn unreachable(url: &Url, error: &reqwest::Error) -> Failure {

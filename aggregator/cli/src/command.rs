@@ -2,7 +2,7 @@
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
-use roost_registry::{Field, FieldKind, Http, Kind, Operation, PAGE, Place, find, nouns, verbs};
+use roost_registry::{Field, FieldKind, Http, Kind, Operation, Output, PAGE, Place, find, nouns, verbs};
 
 use crate::size;
 
@@ -75,6 +75,10 @@ fn operation(mut command: Command, operation: &'static Operation) -> Command {
     if operation.inputs.iter().any(|field| field.kind == FieldKind::Secret) {
         let help = "Read the password from stdin instead of asking for it";
         command = command.arg(Arg::new("password-stdin").long("password-stdin").action(ArgAction::SetTrue).help(help));
+    }
+    if operation.output == Output::Picture {
+        let to = Arg::new("to").long("to").value_name("FILE").value_hint(ValueHint::FilePath);
+        command = command.arg(to.help("Write the PNG to this file"));
     }
     if operation.kind == Kind::Slow {
         command = command.args(waiting());

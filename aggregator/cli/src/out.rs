@@ -29,6 +29,12 @@ impl<'a> Out<'a> {
         self.closed = written.is_err();
     }
 
+    /// What is no text.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        let written = self.data.write_all(bytes).and_then(|()| self.data.flush());
+        self.closed = written.is_err();
+    }
+
     /// True once nobody reads stdout any more.
     pub(crate) fn closed(&self) -> bool {
         self.closed

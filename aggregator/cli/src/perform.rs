@@ -48,7 +48,11 @@ pub(crate) fn perform(
             let requests = requests(operation, matches, &targets)?;
             slow(&connect()?, operation, requests, matches, form, out)
         }
-        Output::Object(_) | Output::Nothing | Output::Text | Output::Stream(_) => {
+        Output::Picture => {
+            let request = input::request(operation, matches, targets.first().map(String::as_str))?;
+            picture(&connect()?, operation, &request, text(matches, "to").as_deref(), out)
+        }
+        Output::Object(_) | Output::Nothing | Output::Stream(_) => {
             let requests = requests(operation, matches, &targets)?;
             at_once(&connect()?, operation, &requests, form, out)
         }
@@ -151,6 +155,30 @@ fn at_once(
         }
     }
     tally.end(requests.len())
+}
+
+/// To a file, or to whoever reads stdout.
+fn picture(
+    client: &Client,
+    operation: &Operation,
+    request: &Request,
+    to: Option<&str>,
+    out: &mut Out<'_>,
+) -> Result<(), Failure> {
+    if to.is_none() && std::io::stdout().is_terminal() {
+        return Err(Failure::usage(operation.name, "a terminal shows no pictures", "add --to FILE.png"));
+    }
+    let png = client.picture(operation.name, request)?;
+    let Some(path) = to else {
+        out.bytes(&png);
+        return Ok(());
+    };
+    let wrote = std::fs::write(path, &png);
+    wrote.map_err(|cause| {
+        Failure::new(Exit::Failed, format!("write {path}"), cause.to_string(), "choose another file")
+    })?;
+    out.say(&format!("{}: {} bytes", clean(path), png.len()));
+    Ok(())
 }
 
 fn slow(

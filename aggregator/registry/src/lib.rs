@@ -146,7 +146,8 @@ pub enum Output {
     Operation,
     /// 204.
     Nothing,
-    Text,
+    /// A picture, `image/png`.
+    Picture,
     /// Server-sent events whose data has this schema.
     Stream(&'static str),
 }
@@ -157,7 +158,7 @@ impl Output {
         match self {
             Output::Object(name) | Output::List(name) | Output::Stream(name) => Some(name),
             Output::Operation => Some("operation"),
-            Output::Nothing | Output::Text => None,
+            Output::Nothing | Output::Picture => None,
         }
     }
 }
@@ -209,7 +210,7 @@ impl Operation {
     pub fn fields(&self) -> impl Iterator<Item = &'static Field> + use<> {
         let page: &'static [Field] = match self.output {
             Output::List(_) => PAGE,
-            Output::Object(_) | Output::Operation | Output::Nothing | Output::Text | Output::Stream(_) => &[],
+            Output::Object(_) | Output::Operation | Output::Nothing | Output::Picture | Output::Stream(_) => &[],
         };
         self.inputs.iter().chain(page)
     }

@@ -159,8 +159,9 @@ fn success(output: Output) -> (&'static str, Value) {
             ("202", json!({"description": "It goes on", "headers": {"Location": location}, "content": content}))
         }
         Output::Nothing => ("204", json!({"description": "Done"})),
-        Output::Text => {
-            ("200", json!({"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}))
+        Output::Picture => {
+            let content = json!({"image/png": {"schema": {"type": "string", "format": "binary"}}});
+            ("200", json!({"description": "A picture; `last-modified` says when it was taken", "content": content}))
         }
         Output::Stream(name) => {
             let content = json!({"text/event-stream": {"schema": {"type": "string"}}});

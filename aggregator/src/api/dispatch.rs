@@ -3,6 +3,7 @@
 
 use futures_util::future::BoxFuture;
 use roost_protocol::OperationId;
+use roost_protocol::look::Picture;
 use roost_registry::{Kind, Operation};
 use serde_json::Value;
 
@@ -26,6 +27,7 @@ pub(crate) enum Output {
     /// Slow work that goes on: its id and how it stands.
     Operation(OperationId, Value),
     Stream(Box<Follow>),
+    Picture(Picture),
     Nothing,
 }
 
@@ -109,6 +111,7 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.remove" => host::remove,
         "guest.list" => guest::list,
         "guest.get" => guest::get,
+        "guest.screen" => guest::screen,
         "guest.create" => guest::create,
         "guest.import" => guest::import,
         "guest.start" => guest::start,
@@ -156,6 +159,7 @@ fn backup_handler(name: &str) -> Option<Handler> {
         "backup_policy.delete" => policy::delete,
         "backup_set.list" => backup::list,
         "backup_set.get" => backup::get,
+        "backup_set.picture" => backup::picture,
         "backup_set.run" => backup::run,
         "backup_set.verify" => backup::verify,
         "backup_set.prune" => backup::prune,

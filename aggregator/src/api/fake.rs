@@ -129,6 +129,8 @@ impl Fake {
                 let time = Time(now.load(Ordering::Relaxed));
                 match request {
                     Request::Used(who) => drop(shared.lock().unwrap().on(time, clock::wall(), Event::Used { who })),
+                    // Nobody can be looked at.
+                    Request::Connection { host: _, reply } => drop(reply.send(None)),
                     Request::Read(read) => read(&shared.lock().unwrap(), time, clock::wall()),
                     Request::Call { by, what, only_if, reply } => {
                         let refused = only_if.map(|holds| holds(&shared.lock().unwrap(), time, clock::wall()));

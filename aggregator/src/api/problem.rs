@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use roost_aggregator_core::call::{CallError, CallErrorCode};
+use roost_protocol::operation::Failure;
 use roost_registry::ErrorCode;
 use serde_json::{Map, Value, json};
 
@@ -164,6 +165,15 @@ impl From<CallError> for Problem {
             CallErrorCode::Storage => "no_space",
         };
         Self::new(code, error.text)
+    }
+}
+
+impl From<Failure> for Problem {
+    /// A host's "no" to what was asked of it just now.
+    fn from(failure: Failure) -> Self {
+        let word = serde_json::to_value(failure.code).ok();
+        let known = word.as_ref().and_then(|word| word.as_str()).and_then(roost_registry::error_code);
+        Self::new(known.map_or("invalid", |known| known.code), failure.text)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Query, Request, State};
@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use roost_protocol::look::Picture;
 use roost_registry::{BASE, Http, Kind, Matched, Operation, Output as Shape, Place};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -83,6 +84,7 @@ async fn answered(api: &Api, request: Request) -> Result<Response, Problem> {
         Output::Thing(value, version) => one(&value, &version, known.as_ref())?,
         Output::List(page) => list(&page, path, parts.uri.query(), csv),
         Output::Stream(follow) => follow.response(),
+        Output::Picture(picture) => shown(picture),
         Output::Nothing => StatusCode::NO_CONTENT.into_response(),
     };
     Ok(response)
@@ -291,6 +293,17 @@ fn json_response(value: &impl Serialize) -> Response {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => Problem::new("internal", format!("The answer can't be written: {error}.")).into_response(),
     }
+}
+
+/// A picture of a moment, which nobody is to keep.
+fn shown(picture: Picture) -> Response {
+    let taken = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(picture.at.0));
+    let headers = [
+        (header::CONTENT_TYPE, "image/png"),
+        (header::LAST_MODIFIED, taken.as_str()),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (headers, picture.png).into_response()
 }
 
 /// With its ETag; nothing but that when the caller has it already.

@@ -84,6 +84,16 @@ async fn lists_are_filtered_sorted_cut_and_counted() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_a_screen_of_a_host_that_is_away() {
+    let fake = Fake::new();
+    for path in ["/guests/db/screen", "/backup-sets/db/picture"] {
+        let answer = fake.get(path).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (503, &json!("host_unreachable")), "{path}");
+    }
+    assert_eq!(fake.get("/guests/none/screen").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn a_list_as_csv_holds_no_formula() {
     let fake = Fake::new();
     let csv = fake.get("/guests?format=csv&fields=name,state&sort=name").await;

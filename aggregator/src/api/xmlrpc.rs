@@ -7,6 +7,8 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use roost_registry::{FieldKind, Operation};
 use serde_json::{Value, json};
 
@@ -110,6 +112,7 @@ async fn one(api: &Api, from: &Sender<'_>, method: &str, params: Vec<Value>) -> 
         Output::Object(value) if operation.name == "session.login" => value["token"].clone(),
         Output::Object(value) | Output::Thing(value, _) | Output::Operation(_, value) => value,
         Output::List(page) => Value::Array(page.into_items()),
+        Output::Picture(picture) => json!(STANDARD.encode(picture.png)),
         // XML-RPC has no "nothing".
         Output::Nothing => json!(true),
         Output::Stream(_) => return Err(Fault::new(-32601, "not_found: XML-RPC has no streams.")),

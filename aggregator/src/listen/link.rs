@@ -56,7 +56,7 @@ pub(super) async fn serve(peer: &Peer, identity: &PeerIdentity, shared: &Shared)
         certified: identity.grid == shared.handle.key.grid_id() && identity.host == hello.host,
         hello: Box::new(hello),
         remote: peer.connection.remote_address().to_string(),
-        to: ToLink { queue: to, last_word: Arc::clone(&last_word) },
+        to: ToLink { queue: to, last_word: Arc::clone(&last_word), connection: peer.connection.clone() },
     };
     if shared.driver.send(greeting).await.is_err() {
         return Ok(());

@@ -93,6 +93,18 @@ impl Api {
         Ok(answer.body)
     }
 
+    /// What is no JSON: its media type and its bytes.
+    pub fn bytes(&self, path: &str) -> Result<(String, Vec<u8>)> {
+        let request = self.client.get(format!("{}/api/v1{path}", self.base));
+        let answer = request.bearer_auth(self.token.as_deref().unwrap_or_default()).send()?;
+        let status = answer.status().as_u16();
+        let media_type = answer.headers().get("content-type").and_then(|value| value.to_str().ok());
+        let media_type = media_type.unwrap_or_default().to_owned();
+        let bytes = answer.bytes()?.to_vec();
+        ensure!(status == 200, "GET {path}: {status} {}", String::from_utf8_lossy(&bytes));
+        Ok((media_type, bytes))
+    }
+
     pub fn get(&self, path: &str) -> Result<Value> {
         self.ok(Method::GET, path, None)
     }

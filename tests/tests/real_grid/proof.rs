@@ -31,6 +31,7 @@ fn real_points_are_proven_by_booting_them_and_one_that_does_not_start_is_told() 
             proven(grid, name, sign)?;
         }
         ensure!(grid.virsh(1, &["domstate", "desk"])?.trim() == "running", "the original is not touched");
+        screens(grid)?;
 
         killed_in_the_middle(grid)?;
         proven_by_itself(grid)?;
@@ -45,6 +46,7 @@ fn real_points_are_proven_by_booting_them_and_one_that_does_not_start_is_told() 
         let failed = grid.api.ended(&failed, PROVEN)?;
         ensure!(failed["error"].to_string().contains("no bootable device"), "{failed}");
         ensure!(failed["error"].to_string().contains("/pictures/"), "there is a picture: {failed}");
+        a_picture(grid, "/backup-sets/web/picture")?;
         let point = newest(grid, "web")?;
         ensure!(point["proof"] == "failed", "{point}");
         eventually("people are told", SHOWN, || {
@@ -78,6 +80,34 @@ fn make_guests(grid: &Grid) -> Result<()> {
         grid.api.done(Method::POST, "/guests", &guest)?;
         grid.api.done(Method::POST, &format!("/backup-sets/{name}/actions/run"), &json!({}))?;
     }
+    Ok(())
+}
+
+/// A guest with a screen shows it; one with a console only has none.
+fn screens(grid: &Grid) -> Result<()> {
+    let refused = grid.api.call(Method::GET, "/guests/web/screen", None)?;
+    ensure!(refused.status == 409 && refused.body.to_string().contains("no screen"), "{refused:?}");
+    let seen = grid.folder.join("seen.xml");
+    fs::write(&seen, grid.lab.tiny_xml("seen")?.replace("<model type='none'/>", "<model type='vga'/>"))?;
+    grid.virsh(1, &["create", text(&seen)?])?;
+    grid.await_guest("seen", "running", SHOWN)?;
+    a_picture(grid, "/guests/seen/screen")?;
+    grid.virsh(1, &["destroy", "seen"])?;
+    eventually("it is gone", SHOWN, || {
+        let refused = grid.api.call(Method::GET, "/guests/seen/screen", None)?;
+        ensure!(refused.status == 404, "{refused:?}");
+        Ok(())
+    })
+}
+
+/// A program that others wrote can read it.
+fn a_picture(grid: &Grid, path: &str) -> Result<()> {
+    let (media_type, bytes) = grid.api.bytes(path)?;
+    let file = grid.folder.join("picture.png");
+    fs::write(&file, &bytes)?;
+    let said = grid.lab.exec(0, &["python3", "-c", include_str!("png.py"), text(&file)?])?;
+    let seen: Vec<u32> = said.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    ensure!(media_type == "image/png" && seen[0] >= 640 && seen[1] >= 400 && seen[2] > 1, "{media_type} {said}");
     Ok(())
 }
 

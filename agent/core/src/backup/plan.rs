@@ -51,6 +51,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// True while another guest would take memory from those that run.
+    pub fn short_of_memory(&self, pressure: Option<Pressure>) -> bool {
+        pressure.is_some_and(|now| now.memory_centi > self.pressure.memory_centi)
+    }
+
     /// True while the host is too busy for work that can wait.
     pub fn pressed(&self, pressure: Option<Pressure>) -> bool {
         pressure.is_some_and(|now| {

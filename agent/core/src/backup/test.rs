@@ -9,6 +9,7 @@ mod takeovers;
 
 use roost_protocol::backup::{BackupOptions, PointQuery, Proof, ProofPolicy, Retention, Why};
 use roost_protocol::guest::PowerState;
+use roost_protocol::host::Pressure;
 use roost_protocol::operation::{FailureCode, Verb};
 use roost_protocol::{GuestId, Millis, PointId, Stamp};
 
@@ -268,6 +269,27 @@ fn newest_points_are_proven_in_idle_time_and_a_failed_proof_is_told() {
     rig.live(7 * HOUR);
     assert_eq!(rig.agent.set_summary(guest(1)).unwrap().proven.map(|(point, _)| point), Some(rig.points(1)[12]));
     assert!(rig.log.iter().any(|line| line.contains("Prove")));
+}
+
+#[test]
+fn a_host_that_is_always_busy_has_its_points_proven_later_and_one_short_of_memory_boots_none() {
+    let mut rig = Rig::new(1);
+    let proof = Some(ProofPolicy { every: Millis(2 * HOUR), patience: Millis(60_000) });
+    rig.follow(1, roost_protocol::backup::BackupPolicy { proof, ..policy("hourly") });
+    let proven = |rig: &Rig| {
+        rig.agent.backups.sets.of(guest(1)).filter(|point| matches!(point.proof, Proof::Proven { .. })).count()
+    };
+    rig.command(1, Verb::Backup { options: BackupOptions::default() });
+    rig.pressure(9_000);
+    // Backups by schedule wait for an hour each, and give the newest point that the proof waits for.
+    rig.live(HOUR);
+    assert_eq!(proven(&rig), 0);
+    rig.live(12 * HOUR);
+    assert!(proven(&rig) >= 2, "{}", proven(&rig));
+    let before = proven(&rig);
+    rig.pressed(Pressure { memory_centi: 9_000, ..Pressure::default() });
+    rig.live(12 * HOUR);
+    assert_eq!(proven(&rig), before);
 }
 
 #[test]

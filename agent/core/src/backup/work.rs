@@ -315,12 +315,14 @@ impl Agent {
         gone.into_iter().filter(|point| !used.contains(point)).collect()
     }
 
-    /// Proofs and verification: one at a time, when no backup runs or is due and the host is not busy.
+    /// Proofs and verification: one at a time, when no backup runs or is due. On a busy host they wait once more as long
+    /// as from one to the next: one that is always busy must not have unproven backups for ever. Without memory to spare
+    /// nothing is booted.
     fn begin_upkeep(&mut self, now: Now, actions: &mut Vec<Action>) {
         let upkeep = |what: &Task| matches!(what, Task::Verify { .. } | Task::Prove { .. });
         let busy = self.tasks.values().any(|running| upkeep(&running.what))
             || self.backups_running(false) > 0
-            || self.config.backup.pressed(self.backups.pressure)
+            || self.config.backup.short_of_memory(self.backups.pressure)
             || self
                 .backups
                 .cares
@@ -342,19 +344,16 @@ impl Agent {
 
     fn proof_due(&self, guest: GuestId, now: Now) -> Option<Task> {
         let care = self.backups.cares.get(&guest)?;
-        let policy = care.policy.as_ref()?.proof?;
+        let patience = care.policy.as_ref()?.proof?.patience;
         let up = self.hypervisor == Hypervisor::Up && !self.backups.held && care.upkeep_at <= now.time;
-        let waited = care.run.proof_tried.is_none_or(|tried| passed(tried, policy.every, now.wall));
-        let newest = self.backups.sets.newest(guest)?;
-        let untried = newest.proof == roost_protocol::backup::Proof::Untried;
-        (up && waited && untried).then_some(Task::Prove { guest, point: newest.point, patience: policy.patience })
+        let point = self.backups.sets.newest(guest)?.point;
+        let waited = self.proof_at(care, guest, now.wall)? <= now.wall;
+        (up && waited).then_some(Task::Prove { guest, point, patience })
     }
 
     fn verify_due(&self, guest: GuestId, now: Now) -> Option<Task> {
         let care = self.backups.cares.get(&guest)?;
-        care.policy.as_ref()?;
-        let oldest = self.backups.sets.of(guest).next()?.started;
-        let waited = passed(care.run.verified.unwrap_or(oldest), self.config.backup.verify_every, now.wall);
+        let waited = self.verify_at(care, guest, now.wall)? <= now.wall;
         (waited && care.upkeep_at <= now.time).then_some(Task::Verify { guest, point: None })
     }
 }
@@ -364,9 +363,4 @@ fn due(care: &Care, now: Now) -> Option<Millis> {
     let due = care.due.filter(|due| *due <= now.wall)?;
     let waits = care.retry_at.is_some_and(|at| at > now.time);
     (!waits).then_some(Millis(now.wall.0 - due.0))
-}
-
-/// A span has passed; also when the clock was put back behind its beginning.
-fn passed(since: Stamp, span: Millis, wall: Stamp) -> bool {
-    since > wall || wall.0 - since.0 >= span.0
 }

@@ -12,8 +12,8 @@ use roost_protocol::{GuestId, Millis, PointId};
 use super::{Hands, Points, store_failure};
 use crate::act::prove::{self, Prove};
 use crate::act::restore::origin::FromStore;
-use crate::act::{backup, io_failure};
-use crate::files;
+use crate::act::{backup, io_failure, picture};
+use crate::{files, look};
 
 /// The trial's folder in the scratch folder; guests' rooms are named by ids.
 const FOLDER: &str = "trial";
@@ -57,17 +57,12 @@ impl Points {
 
     /// The newest picture of a guest's trial; without one the proof is as good.
     fn keep_picture(&self, guest: GuestId, picture: &Picture) -> Option<PathBuf> {
-        let ending = if picture.mime == "image/png" { "png" } else { "ppm" };
-        let path = self.pictures.join(format!("{guest}.{ending}"));
-        let kept =
-            files::make_folder(&self.pictures, 0o700).and_then(|()| files::write_atomically(&path, &picture.bytes));
-        match kept {
-            Ok(()) => Some(path),
-            Err(error) => {
-                let why = io_failure(format!("write {}", path.display()), &error);
-                tracing::warn!(why = why.text, "keep the picture of a trial");
-                None
-            }
-        }
+        let path = look::file(&self.pictures, guest);
+        let kept = picture::png(picture).and_then(|png| {
+            let written = files::make_folder(&self.pictures, 0o700).and_then(|()| files::write_atomically(&path, &png));
+            written.map_err(|error| io_failure(format!("write {}", path.display()), &error))
+        });
+        kept.map_err(|why| tracing::warn!(why = why.text, "keep the picture of a trial")).ok()?;
+        Some(path)
     }
 }

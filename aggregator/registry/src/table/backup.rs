@@ -1,6 +1,6 @@
 //! Backup: policies, sets (all restore points of one guest), points, replicas.
 
-use super::{cli, read, slow, write};
+use super::{LOOK, cli, read, slow, write};
 use crate::{Field, FieldKind, Http, Operation, Output};
 
 const REF_SET: Field = Field::path("ref", "The guest whose points they are: its id, or its name when only one has it");
@@ -148,6 +148,18 @@ const SETS: &[Operation] = &[
         errors: &["not_found", "ambiguous"],
         cli: cli("backup-set", "get"),
         ..read("backup_set.get", "Show the backup set of one guest", "/backup-sets/{ref}", Output::Object("backup_set"))
+    },
+    Operation {
+        detail: "Taken when a point of the guest was last booted to prove it, whether it came up or not.",
+        inputs: &[REF_SET],
+        errors: LOOK,
+        cli: cli("backup-set", "picture"),
+        ..read(
+            "backup_set.picture",
+            "Show the screen of the newest proof",
+            "/backup-sets/{ref}/picture",
+            Output::Picture,
+        )
     },
     Operation {
         inputs: &[

@@ -1,6 +1,6 @@
 //! Guests.
 
-use super::{REF_GUEST, cli, read, slow};
+use super::{LOOK, REF_GUEST, cli, read, slow};
 use crate::{Field, FieldKind, Http, Operation, Output};
 
 const LIST: Operation = Operation {
@@ -68,6 +68,13 @@ pub(super) const TABLE: &[Operation] = &[
         errors: &["not_found", "ambiguous"],
         cli: cli("guest", "get"),
         ..read("guest.get", "Show one guest", "/guests/{ref}", Output::Object("guest"))
+    },
+    Operation {
+        detail: "Its first screen as it is now; a guest with a console only has none.",
+        inputs: &[REF_GUEST],
+        errors: LOOK,
+        cli: cli("guest", "screen"),
+        ..read("guest.screen", "Show what a guest has on its screen", "/guests/{ref}/screen", Output::Picture)
     },
     CREATE,
     IMPORT,

@@ -38,6 +38,20 @@ const COMMON: Operation = Operation {
     faces: Faces { no_xmlrpc: None, no_cli: None },
 };
 
+/// Of what is looked at on a host.
+const LOOK: &[&str] = &[
+    "not_found",
+    "ambiguous",
+    "wrong_state",
+    "invalid",
+    "hypervisor",
+    "hypervisor_away",
+    "host_unreachable",
+    "timed_out",
+    "busy",
+    "no_space",
+];
+
 const fn cli(noun: &'static str, verb: &'static str) -> Option<Cli> {
     Some(Cli { noun, verb })
 }

@@ -4,6 +4,7 @@
 use roost_aggregator_core::call::Done as CoreDone;
 use roost_aggregator_core::{Call, Grid};
 use roost_protocol::backup::{BackupOptions, BackupSummary, PointQuery, RestoreAs, RestoreOrder, Target, query};
+use roost_protocol::look::Look;
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, Millis, PointId, Time};
 
@@ -17,6 +18,7 @@ use crate::api::problem::Problem;
 use crate::api::view::backup::{ReplicaView, SetView};
 use crate::auth::Caller;
 use crate::handle::Condition;
+use crate::look::look;
 
 /// A first full backup, a restore or a verification of a large guest takes hours.
 const TIMEOUT: Millis = Millis::seconds(24 * 3_600);
@@ -54,6 +56,14 @@ pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
     });
     let (value, version) = found.await??;
     Ok(Output::Thing(value, version))
+}
+
+/// A PNG of the newest trial, where the set is.
+pub(crate) async fn picture(api: &Api, _: &Caller, input: Input) -> Done {
+    let guest = set_of(api, &input).await?;
+    let host = api.handle.read(move |grid, _, _| grid.set_host(guest)).await??;
+    let seen = look(&api.handle, host, Look::Trial { guest }).await?;
+    Ok(Output::Picture(seen?))
 }
 
 /// A guest, or one that is gone but has points.

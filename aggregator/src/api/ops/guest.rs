@@ -3,6 +3,7 @@
 use roost_aggregator_core::Call;
 use roost_aggregator_core::call::Done as CoreDone;
 use roost_protocol::guest::{Boot, DiskSpec, GuestSpec, NicSpec, Power, PowerState};
+use roost_protocol::look::Look;
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId};
 use serde::de::DeserializeOwned;
@@ -18,6 +19,7 @@ use crate::api::problem::Problem;
 use crate::api::view::{GuestView, OperationView};
 use crate::auth::Caller;
 use crate::handle::Condition;
+use crate::look::look;
 
 /// A verb that has not ended after this long has failed.
 const TIMEOUT: Millis = Millis::seconds(300);
@@ -79,6 +81,16 @@ pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
     let guest = api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|guest| thing(&guest)));
     let (value, version) = guest.await??;
     Ok(Output::Thing(value, version))
+}
+
+/// A PNG.
+pub(crate) async fn screen(api: &Api, _: &Caller, input: Input) -> Done {
+    let wanted = input.required("ref")?.to_owned();
+    let found =
+        api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|view| (view.host.id, view.guest.report.id)));
+    let (host, guest) = found.await??;
+    let seen = look(&api.handle, host, Look::Screen { guest }).await?;
+    Ok(Output::Picture(seen?))
 }
 
 pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {

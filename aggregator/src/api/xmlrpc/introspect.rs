@@ -114,7 +114,7 @@ fn result(operation: &Operation) -> &'static str {
         Output::Object(_) | Output::Operation | Output::Stream(_) => "struct",
         Output::List(_) => "array",
         Output::Nothing => "boolean",
-        Output::Text => "string",
+        Output::Picture => "string",
     }
 }
 

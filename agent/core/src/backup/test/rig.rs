@@ -199,7 +199,11 @@ impl Rig {
     }
 
     pub(super) fn pressure(&mut self, io_centi: u32) {
-        let pressure = Some(Pressure { io_centi, ..Pressure::default() });
+        self.pressed(Pressure { io_centi, ..Pressure::default() });
+    }
+
+    pub(super) fn pressed(&mut self, pressure: Pressure) {
+        let pressure = Some(pressure);
         self.tell(Event::Sampled { host: HostSample { pressure, ..HostSample::default() }, guests: Vec::new() });
     }
 

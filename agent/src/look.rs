@@ -1,0 +1,92 @@
+//! What people look at through the aggregator: screens of running guests, and those of trials.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use roost_libvirt::{Code, XmlForm};
+use roost_protocol::look::{Look, PICTURE, Picture, Seen};
+use roost_protocol::operation::{Failure, FailureCode};
+use roost_protocol::{GuestId, Stamp};
+
+use crate::act::domain::{Slot, hypervisor_failure};
+use crate::act::{backup, failure, io_failure, picture};
+use crate::files;
+
+/// Where pictures of trials lie, in the state folder.
+pub(crate) const PICTURES: &str = "pictures";
+
+/// Answers, from threads that may wait for libvirt.
+#[derive(Clone, Debug)]
+pub(crate) struct Looks {
+    pub(crate) hypervisor: Slot,
+    pub(crate) pictures: PathBuf,
+}
+
+impl Looks {
+    pub(crate) fn answer(&self, look: Look) -> Seen {
+        let seen = match look {
+            Look::Screen { guest } => self.screen(guest),
+            Look::Trial { guest } => trial(&self.pictures, guest),
+        };
+        seen.map_or_else(Seen::Nothing, Seen::Picture)
+    }
+
+    fn screen(&self, guest: GuestId) -> Result<Picture, Failure> {
+        let current = self.hypervisor.borrow().clone();
+        let away = || failure(FailureCode::HypervisorAway, "libvirt is not there; it is tried again by itself");
+        let hypervisor = current.ok_or_else(away)?;
+        let uuid = guest.bytes();
+        let shot = hypervisor.screenshot(&uuid).map_err(|error| match error.code() {
+            Some(Code::OperationInvalid) => failure(FailureCode::WrongState, "the guest is off and shows nothing"),
+            _ if has_none(&hypervisor.xml(&uuid, XmlForm::default()).unwrap_or_default()) => {
+                failure(FailureCode::WrongState, "the guest has no screen, only a console")
+            }
+            _ => hypervisor_failure(&error),
+        })?;
+        Ok(Picture { at: backup::wall(), png: picture::png(&shot)? })
+    }
+}
+
+fn has_none(xml: &str) -> bool {
+    !xml.is_empty() && (!xml.contains("<video>") || xml.contains("<model type='none'/>"))
+}
+
+/// The file of a guest's newest trial.
+pub(crate) fn file(pictures: &Path, guest: GuestId) -> PathBuf {
+    pictures.join(format!("{guest}.png"))
+}
+
+fn trial(pictures: &Path, guest: GuestId) -> Result<Picture, Failure> {
+    let path = file(pictures, guest);
+    let told = |error: io::Error| io_failure(format!("read {}", path.display()), &error);
+    let none = || {
+        let text = "there is no picture: no point of it was proven here yet, or the trial had no screen";
+        failure(FailureCode::NotFound, text)
+    };
+    let png = files::read_bounded(&path, u64::try_from(PICTURE).unwrap_or(u64::MAX)).map_err(told)?.ok_or_else(none)?;
+    let changed = fs::metadata(&path).and_then(|about| about.modified()).map_err(told)?;
+    let since = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Picture { at: Stamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)), png })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn the_newest_trial_s_picture_is_shown_and_a_missing_one_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_sender, hypervisor) = tokio::sync::watch::channel(None);
+        let looks = Looks { hypervisor, pictures: dir.path().to_owned() };
+        let guest = GuestId::from_u128(7);
+        let Seen::Nothing(why) = looks.answer(Look::Trial { guest }) else { panic!() };
+        assert_eq!(why.code, FailureCode::NotFound);
+        fs::write(file(dir.path(), guest), b"a picture").unwrap();
+        let Seen::Picture(picture) = looks.answer(Look::Trial { guest }) else { panic!() };
+        assert_eq!(picture.png, b"a picture");
+        let Seen::Nothing(why) = looks.answer(Look::Screen { guest }) else { panic!() };
+        assert_eq!(why.code, FailureCode::HypervisorAway);
+    }
+}
