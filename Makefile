@@ -3,7 +3,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-backup bench-grid bench-store storm model
+.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-backup bench-grid bench-store storm model image image-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,18 @@ lint: ## formatting and clippy, warnings are errors
 deny: ## licences, sources, bans and advisories of the dependencies (where cargo-deny is installed)
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
 	else echo "cargo-deny is not installed: cargo install --locked cargo-deny"; fi
+
+image: ## the host image, as root: kernel, initrd and stick image in target/image/full
+	tests/lab/deps.sh image
+	$(CARGO) build --release --locked -p roost-agent -p roost-guard
+	os-image/build
+
+image-test: ## the host image boots in QEMU and joins: from a stick, by network, with answers of each kind; half an hour
+	tests/lab/deps.sh image
+	$(CARGO) build --release --locked -p roost-agent -p roost-guard
+	os-image/build quick
+	$(CARGO) build --locked -p roost-aggregator
+	ROOST_REAL=1 ROOST_IMAGE=$(CURDIR)/target/image/quick $(CARGO) nextest run --locked --profile image -p roost-tests --test image
 
 storm: ## the ward in storms of faults: 4 x ROOST_HOURS simulated hours (a million take about two core-hours)
 	ROOST_HOURS=$${ROOST_HOURS:-25000} $(CARGO) test --locked -p roost-ward-tests --test simulation -- --nocapture in_a_

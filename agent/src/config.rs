@@ -69,6 +69,10 @@ pub(crate) enum Command {
     Store(StoreArguments),
     /// Tell what this host is a member of.
     Status,
+    /// On the host image, at its start: find the answers, mount the data disk, write settings.
+    Boot,
+    /// On the host image: the status page of its screen, and the two questions.
+    Console,
     /// Check the settings and print them.
     CheckConfig,
 }

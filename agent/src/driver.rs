@@ -275,7 +275,6 @@ impl Driver {
             }
             LinkEvent::Down => {
                 state.outbox = None;
-                service::status("no connection to the aggregator; guests are looked after");
                 self.decide(state, Event::LinkDown);
             }
             LinkEvent::Received(message) => self.decide(state, Event::Received(message)),

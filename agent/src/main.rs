@@ -2,7 +2,9 @@
 
 mod act;
 mod backoff;
+mod boot;
 mod config;
+mod console;
 mod detail;
 mod driver;
 mod files;
@@ -85,6 +87,8 @@ fn main() -> anyhow::Result<()> {
             other => other,
         },
         Command::Status => status(&config),
+        Command::Boot => boot::run(),
+        Command::Console => console::run(&config, facts::addresses),
         Command::CheckConfig => {
             say(&format!("{config:#?}"));
             Ok(())

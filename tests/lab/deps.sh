@@ -2,6 +2,7 @@
 # Installs what building, running and testing Roost needs on Debian 12 or 13, and asks nothing. Does nothing when all is there.
 #   deps.sh          build and runtime
 #   deps.sh test     and what only the tests use
+#   deps.sh image    build and runtime, and what the host image's build and tests use
 # Needs root or sudo, for Debian packages only. Rust is installed for the caller.
 set -euo pipefail
 
@@ -11,6 +12,8 @@ busybox-static:host-image-and-test-guest cpio:initramfs xz-utils:initramfs nftab
 procps:processes kmod:kernel-modules"
 tests="python3:API-clients librpc-xml-perl:XML-RPC-client liblwp-protocol-https-perl:its-TLS faketime:clock-tests
 snmpd:SNMP snmp:SNMP-clients snmptrapd:SNMP-traps smitools:checks-MIBs prometheus:scrapes-metrics"
+
+image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick e2fsprogs:disks-in-its-tests"
 
 need_cargo=1.95
 here=$(cd "$(dirname "$0")" && pwd)
@@ -94,12 +97,14 @@ install_nextest() {
 }
 
 mode=${1:-}
-case $mode in '' | test) ;; *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;; esac
+case $mode in '' | test | image) ;; *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;; esac
 command -v dpkg-query > /dev/null || fail "this is not Debian" "there is no dpkg-query" "Debian 12 or 13, or install by hand what $0 lists"
 # shellcheck disable=SC2086 # lists of words
-[ "$mode" = test ] && wanted="$build $runtime $tests" || wanted="$build $runtime"
+wanted="$build $runtime"
+[ "$mode" != test ] || wanted="$wanted $tests"
+[ "$mode" != image ] || wanted="$wanted $image"
 # shellcheck disable=SC2086
 mapfile -t lacking < <(missing $wanted)
 install_packages "${lacking[@]}"
 install_rust
-[ "$mode" != test ] || install_nextest
+[ -z "$mode" ] || install_nextest

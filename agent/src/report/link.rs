@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::identity::{Membership, Store};
 use super::join::{self, Applicant, JoinError};
+use super::service;
 use crate::backoff::Backoff;
 use crate::look::Looks;
 use crate::told::chain;
@@ -140,6 +141,7 @@ impl Link {
         };
         let text = chain(why);
         tracing::warn!(why = text, wait_s = wait.as_secs_f32(), "no connection to the aggregator");
+        service::status(&format!("no connection to the aggregator: {text}; guests are looked after"));
         if alarm {
             *alarmed = true;
             self.condition(text, true).await?;

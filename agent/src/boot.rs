@@ -1,0 +1,200 @@
+//! `roost-agent boot`: what happens once at the start of a machine that runs the host image, before the network and
+//! everything else: the answers are found, the data disk is mounted, and settings are written. What is chosen is in the
+//! pure files beside this one; here it is gathered and done.
+
+mod answers;
+mod disks;
+mod network;
+mod settings;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use roost_protocol::enrol::JoinToken;
+
+use crate::files;
+use answers::Answers;
+use disks::{Choice, Disk};
+
+/// Where the answers of the boot medium are looked for: an archive behind the initrd put them there.
+const BROUGHT: &str = "/run/roost/roost.conf";
+/// What the page on the console reads.
+pub(crate) const FINDINGS: &str = "/run/roost/findings";
+const TOKEN: &str = "/run/roost/join-token";
+/// Where the data disk is mounted.
+const DATA: &str = "/data";
+/// Folders of the data disk, where they appear, and their modes. What libvirt knows of guests is state too.
+const KEPT: [(&str, &str, u32); 5] = [
+    ("roost", "/var/lib/roost", 0o711),
+    ("roost-guard", "/var/lib/roost-guard", 0o700),
+    ("libvirt", "/var/lib/libvirt", 0o755),
+    ("libvirt-qemu", "/etc/libvirt/qemu", 0o755),
+    ("snmp", "/var/lib/snmp", 0o755),
+];
+/// A stick or a disk that is slow to show itself is waited for so long.
+const APPEARS: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(500);
+/// Longest of the files read here.
+const LIMIT: u64 = 64 << 10;
+
+/// Prepares this machine; says on the console what it found.
+pub(crate) fn run() -> anyhow::Result<()> {
+    files::make_folder(Path::new("/run/roost"), 0o755).context("make /run/roost")?;
+    let mut answers = gather();
+    let data = data_disk(&answers);
+    let cards = cards();
+    let uplink = network::uplink(&cards, answers.nic.as_deref());
+    let mut found = std::mem::take(&mut answers.problems);
+    found.push(match data {
+        Ok(told) => told,
+        Err(why) => format!("no data disk: {why:#}; nothing is kept over a reboot"),
+    });
+    match &uplink {
+        Ok(card) => place("/run/systemd/network/20-uplink.network", &network::uplink_file(card))?,
+        Err(why) => found.push(why.clone()),
+    }
+    place("/run/systemd/network/30-br0.network", &network::bridge_file(&answers))?;
+    let name = answers.name.clone().unwrap_or_else(|| network::default_name(uplink.as_ref().ok()));
+    nix::unistd::sethostname(&name).context("set the host's name")?;
+    fs::write("/etc/hostname", format!("{name}\n")).context("write /etc/hostname")?;
+    if let Some(token) = &answers.token {
+        files::write_atomically(Path::new(TOKEN), token.as_bytes()).context("write the join token")?;
+    }
+    place("/etc/roost/agent.toml", &settings::agent(&answers, &name, TOKEN))?;
+    place(FINDINGS, &format!("{}\n", found.join("\n")))?;
+    for line in found {
+        crate::say(&format!("roost: {line}"));
+    }
+    Ok(())
+}
+
+/// The kernel's parameters go before the file of the boot medium.
+fn gather() -> Answers {
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let mut answers = answers::from_command_line(&line);
+    let brought = files::read_bounded(Path::new(BROUGHT), LIMIT);
+    let file = match brought {
+        Ok(Some(bytes)) => Some(bytes),
+        Ok(None) if answers.aggregator.is_some() => medium(Duration::ZERO),
+        Ok(None) => medium(APPEARS),
+        Err(why) => {
+            answers.problems.push(format!("read {BROUGHT}: {why}"));
+            None
+        }
+    };
+    match file.map(String::from_utf8) {
+        Some(Ok(text)) => answers = answers.or(answers::from_file(&text)),
+        Some(Err(_)) => answers.problems.push("roost.conf is not text".into()),
+        None => {}
+    }
+    // With a mistyped token the agent would not start, and guests that are here already need it.
+    if let Some(Err(why)) = answers.token.as_deref().map(JoinToken::parse) {
+        answers.token = None;
+        answers.problems.push(format!("token: {why}"));
+    }
+    answers
+}
+
+/// roost.conf on the medium that was booted from, if there is one within this time.
+fn medium(wait: Duration) -> Option<Vec<u8>> {
+    let path = appears("ROOST-BOOT", wait)?;
+    let at = Path::new("/run/roost/medium");
+    files::make_folder(at, 0o700).ok()?;
+    tool(Command::new("mount").args(["-t", "vfat", "-o", "ro"]).arg(&path).arg(at)).ok()?;
+    let read = files::read_bounded(&at.join("roost.conf"), LIMIT);
+    // It can be pulled from now on.
+    let _left = tool(Command::new("umount").arg(at));
+    read.ok().flatten()
+}
+
+/// The device with this label, waiting for it.
+fn appears(label: &str, wait: Duration) -> Option<PathBuf> {
+    let until = Instant::now() + wait;
+    loop {
+        let seen = list().ok().and_then(|disks| disks.into_iter().find(|disk| disk.label == label));
+        match seen {
+            Some(disk) => return Some(disk.path.into()),
+            None if Instant::now() >= until => return None,
+            None => std::thread::sleep(LOOK),
+        }
+    }
+}
+
+/// Mounts the data disk, making it first where that was asked for, and tells what it did.
+fn data_disk(answers: &Answers) -> anyhow::Result<String> {
+    if answers.data {
+        appears(disks::LABEL, if answers.format.is_some() { Duration::ZERO } else { APPEARS });
+    }
+    let made = match disks::choose(&list()?, answers) {
+        Choice::None(why) => bail!(why),
+        Choice::Mount(path) => (path, false),
+        Choice::Format(path) => {
+            make(&path)?;
+            (path, true)
+        }
+    };
+    let (path, new) = made;
+    files::make_folder(Path::new("/run/roost"), 0o755)?;
+    tool(Command::new("mount").args(["-t", "xfs", "-o", "noatime"]).arg(&path).arg(DATA))?;
+    for (folder, at, mode) in KEPT {
+        let kept = Path::new(DATA).join(folder);
+        files::make_folder(&kept, mode).with_context(|| format!("make {}", kept.display()))?;
+        files::make_folder(Path::new(at), mode).with_context(|| format!("make {at}"))?;
+        tool(Command::new("mount").arg("--bind").arg(&kept).arg(at))?;
+    }
+    let room = files::room(Path::new(DATA))
+        .map_or_else(String::new, |(total, free)| format!(", {} of {} GiB free", free >> 30, total >> 30));
+    let word = if new { "made and mounted" } else { "mounted" };
+    Ok(format!("data disk {path} is {word}{room}"))
+}
+
+/// Never over anything: lsblk saw nothing there, blkid looks again, and mkfs itself refuses.
+fn make(path: &str) -> anyhow::Result<()> {
+    let looked = Command::new("blkid").args(["-p", path]).output().context("run blkid")?;
+    if looked.status.code() != Some(2) {
+        bail!("{path} holds something: {}", String::from_utf8_lossy(&looked.stdout).trim());
+    }
+    tool(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1", "-L", disks::LABEL, path]))?;
+    tool(Command::new("udevadm").args(["settle", "-t", "10"]))
+}
+
+fn list() -> anyhow::Result<Vec<Disk>> {
+    let asked = ["--json", "--bytes", "-o", "PATH,TYPE,SIZE,RM,RO,TRAN,FSTYPE,LABEL,PTTYPE"];
+    let told = Command::new("lsblk").args(asked).output().context("run lsblk")?;
+    disks::parse(&told.stdout).context("read what lsblk told")
+}
+
+/// Network cards with a device behind them, by name.
+fn cards() -> Vec<network::Card> {
+    let Ok(folder) = fs::read_dir("/sys/class/net") else { return Vec::new() };
+    let mut cards: Vec<network::Card> = folder
+        .flatten()
+        .filter(|entry| entry.path().join("device").exists())
+        .map(|entry| network::Card {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            address: fs::read_to_string(entry.path().join("address")).unwrap_or_default().trim().to_owned(),
+        })
+        .collect();
+    cards.sort();
+    cards
+}
+
+fn tool(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let ended = command.output().with_context(|| format!("run {program}"))?;
+    if !ended.status.success() {
+        bail!("{program}: {}", String::from_utf8_lossy(&ended.stderr).trim());
+    }
+    Ok(())
+}
+
+fn place(path: &str, text: &str) -> anyhow::Result<()> {
+    let path = Path::new(path);
+    if let Some(folder) = path.parent() {
+        files::make_folder(folder, 0o755).with_context(|| format!("make {}", folder.display()))?;
+    }
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}

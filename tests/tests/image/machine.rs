@@ -1,0 +1,198 @@
+//! A machine in QEMU that boots the host image; its power is cut when it is dropped.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use roost_tests::grid::{Grid, eventually, output};
+
+/// Where QEMU's own network has this machine.
+const HERE: &str = "10.0.2.2";
+/// Without it a kernel under emulation on a busy machine may find its timer broken.
+const ALWAYS: &str = "console=ttyS0,115200 panic=-1 no_timer_check";
+/// Where the boot partition begins in the stick's image.
+const BOOT_PARTITION: &str = "2M";
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// What starts a stick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Firmware {
+    Bios,
+    Uefi,
+}
+
+/// A machine to be started.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    words: Vec<String>,
+    serial: PathBuf,
+}
+
+/// One that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    qemu: Child,
+    serial: PathBuf,
+}
+
+/// The folder with the image, where these tests are wanted.
+pub(crate) fn image() -> Option<PathBuf> {
+    std::env::var_os("ROOST_IMAGE").map(PathBuf::from)
+}
+
+fn part(name: &str) -> Result<PathBuf> {
+    let path = image().context("ROOST_IMAGE")?.join(name);
+    ensure!(path.is_file(), "{} is not built: make image-test", path.display());
+    Ok(path)
+}
+
+fn word(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+impl Machine {
+    fn new(grid: &Grid) -> Self {
+        let serial = grid.folder.join(format!("serial-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let fixed = "-accel tcg,thread=multi -cpu max -m 1536 -smp 2 -display none -monitor none -no-reboot";
+        let mut words: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+        words.extend(["-serial".into(), format!("file:{}", serial.display())]);
+        Self { words, serial }
+    }
+
+    fn and(mut self, words: &[&str]) -> Self {
+        self.words.extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    fn card(self, more: &str) -> Self {
+        self.and(&["-netdev", &format!("user,id=n{more}"), "-device", "virtio-net-pci,netdev=n,bootindex=1"])
+    }
+
+    /// Kernel and initrd handed over as they are.
+    pub(crate) fn kernel(grid: &Grid, parameters: &str) -> Self {
+        let folder = image().unwrap_or_default();
+        let (kernel, initrd) = (word(&folder.join("vmlinuz")), word(&folder.join("initrd.img")));
+        let line = format!("{ALWAYS} {parameters}");
+        Self::new(grid).card("").and(&["-kernel", &kernel, "-initrd", &initrd, "-append", &line])
+    }
+
+    /// From the stick, with this roost.conf.
+    pub(crate) fn stick(grid: &Grid, firmware: Firmware, answers: &str) -> Result<Self> {
+        let (stick, file) = (grid.folder.join("stick.img"), grid.folder.join("roost.conf"));
+        fs::copy(part("usb.img")?, &stick)?;
+        fs::write(&file, answers)?;
+        let partition = format!("{}@@{BOOT_PARTITION}", stick.display());
+        output(Command::new("mcopy").args(["-o", "-i", &partition]).arg(&file).arg("::roost.conf"))?;
+        let drive = format!("if=none,id=s,format=raw,file={}", stick.display());
+        let mut machine = Self::new(grid).and(&["-drive", &drive, "-device", "qemu-xhci", "-device"]);
+        machine = machine.and(&["usb-storage,drive=s,bootindex=0", "-netdev", "user,id=n", "-device"]);
+        machine = machine.and(&["virtio-net-pci,netdev=n,romfile="]);
+        if firmware == Firmware::Uefi {
+            let ovmf = image().context("ROOST_IMAGE")?.join("../base/usr/share/OVMF");
+            let own = grid.folder.join("vars.fd");
+            fs::copy(ovmf.join("OVMF_VARS_4M.fd"), &own)?;
+            let code = format!("if=pflash,format=raw,readonly=on,file={}", ovmf.join("OVMF_CODE_4M.fd").display());
+            let vars = format!("if=pflash,format=raw,file={}", own.display());
+            machine = machine.and(&["-machine", "q35", "-drive", &code, "-drive", &vars]);
+        }
+        Ok(machine)
+    }
+
+    /// By the network card's own iPXE: a script by TFTP, which names kernel and initrd by HTTP.
+    pub(crate) fn network(grid: &Grid, parameters: &str) -> Result<Self> {
+        let port = serve(image().context("ROOST_IMAGE")?)?;
+        let tftp = grid.folder.join("tftp");
+        fs::create_dir_all(&tftp)?;
+        let at = format!("http://{HERE}:{port}");
+        let script = format!(
+            "#!ipxe\nkernel {at}/vmlinuz initrd=initrd.img {ALWAYS} {parameters}\ninitrd {at}/initrd.img\nboot\n"
+        );
+        fs::write(tftp.join("roost.ipxe"), script)?;
+        Ok(Self::new(grid).card(&format!(",tftp={},bootfile=roost.ipxe", tftp.display())))
+    }
+
+    /// With one byte of the root image changed.
+    pub(crate) fn tampered(mut self, grid: &Grid) -> Result<Self> {
+        let changed = grid.folder.join("initrd.changed");
+        fs::copy(part("initrd.img")?, &changed)?;
+        let mut file = fs::File::options().read(true).write(true).open(&changed)?;
+        let middle = file.metadata()?.len() / 2;
+        let mut byte = [0];
+        file.seek(SeekFrom::Start(middle))?;
+        file.read_exact(&mut byte)?;
+        file.seek(SeekFrom::Start(middle))?;
+        file.write_all(&[byte[0] ^ 1])?;
+        let at = self.words.iter().position(|word| word == "-initrd").context("an initrd")?;
+        self.words[at + 1] = word(&changed);
+        Ok(self)
+    }
+
+    /// With one more disk.
+    pub(crate) fn disk(self, path: &Path) -> Self {
+        self.and(&["-drive", &format!("if=virtio,format=raw,file={}", path.display())])
+    }
+
+    /// Power on.
+    pub(crate) fn start(self) -> Result<Running> {
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(&self.words).stdin(Stdio::null());
+        let qemu = command.spawn().with_context(|| format!("{command:?}"))?;
+        Ok(Running { qemu, serial: self.serial })
+    }
+}
+
+impl Running {
+    /// All that came over its serial line.
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.serial).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until its console shows this. Rows of the page may be broken, so white space does not count.
+    pub(crate) fn says(&self, text: &str, limit: Duration) -> Result<()> {
+        let plain = |text: &str| text.split_whitespace().collect::<String>();
+        eventually(&format!("the console shows {text:?}"), limit, || {
+            let said = self.said();
+            ensure!(
+                plain(&said).contains(&plain(text)),
+                "{}",
+                &said[said.floor_char_boundary(said.len().saturating_sub(4_000))..]
+            );
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- serial line\n{}", self.said());
+        }
+        let _gone = self.qemu.kill();
+        let _reaped = self.qemu.wait();
+    }
+}
+
+/// Serves the files of a folder by HTTP to whoever asks, as long as the test runs; gives the port.
+fn serve(folder: PathBuf) -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut asked = [0; 1_024];
+            let read = stream.read(&mut asked).unwrap_or(0);
+            let line = String::from_utf8_lossy(&asked[..read]).into_owned();
+            let name = line.split(' ').nth(1).unwrap_or_default().trim_matches('/').to_owned();
+            let known = ["vmlinuz", "initrd.img"].contains(&name.as_str());
+            if let Some(bytes) = known.then(|| fs::read(folder.join(name)).ok()).flatten() {
+                let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+                let _sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&bytes));
+            }
+        }
+    });
+    Ok(port)
+}
