@@ -3,7 +3,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-backup bench-grid bench-store storm model image image-test
+.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-backup bench-failover bench-grid bench-store storm model image image-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ bench-agent: ## an agent with 50 guests: memory, CPU per guest and sample
 bench-backup: ## backups of a running guest beside virtnbdbackup and QEMU's job: DATA=folder of v1.raw, v2.raw
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-backup -- --data "$(DATA)"
+
+bench-failover: ## a host's power cut until its guest runs on another: normal and fast profile, 20 runs each, 25 minutes
+	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) run --release --locked -p roost-benches --bin bench-failover
 
 bench-grid: ## an aggregator with 2,000 simulated hosts: CPU per sample, memory, operations, latency
 	$(CARGO) build --release --locked

@@ -3,7 +3,8 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::{GuestId, HostId};
+use crate::cause::Noted;
+use crate::{GuestId, HostId, Millis, Stamp};
 
 /// The first message version that has these words.
 pub const SINCE: u32 = 4;
@@ -11,6 +12,9 @@ pub const SINCE: u32 = 4;
 pub const WARDS: usize = 256;
 /// Guards that one host is told of: its neighbours, and who votes with it; fewer than a guard pins.
 pub const GUARDS: usize = 128;
+
+/// A replica older than this is not started by itself.
+pub const MAX_RPO: Millis = Millis::seconds(3_600);
 
 /// One voice in a council: a host's guard, and which of its vote stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
@@ -72,6 +76,13 @@ pub struct GuardReport {
     pub wards: Vec<WardReport>,
     #[n(5)]
     pub wants: Vec<Want>,
+    /// What happened to wards before this is not remembered.
+    #[n(6)]
+    pub remembers: Option<Stamp>,
+    /// In a snapshot all that is remembered of wards, in a beat what is new, oldest first.
+    #[n(7)]
+    #[cbor(default)]
+    pub notes: Vec<Noted>,
 }
 
 /// Another host's guard.

@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod calendar;
+pub mod cause;
 pub mod codec;
 pub mod document;
 pub mod enrol;

@@ -3,6 +3,7 @@
 
 mod door;
 mod recorder;
+mod shared;
 
 use std::fs::{self, OpenOptions};
 use std::io::Read;
@@ -21,6 +22,7 @@ use roost_ward::{Standing, WardId};
 use crate::grid::{Lab, START, eventually, program, text};
 pub use door::Door;
 pub use recorder::{Recorder, now_ms};
+pub use shared::shared_guest;
 
 /// The ward of all stories.
 pub const WARD: WardId = WardId(7);

@@ -10,6 +10,7 @@ use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, St
 use crate::backup::Backups;
 use crate::backup::plan::{Limits, Room};
 use crate::beat::Beats;
+use crate::chain::Chain;
 use crate::command::Pending;
 use crate::event::{Action, Event, Lane, Task, TaskId};
 use crate::failover::Failover;
@@ -56,6 +57,7 @@ pub struct Agent {
     pub(crate) rights: Rights,
     pub(crate) takeovers: Takeovers,
     pub(crate) failover: Failover,
+    pub(crate) chain: Chain,
     /// The time of the event that is dealt with.
     pub(crate) clock: Now,
     pub(crate) alarms: BTreeMap<(String, Option<GuestId>), Alarm>,
@@ -126,6 +128,7 @@ impl Agent {
             backups,
             takeovers: Takeovers::new(),
             failover: Failover::default(),
+            chain: Chain::default(),
             clock: Now { time: Time(0), wall: Stamp(0) },
             alarms: BTreeMap::new(),
             unsaved: Vec::new(),
@@ -142,6 +145,7 @@ impl Agent {
         self.yield_guests(now, &mut actions);
         self.begin_takeovers(now, &mut actions);
         self.keep_failover(&mut actions);
+        self.keep_chain(now);
         self.keep_wishes(now, &mut actions);
         self.keep_backups(now, &mut actions);
         if now.time >= self.next_list && self.hypervisor == Hypervisor::Up {
@@ -218,6 +222,7 @@ impl Agent {
             Event::NotKept { guest, point } => self.backups.sets.remove(guest, point),
             Event::Rights { guests } => self.rights_told(now, guests, &mut actions),
             Event::GuardSeen(seen) => self.guard_seen(now, *seen),
+            Event::GuardNoted { notes } => self.guard_noted(now, notes),
             Event::GuardAway { why } => self.guard_away(now, &why),
         }
         actions

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use roost_protocol::backup::{BackupSummary, Damage, Freeze, Peer, Proof, RestoreOrder, Share, Target, Why};
+use roost_protocol::cause::Noted;
 use roost_protocol::guest::{Disk, GuestSample, GuestSpec, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
 use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
@@ -93,6 +94,10 @@ pub enum Event {
     },
     /// The host's guard is new, or what it holds changed.
     GuardSeen(Box<GuardSeen>),
+    /// What happened to wards, as the guard says, oldest first; each once.
+    GuardNoted {
+        notes: Vec<Noted>,
+    },
     /// The second's samples.
     Sampled {
         host: HostSample,

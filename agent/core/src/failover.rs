@@ -22,6 +22,8 @@ pub struct GuardSeen {
     pub may_own: bool,
     /// Those it owns.
     pub wards: Vec<WardReport>,
+    /// What happened before this it doesn't remember.
+    pub remembers: Stamp,
 }
 
 /// How the guard is to be: the edge brings it there, step by step.
@@ -46,7 +48,11 @@ pub(crate) struct Failover {
 }
 
 impl Agent {
-    pub(crate) fn guard_seen(&mut self, now: Now, seen: GuardSeen) {
+    /// What a guard told before it was started anew is remembered here.
+    pub(crate) fn guard_seen(&mut self, now: Now, mut seen: GuardSeen) {
+        if let Some(before) = &self.failover.seen {
+            seen.remembers = seen.remembers.min(before.remembers);
+        }
         self.failover.seen = Some(seen);
         self.beats.hurry(now.time);
     }
@@ -91,8 +97,9 @@ impl Agent {
     /// What the aggregator is to know of the guard.
     pub(crate) fn guard_report(&self) -> Option<GuardReport> {
         let seen = self.failover.seen.as_ref()?;
-        let GuardSeen { incarnation, key, listen, may_own, wards } = seen.clone();
-        Some(GuardReport { incarnation, key, listen, may_own, wards, wants: self.wants() })
+        let GuardSeen { incarnation, key, listen, may_own, wards, remembers } = seen.clone();
+        let (wants, remembers, notes) = (self.wants(), Some(remembers), Vec::new());
+        Some(GuardReport { incarnation, key, listen, may_own, wards, wants, remembers, notes })
     }
 
     /// The same, if it was told otherwise.
@@ -100,7 +107,8 @@ impl Agent {
         let report = self.guard_report();
         let news = all || report != self.failover.reported;
         self.failover.reported.clone_from(&report);
-        report.filter(|_| news).map(Box::new)
+        let notes = if report.is_some() { self.chain.tell(all) } else { Vec::new() };
+        report.filter(|_| news || !notes.is_empty()).map(|report| Box::new(GuardReport { notes, ..report }))
     }
 
     /// Running guests whose policy asks for it and whose replica is there.

@@ -5,6 +5,7 @@ pub mod alarm;
 pub mod backup;
 mod beat;
 mod begin;
+mod chain;
 mod command;
 pub mod event;
 mod failover;

@@ -71,6 +71,9 @@ impl Agent {
                 StartFrom::Here => {
                     self.takeovers.remove(&guest);
                     self.clear_alarm(NO_COPY, Some(guest));
+                    if self.guests.get(guest).is_none_or(|known| !alive(known.seen.state)) {
+                        self.chosen(now, guest, None, "its own disks here are the newest copy".into());
+                    }
                     self.looked_after_here(guest, actions);
                 }
                 StartFrom::Point(point) => {
@@ -86,6 +89,9 @@ impl Agent {
                     self.takeovers.insert(guest, now.time + RETRY);
                     let text = "its ward was won by this host, which has neither the guest nor a whole copy of it: \
                                 restore it, or release the ward to a host that has one";
+                    if !self.alarms.contains_key(&(NO_COPY.to_owned(), Some(guest))) {
+                        self.not_started(now, guest, text.into());
+                    }
                     self.raise_alarm(now, NO_COPY, Some(guest), text.into());
                 }
             }
@@ -121,8 +127,12 @@ impl Agent {
 
     fn take_over_from(&mut self, now: Now, point: &BackupSummary, actions: &mut Vec<Action>) {
         let (set, at_once) = (point.guest, true);
-        let text = format!("taken over: it is started from point {} that host {} made", point.point, point.origin);
-        actions.push(Action::Note { guest: Some(set), at: Some(now.wall), text });
+        let age = Millis(now.wall.0.saturating_sub(point.started.0));
+        let seconds = age.0 / 1_000;
+        let (id, made_by) = (point.point, point.origin);
+        let text = format!("taken over: it is started from point {id} that {made_by} made, {seconds} s old");
+        actions.push(Action::Note { guest: Some(set), at: Some(now.wall), text: text.clone() });
+        self.chosen(now, set, Some((point.origin, age)), text);
         let (to_be, from) = (RestoreAs::AsItWas, Target::Local);
         let order = RestoreOrder { set, point: point.point, from, to_be, start: true, at_once };
         self.run(Task::Restore { guest: set, order: Box::new(order) }, Purpose::Takeover, actions);
@@ -134,6 +144,7 @@ impl Agent {
         actions.push(Action::List);
         if let Some(why) = failed {
             let text = format!("could not be taken over, and is tried again: {why}");
+            self.not_started(now, guest, text.clone());
             return actions.push(Action::Note { guest: Some(guest), at: Some(now.wall), text });
         }
         if let Task::Restore { order, .. } = what {

@@ -15,7 +15,8 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
-use roost_protocol::{HostId, Millis, Time, codec};
+use roost_protocol::cause::NOTE_HOSTS;
+use roost_protocol::{HostId, Millis, Stamp, Time, codec};
 use roost_ward::door::{MOST_ADDRESSES, MOST_WARDS, Note, Peer};
 use roost_ward::{
     Action, Ballot, Event, Kept, Letter, MOST_WARDS_IN_PACKET, MemberId, Message, Packet, Replica, Rules, Start,
@@ -67,6 +68,8 @@ pub(crate) struct Guard {
     /// Visitors that wait until a new ward is on disk.
     founders: BTreeMap<WardId, Visitor>,
     notes: VecDeque<Note>,
+    /// What happened before this is forgotten.
+    remembers: Stamp,
     next_note: u64,
     socket: UdpSocket,
     listen: SocketAddr,
@@ -104,6 +107,7 @@ impl Guard {
             visitors: Visitors::open(&config.socket())?,
             founders: BTreeMap::new(),
             notes: VecDeque::new(),
+            remembers: clock::stamp(),
             next_note: opened.start.saturating_mul(NOTES_PER_START),
             listen: config.listen,
             socket,
@@ -349,12 +353,15 @@ impl Guard {
 
     fn note(&mut self, ward: WardId, report: &roost_ward::Report) {
         let (number, at, kind) = (self.next_note, clock::stamp(), report.kind());
-        let note = Note { number, at, ward, kind, text: report.to_string() };
+        let hosts = report.members().into_iter().map(|member| member.id).take(NOTE_HOSTS).collect();
+        let (text, epoch, span) = (report.to_string(), report.epoch(), report.span());
+        let note = Note { number, at, ward, kind, text, epoch, hosts, span };
         tracing::info!(%ward, "{}", note.text);
         self.next_note += 1;
         self.visitors.note(&note);
         if self.notes.len() >= MOST_NOTES {
             self.notes.pop_front();
+            self.remembers = self.notes.front().map_or(at, |note| note.at);
         }
         self.notes.push_back(note);
     }

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use roost_agent_core::{Event, GuardSeen, GuardWish, Right};
+use roost_protocol::cause::Noted;
 use roost_protocol::failover::{Council, Voter, WardReport};
 use roost_protocol::{GuestId, HostId, Stamp, codec};
-use roost_ward::door::{LONGEST_FRAME, Reply, Request, Status, WardStatus};
+use roost_ward::door::{LONGEST_FRAME, Note, Reply, Request, Status, WardStatus};
 use roost_ward::{Standing, WardId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -49,7 +50,8 @@ pub(crate) async fn watch(
     events: mpsc::Sender<Event>,
 ) {
     let mut turn = interval(EVERY);
-    let mut visitor = Visitor { socket, host, wish, memory: Memory::default(), refused: String::new() };
+    let memory = Memory::default();
+    let mut visitor = Visitor { socket, host, wish, memory, refused: String::new(), next_note: 0, notes: Vec::new() };
     let mut told: Option<Result<BTreeMap<GuestId, Right>, String>> = None;
     let mut seen: Option<GuardSeen> = None;
     loop {
@@ -58,6 +60,10 @@ pub(crate) async fn watch(
         if asked.is_err() {
             // What it was told last may not have come.
             visitor.memory = Memory::default();
+        }
+        let notes = std::mem::take(&mut visitor.notes);
+        if !notes.is_empty() && events.send(Event::GuardNoted { notes }).await.is_err() {
+            return;
         }
         if let Ok((status, Some(wish))) = &asked {
             let now = guard(status, wish);
@@ -94,6 +100,10 @@ struct Visitor {
     memory: Memory,
     /// Why it did not do what it was asked last; told once.
     refused: String,
+    /// Of its notes, the first that is not known here …
+    next_note: u64,
+    /// … and those that are not told yet.
+    notes: Vec<Noted>,
 }
 
 impl Visitor {
@@ -123,8 +133,30 @@ impl Visitor {
                 self.refused = why;
             }
         }
+        self.hear_notes(&mut stream, &status).await?;
         Ok((status, Some(wish)))
     }
+
+    /// All that it noted up to its status. Later requests on this connection would find notes among their answers.
+    async fn hear_notes(&mut self, stream: &mut UnixStream, status: &Status) -> Result<(), GuardError> {
+        let from = self.next_note.max(status.first_note);
+        if from >= status.next_note {
+            return Ok(());
+        }
+        ask(stream, &Request::Follow { from }).await?;
+        while self.next_note < status.next_note {
+            if let Reply::Note(note) = hear(stream).await? {
+                self.next_note = note.number + 1;
+                self.notes.push(noted(note));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn noted(note: Note) -> Noted {
+    let Note { at, ward, kind, text, epoch, hosts, span, .. } = note;
+    Noted { ward: ward.0, at, kind, epoch, hosts, span, text }.bounded()
 }
 
 fn wall() -> Stamp {
@@ -136,6 +168,10 @@ async fn ask(stream: &mut UnixStream, request: &Request) -> Result<Reply, GuardE
     let request = codec::encode(request);
     stream.write_u32(u32::try_from(request.len()).map_err(|_| GuardError::Other)?).await?;
     stream.write_all(&request).await?;
+    hear(stream).await
+}
+
+async fn hear(stream: &mut UnixStream) -> Result<Reply, GuardError> {
     let length = usize::try_from(stream.read_u32().await?).map_err(|_| GuardError::Other)?;
     if length > LONGEST_FRAME {
         return Err(GuardError::Other);
@@ -163,6 +199,7 @@ fn guard(status: &Status, wish: &GuardWish) -> GuardSeen {
         key: status.key,
         listen: status.listen.clone(),
         may_own: status.may_own,
+        remembers: status.remembers,
         wards: status.wards.iter().filter(owned).filter_map(report).collect(),
     }
 }

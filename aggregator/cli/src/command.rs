@@ -29,6 +29,11 @@ pub(crate) fn command() -> Command {
         let alias = |name: &'static str| operation(Command::new(name).about("Same as `guest list`"), list);
         root = root.subcommand(alias("ls")).subcommand(alias("ps"));
     }
+    if let Some(explain) = find("guest.explain") {
+        let guest = operation(Command::new("guest").about("Same as `guest explain`"), explain);
+        let about = "Tell why something is as it is";
+        root = root.subcommand(Command::new("explain").about(about).subcommand_required(true).subcommand(guest));
+    }
     root
 }
 

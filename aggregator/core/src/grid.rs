@@ -1,7 +1,8 @@
 //! The grid's state machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use roost_protocol::cause::Noted;
 use roost_protocol::failover::GuardReport;
 use roost_protocol::guest::{GuestReport, GuestSample};
 use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample};
@@ -46,6 +47,10 @@ pub struct Host {
     pub backups: Backups,
     /// Its guard, as it said last; kept while it is away.
     pub guard: Option<GuardReport>,
+    /// What it noted of wards, oldest first.
+    pub notes: Vec<Noted>,
+    /// Takeovers by it that people were told of, by ward and epoch.
+    pub failovers_told: BTreeSet<(u64, Option<Epoch>)>,
     /// The message version spoken with it.
     pub version: u32,
     /// Digest of the guests as the agent last stated it.
@@ -103,6 +108,8 @@ pub struct Grid {
     pub(crate) questions: Questions,
     /// The last write of the intent failed: the next one writes all of it.
     pub(crate) resave: bool,
+    /// The time of the event that was dealt with last.
+    pub(crate) clock: Time,
     next_tick: Time,
 }
 
@@ -139,6 +146,7 @@ impl Grid {
             links: BTreeMap::new(),
             places: Places::default(),
             resave: false,
+            clock: Time(0),
             next_tick: Time(0),
         };
         grid.list_known_hosts();
@@ -148,6 +156,7 @@ impl Grid {
     /// What to do about `event`. `now` is this machine's monotonic clock, `wall` its wall clock, for people only.
     pub fn on(&mut self, now: Time, wall: Stamp, event: Event) -> Vec<Action> {
         let now = Now { time: now, wall };
+        self.clock = now.time;
         let mut actions = Vec::new();
         let late = now.time.since(self.next_tick);
         if late >= ASLEEP {

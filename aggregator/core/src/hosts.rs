@@ -46,6 +46,8 @@ impl Host {
             document: Generation(0),
             backups: Backups::default(),
             guard: None,
+            notes: Vec::new(),
+            failovers_told: BTreeSet::new(),
             version: OLDEST,
             remote: String::new(),
             told: Told::default(),
@@ -203,7 +205,7 @@ impl Grid {
             self.backups_told(now, link, id, told, actions);
         }
         if let Some(guard) = snapshot.guard {
-            self.guard_told(now, id, *guard);
+            self.guard_told(now, id, *guard, true, actions);
         }
         let message = ToAgent::BeatSeen { sequence: snapshot.sequence, want_snapshot: false };
         actions.push(Action::Send { link, message });
@@ -232,7 +234,7 @@ impl Grid {
             self.backups_told(now, link, id, told, actions);
         }
         if let Some(guard) = beat.guard {
-            self.guard_told(now, id, *guard);
+            self.guard_told(now, id, *guard, false, actions);
         }
         let same = self.hosts.get(&id).is_some_and(|host| host.digest == beat.digest);
         let message = ToAgent::BeatSeen { sequence: beat.sequence, want_snapshot: !same };
@@ -240,8 +242,14 @@ impl Grid {
     }
 
     /// Whoever votes with its guard is told soon of where it is.
-    fn guard_told(&mut self, now: Now, id: HostId, report: GuardReport) {
-        let report = councils::bounded(report);
+    fn guard_told(&mut self, now: Now, id: HostId, report: GuardReport, all: bool, actions: &mut Vec<Action>) {
+        let mut report = councils::bounded(report);
+        let notes = std::mem::take(&mut report.notes);
+        self.guard_changed(now, id, report);
+        self.noted(now, id, notes, all, actions);
+    }
+
+    fn guard_changed(&mut self, now: Now, id: HostId, report: GuardReport) {
         let Some(host) = self.hosts.get_mut(&id).filter(|host| host.guard.as_ref() != Some(&report)) else { return };
         let seat = |report: &GuardReport| (report.key, report.incarnation, report.listen.clone(), report.may_own);
         let elsewhere = host.guard.as_ref().map(seat) != Some(seat(&report));

@@ -1,5 +1,6 @@
 //! The grid, told the time by hand: who is heard, and whose silence it is.
 
+mod chains;
 mod councils;
 mod guards;
 mod peers;

@@ -1,6 +1,7 @@
 //! Shapes of what comes back (and of the larger inputs), with the columns tables show.
 
 mod backup;
+mod failover;
 
 use crate::FieldKind;
 use crate::FieldKind::{
@@ -110,6 +111,8 @@ static SCHEMAS: &[Schema] = &[
         properties: backup::REPLICA,
     },
     Schema { name: "store", help: "Where a host keeps points", properties: backup::STORE },
+    Schema { name: "cause", help: "One link of a guest's cause chain", properties: failover::CAUSE },
+    Schema { name: "failover", help: "A guest that another host took over", properties: failover::FAILOVER },
     Schema { name: "disk_spec", help: "Where a new guest's disk comes from", properties: DISK_SPEC },
     Schema { name: "nic_spec", help: "A new guest's network interface", properties: NIC_SPEC },
     Schema { name: "boot", help: "What a new guest boots from", properties: BOOT },
@@ -166,6 +169,9 @@ const GUEST: &[Property] = &[
     restless(maybe(shown("cpu_percent", Number, "CPU in use, percent of one CPU"))),
     restless(maybe(wide("resident_mib", Integer, "Memory its process holds, MiB"))),
     wide("stale", Boolean, "What is shown may be old"),
+    maybe(wide("protected", Boolean, "Another host would go on with it; absent: that is not wished")),
+    maybe(wide("protected_by", Text, "The host that would")),
+    restless(maybe(wide("unprotected_because", Text, "Why none would"))),
     hidden("disks", List("disk"), "Its disks"),
 ];
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Api;
 use super::input::Input;
-use super::ops::{backup, event, grid, guest, host, operation, policy, session, token, user};
+use super::ops::{backup, event, failover, grid, guest, host, operation, policy, session, token, user};
 use super::page::Page;
 use super::problem::Problem;
 use super::replay::{self, Turn};
@@ -112,6 +112,8 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "guest.list" => guest::list,
         "guest.get" => guest::get,
         "guest.screen" => guest::screen,
+        "guest.explain" => failover::explain,
+        "failover.list" => failover::list,
         "guest.create" => guest::create,
         "guest.import" => guest::import,
         "guest.start" => guest::start,

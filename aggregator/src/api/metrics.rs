@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use roost_aggregator_core::Grid;
+use roost_aggregator_core::{Grid, Protection};
 
 use super::Api;
 use super::problem::Problem;
@@ -24,6 +24,9 @@ struct Counts {
     guests: BTreeMap<String, usize>,
     operations: BTreeMap<String, usize>,
     alarms: usize,
+    protected: usize,
+    unprotected: usize,
+    failovers: usize,
     generation: u64,
 }
 
@@ -36,6 +39,11 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, Pro
     states(&mut text, "roost_guests", "Guests by state", &GUEST_STATES, &counts.guests);
     states(&mut text, "roost_operations", "Operations kept, by state", &OPERATION_STATES, &counts.operations);
     one(&mut text, "roost_alarms", "gauge", "Raised alarms", counts.alarms);
+    let help = "Guests that wish failover, and another host would go on with them";
+    one(&mut text, "roost_guests_protected", "gauge", help, counts.protected);
+    let help = "Guests that wish failover, and no host would go on with them now";
+    one(&mut text, "roost_guests_unprotected", "gauge", help, counts.unprotected);
+    one(&mut text, "roost_failovers_remembered", "gauge", "Takeovers that hosts remember", counts.failovers);
     one(&mut text, "roost_document_generation", "gauge", "Generation of the grid document", counts.generation);
     let events = api.events.load(Ordering::Relaxed);
     one(&mut text, "roost_events_total", "counter", "Events since the start", events);
@@ -53,6 +61,9 @@ fn count(grid: &Grid) -> Counts {
         guests: BTreeMap::new(),
         operations: BTreeMap::new(),
         alarms: 0,
+        protected: 0,
+        unprotected: 0,
+        failovers: grid.failovers().len(),
         generation: grid.intent().generation.0,
     };
     let mut guests: BTreeMap<_, usize> = BTreeMap::new();
@@ -60,6 +71,12 @@ fn count(grid: &Grid) -> Counts {
         *counts.hosts.entry(presence(host).to_owned()).or_default() += 1;
         counts.alarms += host.alarms.len();
         for guest in host.guests.values() {
+            match grid.protection(guest.report.id) {
+                _ if grid.guest_host(guest.report.id) != Some(host.id) => {}
+                Protection::NotWished => {}
+                Protection::By { .. } => counts.protected += 1,
+                Protection::No(_) => counts.unprotected += 1,
+            }
             *guests.entry(guest.report.state).or_default() += 1;
         }
     }

@@ -1,6 +1,7 @@
 //! What callers see of the grid's parts: each property of the registry's schemas, made from the core's types.
 
 pub(crate) mod backup;
+pub(crate) mod failover;
 
 use std::cmp::Reverse;
 
@@ -8,6 +9,7 @@ use roost_aggregator_core::event::{GridEvent, Severity};
 use roost_aggregator_core::grid::{Guest, Host, Presence};
 use roost_aggregator_core::intent::{ApiTokenRecord, JoinTokenRecord, UserRecord};
 use roost_aggregator_core::operation::{Operation, State};
+use roost_aggregator_core::{Grid, Protection};
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::host::{Alarm, Virtualization};
 use roost_protocol::operation::Failure;
@@ -173,8 +175,23 @@ fn alarm(alarm: &Alarm) -> Value {
 /// A guest and its host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GuestView<'a> {
+    pub(crate) grid: &'a Grid,
     pub(crate) host: &'a Host,
     pub(crate) guest: &'a Guest,
+}
+
+impl GuestView<'_> {
+    fn protection(&self, name: &str) -> Value {
+        match (self.grid.protection(self.guest.report.id), name) {
+            (Protection::NotWished, _) => Value::Null,
+            (Protection::By { .. }, "protected") => json!(true),
+            (Protection::By { host, .. }, "protected_by") => json!(self.grid.host_name(host)),
+            (Protection::By { .. }, _) => Value::Null,
+            (Protection::No(_), "protected") => json!(false),
+            (Protection::No(why), "unprotected_because") => json!(why.join("; ")),
+            (Protection::No(_), _) => Value::Null,
+        }
+    }
 }
 
 impl Listed for GuestView<'_> {
@@ -207,6 +224,7 @@ impl Listed for GuestView<'_> {
             "resident_mib" => self.guest.sample.as_ref().map_or(Value::Null, |sample| json!(sample.resident_mib)),
             "stale" => json!(!self.host.fresh()),
             "disks" => json!(report.disks),
+            "protected" | "protected_by" | "unprotected_because" => self.protection(name),
             _ => Value::Null,
         }
     }

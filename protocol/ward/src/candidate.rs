@@ -96,7 +96,8 @@ impl Ward {
         let patience = self.councils().timers().retry_min;
         self.seat = Seat::Asking(self.poll(now, epoch, patience));
         if self.told.is_none() {
-            out.push(Action::Tell(Report::Asks { epoch }));
+            let owner = self.voter.ballot.voted;
+            out.push(Action::Tell(Report::Asks { epoch, owner }));
         }
         self.send_all(&Message::Ask(candidacy), out);
         self.count_asked(now, out);

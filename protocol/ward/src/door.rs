@@ -2,6 +2,7 @@
 //! `roost-guard status`. Frames on a local socket: length in four bytes, big endian, then CBOR.
 
 use minicbor::{Decode, Encode};
+use roost_protocol::cause::NoteKind;
 use roost_protocol::{Epoch, GuestId, HostId, Millis, Stamp};
 
 use crate::council::{Council, Policy};
@@ -166,38 +167,18 @@ pub struct Note {
     #[n(2)]
     pub ward: WardId,
     #[n(3)]
-    pub kind: Kind,
+    pub kind: NoteKind,
     /// A sentence.
     #[n(4)]
     pub text: String,
-}
-
-/// What kind of thing happened: what programs act on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-pub enum Kind {
-    #[n(0)]
-    Suspect,
-    #[n(1)]
-    Vote,
-    #[n(2)]
-    Denial,
-    #[n(3)]
-    Candidacy,
-    #[n(4)]
-    Won,
     #[n(5)]
-    Runs,
+    pub epoch: Option<Epoch>,
+    /// See [`roost_protocol::cause::Noted`].
     #[n(6)]
-    LeaseEnded,
+    #[cbor(default)]
+    pub hosts: Vec<HostId>,
     #[n(7)]
-    Stopped,
-    #[n(8)]
-    Lost,
-    #[n(9)]
-    Council,
-    #[n(10)]
-    Fault,
+    pub span: Option<Millis>,
 }
 
 /// How a host makes sure that a program that hangs can't keep guests running.
@@ -244,6 +225,10 @@ pub struct Status {
     #[n(8)]
     #[cbor(default)]
     pub may_own: bool,
+    /// What happened before this is not remembered.
+    #[n(9)]
+    #[cbor(default)]
+    pub remembers: Stamp,
 }
 
 /// How a ward is, seen from here.

@@ -112,14 +112,20 @@ pub enum Report {
     /// The recorded owner was not heard for a few rounds: look for it.
     Suspect {
         owner: MemberId,
+        silent: Millis,
     },
     /// … and is heard again.
     HeardAgain {
         owner: MemberId,
     },
-    /// This home stands, or would.
+    /// This home stands, or would. It knows this owner, if any.
     Asks {
         epoch: Epoch,
+        owner: Option<MemberId>,
+    },
+    /// Somebody asked this home to stand; an admin, if a stale copy may start.
+    Nominated {
+        force: bool,
     },
     /// It does not, because.
     StandsNot(Refusal),

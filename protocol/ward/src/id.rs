@@ -3,6 +3,7 @@
 use std::fmt;
 
 use minicbor::{Decode, Encode};
+use roost_protocol::cause::ward_of;
 use roost_protocol::{GuestId, HostId};
 
 /// One ward: a small set of guests with the same homes. Small numbers travel in few bytes.
@@ -11,12 +12,9 @@ use roost_protocol::{GuestId, HostId};
 pub struct WardId(#[n(0)] pub u64);
 
 impl WardId {
-    /// The ward of one guest alone: all hosts call it the same with nobody's help. Two guests of one ward id would need
-    /// 2^32 guests.
+    /// The ward of one guest alone: all hosts call it the same with nobody's help.
     pub fn of(guest: GuestId) -> Self {
-        let number = u128::from_be_bytes(guest.bytes());
-        let [low, high] = [number, number >> 64].map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
-        Self(low ^ high)
+        Self(ward_of(guest))
     }
 }
 

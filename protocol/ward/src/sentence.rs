@@ -2,26 +2,90 @@
 
 use std::fmt;
 
-use crate::door::Kind;
+use roost_protocol::cause::NoteKind;
+use roost_protocol::{Epoch, Millis};
+
 use crate::event::{Ground, Report};
 use crate::id::MemberId;
 use crate::message::Denial;
 
 impl Report {
     /// What kind of thing it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> NoteKind {
         match self {
-            Report::Suspect { .. } | Report::HeardAgain { .. } => Kind::Suspect,
-            Report::Voted { .. } => Kind::Vote,
-            Report::Denied { .. } => Kind::Denial,
-            Report::Asks { .. } | Report::StandsNot(_) => Kind::Candidacy,
-            Report::Elected { .. } | Report::Raised { .. } => Kind::Won,
-            Report::Runs { .. } => Kind::Runs,
-            Report::LeaseEnded { .. } => Kind::LeaseEnded,
-            Report::Kills { .. } | Report::Paused { .. } | Report::Released { .. } => Kind::Stopped,
-            Report::Lost { .. } => Kind::Lost,
-            Report::CouncilOpen { .. } | Report::CouncilInForce { .. } | Report::CouncilRefused(_) => Kind::Council,
-            Report::Fenced { .. } | Report::Mute => Kind::Fault,
+            Report::Suspect { .. } => NoteKind::Suspect,
+            Report::HeardAgain { .. } => NoteKind::Heard,
+            Report::Voted { .. } => NoteKind::Vote,
+            Report::Denied { .. } => NoteKind::Denial,
+            Report::Asks { .. } => NoteKind::Candidacy,
+            Report::Nominated { force: false } => NoteKind::Candidacy,
+            Report::Nominated { force: true } => NoteKind::Override,
+            Report::StandsNot(_) => NoteKind::Refusal,
+            Report::Elected { .. } => NoteKind::Won,
+            Report::Raised { .. } => NoteKind::Raised,
+            Report::Runs { .. } => NoteKind::Runs,
+            Report::LeaseEnded { .. } => NoteKind::LeaseEnded,
+            Report::Kills { .. } | Report::Paused { .. } => NoteKind::Stopped,
+            Report::Released { .. } => NoteKind::Released,
+            Report::Lost { .. } => NoteKind::Lost,
+            Report::CouncilOpen { .. } | Report::CouncilInForce { .. } | Report::CouncilRefused(_) => NoteKind::Council,
+            Report::Fenced { .. } | Report::Mute => NoteKind::Fault,
+        }
+    }
+
+    /// The epoch it is about.
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Report::Asks { epoch, .. }
+            | Report::Voted { epoch, .. }
+            | Report::Denied { epoch, .. }
+            | Report::Elected { epoch, .. }
+            | Report::Raised { epoch, .. }
+            | Report::Runs { epoch }
+            | Report::LeaseEnded { epoch }
+            | Report::Kills { epoch }
+            | Report::Paused { epoch }
+            | Report::Released { epoch }
+            | Report::Lost { in_epoch: epoch, .. }
+            | Report::Fenced { epoch, .. } => Some(*epoch),
+            Report::Suspect { .. }
+            | Report::HeardAgain { .. }
+            | Report::Nominated { .. }
+            | Report::StandsNot(_)
+            | Report::CouncilOpen { .. }
+            | Report::CouncilInForce { .. }
+            | Report::CouncilRefused(_)
+            | Report::Mute => None,
+        }
+    }
+
+    /// How long the owner was silent.
+    pub fn span(&self) -> Option<Millis> {
+        if let Report::Suspect { silent, .. } = self { Some(*silent) } else { None }
+    }
+
+    /// Who it is about, beside who tells it.
+    pub fn members(&self) -> Vec<MemberId> {
+        match self {
+            Report::Suspect { owner: one, .. }
+            | Report::HeardAgain { owner: one }
+            | Report::Voted { candidate: one, .. }
+            | Report::Denied { candidate: one, .. }
+            | Report::Fenced { owner: one, .. } => vec![*one],
+            Report::Asks { owner: one, .. } | Report::Lost { to: one, .. } => one.iter().copied().collect(),
+            Report::Elected { votes: all, .. }
+            | Report::Raised { votes: all, .. }
+            | Report::CouncilOpen { members: all }
+            | Report::CouncilInForce { members: all } => all.clone(),
+            Report::Nominated { .. }
+            | Report::StandsNot(_)
+            | Report::Runs { .. }
+            | Report::LeaseEnded { .. }
+            | Report::Kills { .. }
+            | Report::Paused { .. }
+            | Report::Released { .. }
+            | Report::CouncilRefused(_)
+            | Report::Mute => Vec::new(),
         }
     }
 }
@@ -62,9 +126,16 @@ impl fmt::Display for Denial {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Report::Suspect { owner } => write!(f, "the owner {owner} was not heard for a few rounds"),
+            Report::Suspect { owner, silent } => write!(f, "the owner {owner} was not heard for {} ms", silent.0),
             Report::HeardAgain { owner } => write!(f, "the owner {owner} is heard again"),
-            Report::Asks { epoch } => write!(f, "this home asks whether it may stand in epoch {epoch}"),
+            Report::Asks { epoch, owner: Some(owner) } => {
+                write!(f, "this home asks whether it may stand in epoch {epoch}, after {owner}")
+            }
+            Report::Asks { epoch, owner: None } => write!(f, "this home asks whether it may stand in epoch {epoch}"),
+            Report::Nominated { force: false } => f.write_str("this home was asked to stand"),
+            Report::Nominated { force: true } => {
+                f.write_str("an admin asked this home to stand, whatever speaks against it, with the copy that it has")
+            }
             Report::StandsNot(why) => write!(f, "this home doesn't stand: {why}"),
             Report::Voted { candidate, epoch, ground } => {
                 write!(f, "voted for {candidate} in epoch {epoch}: {ground}")

@@ -128,7 +128,10 @@ impl Ward {
             Event::Wake => {}
             Event::Heard { from, message } => self.heard(now, from, message, &mut out),
             Event::Stopped { order } => self.stopped(now, order, &mut out),
-            Event::Nominate { force } => self.nominated(now, force),
+            Event::Nominate { force } => {
+                out.push(Action::Tell(Report::Nominated { force }));
+                self.nominated(now, force);
+            }
             Event::Release => self.release(),
             Event::Change(change) => self.change(now, change, &mut out),
             Event::Replica(replica) => {
@@ -190,7 +193,8 @@ impl Ward {
         let Some(owner) = self.voter.ballot.voted else { return };
         if !self.suspected && self.suspect_at().is_some_and(|at| now >= at) {
             self.suspected = true;
-            out.push(Action::Tell(Report::Suspect { owner }));
+            let silent = self.heard.map_or(Millis(0), |heard| now.since(heard));
+            out.push(Action::Tell(Report::Suspect { owner, silent }));
         }
     }
 

@@ -130,6 +130,14 @@ impl Grid {
         self.api.log_in("admin", "correct horse battery staple")
     }
 
+    /// What the command `roost` says, as the admin.
+    pub fn roost(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(program("roost")?);
+        command.env("ROOST_URL", self.api.base()).env("ROOST_CA", self.folder.join("ca.pem"));
+        command.env("ROOST_TOKEN", self.api.token.as_deref().context("a log-in")?).args(words);
+        output(&mut command)
+    }
+
     /// Sends the aggregator a signal.
     pub fn signal_aggregator(&self, signal: &str) -> Result<()> {
         self.signal(0, signal)

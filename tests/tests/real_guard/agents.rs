@@ -1,13 +1,11 @@
 //! Agents that keep to what their guards say: a real guest comes up on the host that won its ward, and stays off on the one
 //! that lost it.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use reqwest::Method;
-use roost_tests::grid::{self, Grid, START, eventually, lasts, text, tiny};
-use roost_tests::guards::{Guards, now_ms};
+use roost_tests::grid::{self, Grid, START, eventually, lasts};
+use roost_tests::guards::{now_ms, shared_guest};
 use roost_ward::Standing;
 
 /// Promise of the fast profile, the agent's wait before a start, libvirt's start; the rest is for a loaded machine.
@@ -16,30 +14,6 @@ const UP_AGAIN: Duration = Duration::from_secs(40);
 const SHOWN: Duration = Duration::from_secs(30);
 /// Longer than a lease.
 const A_WHILE: Duration = Duration::from_secs(6);
-
-/// A guest on host 1 that host 2 has the definition and folder of, as hosts with storage in common do; each host with
-/// agent and guard.
-fn prepare(grid: &mut Grid) -> Result<Guards> {
-    grid.join_all()?;
-    let guards = Guards::on(grid.lab.clone(), 3)?;
-    grid.api.done(Method::POST, "/guests", &tiny("desk", "h1", true))?;
-    let id = grid.await_guest("desk", "running", START)?["id"].as_str().context("its id")?.to_owned();
-    let xml = grid.folder.join("desk.xml");
-    fs::write(&xml, grid.virsh(1, &["dumpxml", "--inactive", "desk"])?)?;
-    let (from, at) = (grid.folder.join("desk"), format!("/var/lib/roost/guests/{id}"));
-    let copy = format!("test ! -d {at} || cp -r {at} {}", from.display());
-    grid.lab.exec(1, &["sh", "-c", &copy])?;
-    let copy = format!("test ! -d {0} || {{ mkdir -p /var/lib/roost/guests && cp -r {0} {at}; }}", from.display());
-    grid.lab.exec(2, &["sh", "-c", &copy])?;
-    guards.found(&[1, 2], "fast", id.parse()?)?;
-    for host in 1..=3 {
-        grid.guarded(host, &guards.socket(host))?;
-        grid.kill(host)?;
-        grid.start_agent(host)?;
-    }
-    grid.virsh(2, &["define", text(&xml)?])?;
-    Ok(guards)
-}
 
 fn is(grid: &Grid, host: u8, state: &str) -> Result<()> {
     let seen = grid.virsh(host, &["domstate", "desk"])?;
@@ -50,7 +24,7 @@ fn is(grid: &Grid, host: u8, state: &str) -> Result<()> {
 #[test]
 fn real_guest_comes_up_where_its_ward_was_won_and_stays_off_where_it_was_lost() {
     grid::story(3, |grid| {
-        let mut guards = prepare(grid)?;
+        let mut guards = shared_guest(grid, "fast")?;
         lasts(A_WHILE);
         is(grid, 1, "running")?;
         is(grid, 2, "shut off")?;

@@ -102,6 +102,35 @@ fn has_what_was_written(grid: &Grid, host: u8) -> Result<()> {
     })
 }
 
+/// People are told who would go on with the guest.
+fn shows_protected(grid: &Grid, second: u8) -> Result<()> {
+    eventually("the guest is shown as protected", PROTECTED, || {
+        let shown = grid.api.get("/guests/desk")?;
+        let by = format!("h{second}");
+        ensure!(shown["protected"] == true && shown["protected_by"] == by, "{shown}");
+        Ok(())
+    })
+}
+
+/// An aggregator that saw nothing of it tells how the guest came to its second home.
+fn explains(grid: &Grid, second: u8) -> Result<()> {
+    let told = grid.roost(&["explain", "guest", "desk"])?;
+    let owner = ["the owner h1 was not heard for", "asks whether it may stand in epoch", "with the votes of h"];
+    let rest = ["voted for h", "a majority granted a lease", "taken over: it is started from point", "it runs here"];
+    for why in owner.into_iter().chain(rest) {
+        ensure!(told.contains(why), "{why:?} is missing:\n{told}");
+    }
+    ensure!(told.lines().any(|line| line.contains("h1") && line.contains("remembers")), "what h1 forgot:\n{told}");
+    let all: serde_json::Value =
+        serde_json::from_str(&grid.roost(&["failover", "list", "--guest", "desk", "-o", "json"])?)?;
+    let one = all.get(0).unwrap_or(&all["items"][0]);
+    ensure!(one["from"] == "h1" && one["to"] == format!("h{second}"), "{all}");
+    let moments = ["last_heard", "detected", "won", "leased", "chosen", "started"];
+    let moments: Vec<&str> = moments.into_iter().filter_map(|name| one[name].as_str()).collect();
+    ensure!(moments.len() == 6 && moments.is_sorted(), "{all}");
+    Ok(())
+}
+
 #[test]
 fn real_grid_that_hosts_only_joined_goes_on_with_a_dead_host_s_guest() {
     grid::story(3, |grid| {
@@ -110,6 +139,7 @@ fn real_grid_that_hosts_only_joined_goes_on_with_a_dead_host_s_guest() {
         let second = await_protected(&guards, guest)?;
         write_and_await_replica(grid)?;
         is(grid, 1, "running")?;
+        shows_protected(grid, second)?;
 
         // What was told lasts: without the aggregator, and with agents and guards that were started anew.
         grid.kill_aggregator()?;
@@ -140,6 +170,7 @@ fn real_grid_that_hosts_only_joined_goes_on_with_a_dead_host_s_guest() {
         ensure!(shown["host_name"] == format!("h{second}") && shown["state"] == "running", "{shown}");
         is(grid, 1, "shut off")?;
         is(grid, second, "running")?;
+        explains(grid, second)?;
         ensure!(ward(&guards, 1, guest)?.standing == Standing::Off, "the returned host owns it");
         ensure!(ward(&guards, second, guest)?.standing == Standing::Running, "it was given up");
         Ok(())

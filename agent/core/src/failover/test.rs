@@ -107,7 +107,7 @@ fn only_a_running_guest_with_a_copy_and_the_policy_wants_a_council() {
         let mut rig = Rig::new(kept, vec![seen(PowerState::Running)]);
         assert_eq!(rig.agent.guard_report(), None, "no guard was seen");
         let (incarnation, key, listen, may_own) = (3, [1; 32], String::new(), true);
-        let seen = GuardSeen { incarnation, key, listen, may_own, wards: Vec::new() };
+        let seen = GuardSeen { incarnation, key, listen, may_own, wards: Vec::new(), remembers: Stamp(0) };
         rig.tell(Event::GuardSeen(Box::new(seen)));
         let report = rig.agent.guard_report().unwrap();
         assert_eq!(report.wants.len(), wanted, "{failover} {power:?} {copied}");

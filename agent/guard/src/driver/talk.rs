@@ -209,6 +209,7 @@ impl Guard {
             next_note: self.next_note,
             listen: self.listen.to_string(),
             may_own: self.may_own(),
+            remembers: self.remembers,
         }
     }
 }

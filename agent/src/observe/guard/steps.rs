@@ -8,13 +8,11 @@
 use std::collections::BTreeMap;
 
 use roost_agent_core::GuardWish;
-use roost_protocol::failover::{Council, Guard};
+use roost_protocol::failover::{Council, Guard, MAX_RPO};
 use roost_protocol::{GuestId, HostId, Millis, Stamp};
 use roost_ward::door::{Copied, MOST_ADDRESSES, Peer, Request, Status, Told, WardStatus};
 use roost_ward::{Change, MemberId, Policy, Profile, Standing, WardId};
 
-/// A replica older than this is not started by itself.
-const MAX_RPO: Millis = Millis::seconds(3_600);
 /// A guard counts its notes from its start's number times this.
 const NOTES_PER_START: u64 = 1 << 32;
 
@@ -157,6 +155,7 @@ mod test {
             next_note: 5 * NOTES_PER_START + 3,
             listen: String::new(),
             may_own: true,
+            remembers: Stamp(0),
         }
     }
 

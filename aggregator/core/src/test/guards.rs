@@ -94,6 +94,8 @@ fn guard(number: u8) -> GuardReport {
         may_own: true,
         wards: Vec::new(),
         wants: Vec::new(),
+        remembers: None,
+        notes: Vec::new(),
     }
 }
 

@@ -175,3 +175,13 @@ fn after_a_restart_of_the_aggregator_a_guest_is_where_it_is_looked_after_whoever
     rig.says(2, PowerState::Running, true);
     assert_eq!((rig.place(), rig.taken_over()), (host(2), 1));
 }
+
+#[test]
+fn a_host_that_gives_a_guest_up_after_the_other_was_heard_loses_its_place() {
+    let mut rig = Rig::new();
+    rig.says(1, PowerState::Off, true);
+    rig.says(2, PowerState::Running, true);
+    assert_eq!((rig.place(), rig.taken_over()), (host(1), 0), "it is looked after by its own host");
+    rig.says(1, PowerState::Off, false);
+    assert_eq!((rig.place(), rig.taken_over()), (host(2), 1));
+}

@@ -2,6 +2,7 @@
 
 mod access;
 mod backup;
+mod failover;
 mod grid;
 mod guest;
 mod host;
@@ -12,8 +13,9 @@ use std::sync::LazyLock;
 use crate::{Cli, Faces, Field, Http, Kind, Operation, Output};
 
 pub(crate) static ALL: LazyLock<Vec<Operation>> = LazyLock::new(|| {
-    let parts =
-        [host::TABLE, guest::TABLE, operation::TABLE, grid::TABLE].into_iter().chain(backup::TABLE.iter().copied());
+    let parts = [host::TABLE, guest::TABLE, failover::TABLE, operation::TABLE, grid::TABLE]
+        .into_iter()
+        .chain(backup::TABLE.iter().copied());
     let parts = parts.chain(access::TABLE.iter().copied());
     parts.flatten().copied().collect()
 });

@@ -38,7 +38,7 @@ pub(crate) async fn list(api: &Api, _: &Caller, input: Input) -> Done {
         // Counting needs all of them.
         let from = from.filter(|_| !wanted.counts());
         let guests =
-            grid.guests_by_name(from, |name| filter.named(name)).map(|(host, guest)| GuestView { host, guest });
+            grid.guests_by_name(from, |name| filter.named(name)).map(|(host, guest)| GuestView { grid, host, guest });
         Ok(wanted.page_of_ordered(guests.filter(|guest| filter.lets(guest))))
     });
     Ok(Output::List(page.await??))

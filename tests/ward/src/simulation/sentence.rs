@@ -9,9 +9,9 @@ pub(crate) fn sentence(world: &World, report: &Report) -> Option<String> {
     let name = |member: &MemberId| world.name_of(*member);
     let names = |members: &[MemberId]| members.iter().map(name).collect::<Vec<_>>().join(", ");
     let text = match report {
-        Report::Suspect { owner } => format!("misses {}", name(owner)),
+        Report::Suspect { owner, .. } => format!("misses {}", name(owner)),
         Report::HeardAgain { owner } => format!("hears {} again", name(owner)),
-        Report::Asks { .. } | Report::Denied { .. } => return None,
+        Report::Asks { .. } | Report::Nominated { .. } | Report::Denied { .. } => return None,
         Report::StandsNot(refusal) => format!("does not stand: {refusal}"),
         Report::Voted { candidate, epoch, ground } => {
             let why = match ground {

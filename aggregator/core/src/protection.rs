@@ -1,0 +1,244 @@
+//! Whether a guest would be gone on with if its host died now, and if not, why not: from what hosts report, before it
+//! counts. Nothing is decided by it.
+
+use roost_protocol::cause::ward_of;
+use roost_protocol::failover::{MAX_RPO, WardReport};
+use roost_protocol::guest::Power;
+use roost_protocol::{GuestId, HostId, Millis};
+
+use crate::grid::{Grid, Host, Presence};
+
+/// Raised by an agent whose guard doesn't answer.
+const GUARD_AWAY: &str = "guard-away";
+/// A council needs so many hosts: of two the survivor would have no majority.
+const FEWEST: usize = 3;
+
+/// How a guest stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Nobody asked for it.
+    NotWished,
+    /// This host goes on with it, from a copy of this age.
+    By { host: HostId, copy: Millis },
+    /// It would stay down. Sentences, the first cause first.
+    No(Vec<String>),
+}
+
+/// How a host's guard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guarding {
+    Missing,
+    Away,
+    Unfenced,
+    Works,
+}
+
+/// One host of two that could run the guest.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    pub(crate) name: String,
+    pub(crate) up: bool,
+    pub(crate) guarding: Guarding,
+}
+
+/// What there is to judge by.
+#[derive(Clone, Debug)]
+pub(crate) struct Sight {
+    pub(crate) runs: bool,
+    pub(crate) owner: Home,
+    /// The host that has the copy, and how old that is.
+    pub(crate) keeper: Option<Home>,
+    pub(crate) copy: Option<Millis>,
+    /// Hosts that could vote.
+    pub(crate) voters: usize,
+    pub(crate) ward: Option<Council>,
+}
+
+/// The guest's council as its owner told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Council {
+    pub(crate) keeper_is_home: bool,
+    pub(crate) voters: usize,
+    /// Voters that are heard, but for the owner.
+    pub(crate) others_up: usize,
+}
+
+/// Why nobody would go on with the guest; nothing: somebody would.
+pub(crate) fn lacks(sight: &Sight) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if !sight.runs {
+        lacks.push("it is not wished to run".to_owned());
+    }
+    lacks.extend(home_lacks(&sight.owner, "its own host"));
+    match &sight.keeper {
+        None => lacks.push("no host keeps a copy of it".to_owned()),
+        Some(keeper) => {
+            lacks.extend(home_lacks(keeper, "the host with its copy"));
+            if !keeper.up {
+                lacks.push(format!("{}, the host with its copy, is not heard", keeper.name));
+            }
+        }
+    }
+    match sight.copy {
+        None if sight.keeper.is_some() => lacks.push("its copy is not whole yet".to_owned()),
+        Some(age) if age > MAX_RPO => {
+            let most = MAX_RPO.0 / 60_000;
+            lacks.push(format!("its copy is {} min old, and {most} min is the most", age.0 / 60_000));
+        }
+        None | Some(_) => {}
+    }
+    if sight.voters < FEWEST {
+        lacks.push(format!("{} hosts with a guard are heard, and {FEWEST} are needed to vote", sight.voters));
+    }
+    match sight.ward {
+        _ if !lacks.is_empty() => {}
+        None => lacks.push("its council is not founded yet".to_owned()),
+        Some(Council { keeper_is_home: false, .. }) => {
+            lacks.push("the host with its copy is no home of its ward yet".to_owned());
+        }
+        Some(Council { voters, others_up, .. }) if others_up * 2 <= voters => {
+            lacks.push(format!("without its host {others_up} of {voters} voters would be left, which is no majority"));
+        }
+        Some(_) => {}
+    }
+    lacks
+}
+
+fn home_lacks(home: &Home, who: &str) -> Option<String> {
+    let what = match home.guarding {
+        Guarding::Missing => "has no guard: run roost-guard and set guard_socket in its agent.toml",
+        Guarding::Away => "has a guard that doesn't answer",
+        Guarding::Unfenced => "has no hardware watchdog, and accept_no_fence is not set in its guard.toml",
+        Guarding::Works => return None,
+    };
+    Some(format!("{}, {who}, {what}", home.name))
+}
+
+impl Grid {
+    /// Reading: how a guest stands.
+    pub fn protection(&self, guest: GuestId) -> Protection {
+        let owner = self.guest_host(guest).and_then(|owner| self.hosts.get(&owner));
+        let Some(owner) = owner.filter(|owner| self.is_failover_wished(owner, guest)) else {
+            return Protection::NotWished;
+        };
+        let sight = self.sight(owner, guest);
+        let lacks = lacks(&sight);
+        let keeper = self.keeper(owner, guest);
+        match (keeper, sight.copy) {
+            (Some(keeper), Some(copy)) if lacks.is_empty() => Protection::By { host: keeper.id, copy },
+            _ => Protection::No(lacks),
+        }
+    }
+
+    /// By policy, or because it is so already.
+    fn is_failover_wished(&self, owner: &Host, guest: GuestId) -> bool {
+        let named = owner.backups.sets.get(&guest).map(|set| &set.policy_name);
+        let policy = named.and_then(|name| self.intent.backup_policies.get(name));
+        let by_policy = policy.and_then(|policy| policy.replica).is_some_and(|replica| replica.failover);
+        by_policy || ward(owner, guest).is_some()
+    }
+
+    fn keeper(&self, owner: &Host, guest: GuestId) -> Option<&Host> {
+        self.hosts.get(&owner.backups.replicas.get(&guest)?.status.host?)
+    }
+
+    fn sight(&self, owner: &Host, guest: GuestId) -> Sight {
+        let keeper = self.keeper(owner, guest);
+        let desired = owner.guests.get(&guest).and_then(|it| it.report.desired);
+        Sight {
+            runs: desired.is_some_and(|desired| desired.power == Power::Running),
+            owner: home(owner),
+            keeper: keeper.map(home),
+            copy: owner.backups.replicas.get(&guest).and_then(|replica| replica.lag(self.clock)),
+            voters: self.hosts.values().filter(|host| votes(host)).count(),
+            ward: ward(owner, guest).map(|ward| self.council(owner, keeper, ward)),
+        }
+    }
+
+    fn council(&self, owner: &Host, keeper: Option<&Host>, ward: &WardReport) -> Council {
+        let voters = &ward.council.voters;
+        let hears = |id: HostId| id != owner.id && self.hosts.get(&id).is_some_and(votes);
+        Council {
+            keeper_is_home: keeper.is_some_and(|keeper| ward.council.homes.contains(&keeper.id)),
+            voters: voters.len(),
+            others_up: voters.iter().filter(|voter| hears(voter.host)).count(),
+        }
+    }
+}
+
+fn ward(owner: &Host, guest: GuestId) -> Option<&WardReport> {
+    owner.guard.as_ref()?.wards.iter().find(|ward| ward_of(ward.council.guest) == ward_of(guest))
+}
+
+fn votes(host: &Host) -> bool {
+    is_up(host) && matches!(guarding(host), Guarding::Works | Guarding::Unfenced)
+}
+
+fn is_up(host: &Host) -> bool {
+    matches!(host.presence, Presence::Up { .. })
+}
+
+fn home(host: &Host) -> Home {
+    Home { name: host.name.clone(), up: is_up(host), guarding: guarding(host) }
+}
+
+fn guarding(host: &Host) -> Guarding {
+    match &host.guard {
+        _ if host.alarms.iter().any(|alarm| alarm.code == GUARD_AWAY) => Guarding::Away,
+        None => Guarding::Missing,
+        Some(guard) if !guard.may_own => Guarding::Unfenced,
+        Some(_) => Guarding::Works,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn home(name: &str) -> Home {
+        Home { name: name.into(), up: true, guarding: Guarding::Works }
+    }
+
+    fn sound() -> Sight {
+        Sight {
+            runs: true,
+            owner: home("h1"),
+            keeper: Some(home("h2")),
+            copy: Some(Millis(4_000)),
+            voters: 3,
+            ward: Some(Council { keeper_is_home: true, voters: 3, others_up: 2 }),
+        }
+    }
+
+    #[test]
+    fn a_guest_with_copy_council_and_guards_lacks_nothing() {
+        assert_eq!(lacks(&sound()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_is_named() {
+        let ill = |guarding| Home { guarding, ..home("h1") };
+        let away = Home { up: false, ..home("h2") };
+        let council = Council { keeper_is_home: true, voters: 3, others_up: 2 };
+        let old = Millis(MAX_RPO.0 + 60_000);
+        let cases: [(Sight, &str); 11] = [
+            (Sight { runs: false, ..sound() }, "not wished to run"),
+            (Sight { owner: ill(Guarding::Missing), ..sound() }, "h1, its own host, has no guard"),
+            (Sight { owner: ill(Guarding::Away), ..sound() }, "doesn't answer"),
+            (Sight { owner: ill(Guarding::Unfenced), ..sound() }, "no hardware watchdog"),
+            (Sight { keeper: None, copy: None, ..sound() }, "no host keeps a copy"),
+            (Sight { keeper: Some(away), ..sound() }, "h2, the host with its copy, is not heard"),
+            (Sight { copy: None, ..sound() }, "not whole yet"),
+            (Sight { copy: Some(old), ..sound() }, "61 min old"),
+            (Sight { voters: 2, ..sound() }, "2 hosts with a guard"),
+            (Sight { ward: None, ..sound() }, "not founded yet"),
+            (Sight { ward: Some(Council { others_up: 1, ..council }), ..sound() }, "1 of 3 voters"),
+        ];
+        for (sight, part) in cases {
+            let found = lacks(&sight);
+            assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}");
+        }
+        let away_from_home = Some(Council { keeper_is_home: false, ..council });
+        assert!(lacks(&Sight { ward: away_from_home, ..sound() })[0].contains("no home of its ward"));
+    }
+}

@@ -1,0 +1,37 @@
+//! Shapes of failover: links of a cause chain, takeovers.
+
+use super::{Property, hidden, maybe, shown, wide};
+use crate::FieldKind::{Integer, Text, TextList, Time};
+
+pub(super) const CAUSE: &[Property] = &[
+    maybe(shown("time", Time, "When, by the clock of the host that noted it; absent: what is not known")),
+    shown("host_name", Text, "The host that noted it"),
+    hidden("host", Text, "Its id"),
+    shown(
+        "kind",
+        Text,
+        "suspect, heard, vote, denial, candidacy, refusal, won, raised, runs, lease-ended, stopped, released, lost, council, \
+         fault, override, source, started, not-started; remembers, unknown: what is not known",
+    ),
+    maybe(wide("epoch", Integer, "The term of ownership it is about")),
+    shown("text", Text, "What happened"),
+];
+
+pub(super) const FAILOVER: &[Property] = &[
+    maybe(hidden("guest", Text, "Id of the guest; absent: no host reports it now")),
+    shown("name", Text, "The guest, or else its ward"),
+    shown("from", Text, "The host that had it"),
+    shown("to", Text, "The host that took it over"),
+    wide("epoch", Integer, "The term of ownership that was won"),
+    maybe(shown("last_heard", Time, "The last sign of the host before; absent: it gave the guest up")),
+    maybe(wide("detected", Time, "It was missed")),
+    maybe(wide("asked", Time, "The new host asked for votes")),
+    shown("won", Time, "It had the votes"),
+    shown("votes", TextList, "Whose"),
+    maybe(wide("leased", Time, "It could run guests")),
+    maybe(wide("chosen", Time, "What to start from was chosen")),
+    maybe(wide("source", Text, "What that was")),
+    maybe(wide("copy_age_s", Integer, "How old the copy was then, seconds")),
+    maybe(shown("started", Time, "The guest's processors ran")),
+    maybe(wide("trouble", Text, "Why it doesn't run")),
+];

@@ -1,0 +1,88 @@
+//! What callers see of failover.
+
+use std::cmp::Reverse;
+
+use roost_aggregator_core::Grid;
+use roost_aggregator_core::chains::{Failover, Link, LinkKind};
+use roost_protocol::Stamp;
+use serde_json::{Value, json};
+
+use super::{time, word};
+use crate::api::page::{Listed, Order};
+
+/// One link of a chain, and its place in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CauseView<'a> {
+    pub(crate) grid: &'a Grid,
+    pub(crate) place: u64,
+    pub(crate) link: &'a Link,
+}
+
+impl Listed for CauseView<'_> {
+    const SCHEMA: &'static str = "cause";
+
+    fn order(&self) -> Order {
+        Order::Number(self.place)
+    }
+
+    fn property(&self, name: &str) -> Value {
+        let link = self.link;
+        match name {
+            "time" => link.at.map_or(Value::Null, time),
+            "host_name" => json!(self.grid.host_name(link.host)),
+            "host" => json!(link.host),
+            "kind" => match link.what {
+                LinkKind::Noted(kind) => word(kind),
+                LinkKind::Remembers => json!("remembers"),
+                LinkKind::Unknown => json!("unknown"),
+            },
+            "epoch" => json!(link.epoch),
+            "text" => json!(link.text),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// A takeover.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FailoverView<'a> {
+    pub(crate) grid: &'a Grid,
+    pub(crate) failover: &'a Failover,
+}
+
+impl Listed for FailoverView<'_> {
+    const SCHEMA: &'static str = "failover";
+
+    fn order(&self) -> Order {
+        let mut id = [0; 16];
+        let (ward, host) = id.split_at_mut(8);
+        ward.copy_from_slice(&self.failover.ward.to_be_bytes());
+        host.copy_from_slice(&self.failover.to.bytes()[8..]);
+        Order::Newest(Reverse(self.failover.won.0), id)
+    }
+
+    fn property(&self, name: &str) -> Value {
+        let (grid, it) = (self.grid, self.failover);
+        let at = |at: Option<Stamp>| at.map_or(Value::Null, time);
+        let guest = grid.guest_of_ward(it.ward);
+        match name {
+            "guest" => json!(guest),
+            "name" => json!(guest.map_or_else(|| format!("ward {}", it.ward), |guest| grid.guest_name(guest))),
+            "from" => json!(grid.host_name(it.from)),
+            "to" => json!(grid.host_name(it.to)),
+            "epoch" => json!(it.epoch),
+            "last_heard" => at(it.last_heard),
+            "detected" => at(it.detected),
+            "asked" => at(it.asked),
+            "won" => time(it.won),
+            "votes" => it.votes.iter().map(|host| grid.host_name(*host)).collect(),
+            "leased" => at(it.leased),
+            "chosen" => at(it.chosen.as_ref().map(|(at, _)| *at)),
+            "source" => json!(it.chosen.as_ref().map(|(_, text)| text)),
+            "copy_age_s" => json!(it.copy_age.map(|age| age.0 / 1_000)),
+            "started" => at(it.started),
+            "trouble" => json!(it.trouble),
+            _ => Value::Null,
+        }
+    }
+}
