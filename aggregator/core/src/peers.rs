@@ -29,8 +29,9 @@ const ASIDE: usize = 16;
 const LOOK_EVERY: Millis = Millis::seconds(10);
 /// Hosts that come and go together are told of together.
 const GATHER: Millis = Millis::seconds(1);
-/// Room is told in steps of this share of the disk, so that not each beat is news.
-const STEPS: u64 = 64;
+/// Room is told in steps of this share of the disk, so that not each beat is news; small beside the tenth of it that a host
+/// keeps for itself, since what is left over of a step is hidden from who needs room.
+const STEPS: u64 = 256;
 
 /// What a host was told over its present link.
 #[derive(Clone, Copy, Debug, Default)]

@@ -154,7 +154,7 @@ fn hosts_are_told_of_each_other_once_and_again_when_something_changed() {
     rig.has_guest();
     rig.pass(11);
     let told = rig.told[&host(2)].0[0].clone();
-    assert_eq!((told.free, told.total), (3_200, 6_400), "room in coarse steps");
+    assert_eq!((told.free, told.total), (3_275, 6_400), "room in steps");
     rig.call(Call::RemoveHost { host: host(1) }).unwrap();
     rig.pass(1);
     assert_eq!(rig.knows(2), BTreeSet::from([host(3)]), "removed is forgotten at once");
