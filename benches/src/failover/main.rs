@@ -79,6 +79,12 @@ fn measure(promise: Promise, runs: u32) -> Result<Vec<Run>> {
         let other = if home == HOMES[0] { HOMES[1] } else { HOMES[0] };
         eventually("the guest runs at home", PATIENCE, || is(&grid, home, "running"))?;
         guards.await_standing(other, Standing::Off, PATIENCE)?;
+        let owner = guards.status(home)?.me;
+        eventually("the other host's guard hears the owner", PATIENCE, || {
+            let wards = guards.status(other)?.wards;
+            ensure!(wards.iter().any(|ward| ward.owner == Some(owner)), "{wards:?}");
+            Ok(())
+        })?;
         let cut = now_ms()?;
         guards.power_off(home)?;
         eventually("the guest runs on the other host", PATIENCE, || is(&grid, other, "running"))?;
@@ -103,8 +109,9 @@ fn is(grid: &Grid, host: u8, state: &str) -> Result<()> {
 
 /// When the new owner's guard heard the one before last, on the clock of [`now_ms`].
 fn last_heard(guards: &Guards, host: u8) -> Result<u64> {
+    let asked = now_ms()?;
     let told = guards.command(host, &["explain", "--ward", "7"])?;
-    let now = now_ms()?;
+    let now = asked.midpoint(now_ms()?);
     let missed = told.lines().rev().find(|line| line.contains("was not heard for")).context("who was missed")?;
     let ago = missed.split(" s ago").next().context("when")?.trim().parse::<f64>().context("when")?;
     let words: Vec<&str> = missed.split(' ').collect();
