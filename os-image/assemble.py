@@ -188,6 +188,7 @@ def populate(root, kernel, version):
     settle(root, version)
     run('depmod', '-b', root, kernel)
     run('ldconfig', '-r', root, '-X')
+    shutil.rmtree(f'{root}/var/cache/ldconfig', ignore_errors=True)  # it keeps the inodes of this build
     if picked.unmatched:
         print('assemble: nothing matches', *picked.unmatched, file=sys.stderr)
 
@@ -234,8 +235,8 @@ def settle(root, version):
             file.write(f'IMAGE_ID=roost-host\nIMAGE_VERSION={version}\n')
     run('systemctl', f'--root={root}', 'preset-all', stderr=subprocess.DEVNULL)
     os.symlink('/usr/lib/systemd/system/multi-user.target', f'{root}/etc/systemd/system/default.target')
-    for path in glob.glob(f'{root}/etc/*-') + glob.glob(f'{root}/var/cache/ldconfig'):
-        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+    for path in glob.glob(f'{root}/etc/*-'):
+        os.remove(path)
 
 
 def date(folder):

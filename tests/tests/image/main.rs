@@ -89,6 +89,7 @@ fn image_says_why_its_aggregator_is_not_reached_and_joins_once_it_is() {
         let machine = Machine::kernel(grid, &parameters).start()?;
         machine.says("no connection to the aggregator: reach the aggregator", BOOT)?;
         grid.start_aggregator()?;
+        grid.log_in()?;
         is_up(grid, "late").map(drop)
     });
 }
