@@ -36,6 +36,8 @@ const SETTLING: &str = "settling";
 const LOOK: Duration = Duration::from_millis(200);
 /// A guest that stopped because it could not read is let go on so often at most.
 const RESUME: Duration = Duration::from_millis(500);
+/// A guest that libvirt would not pause is asked to be paused again this much later: something else is done to it.
+const SETTLE_AGAIN: Duration = Duration::from_secs(5);
 /// Jobs on one disk that may end early before this is told; it is tried again all the same.
 const TRIES: u32 = 3;
 /// How long a start waits for the point to be served, which is the first thing an agent does.
@@ -164,6 +166,7 @@ impl Pull<'_> {
     ) -> Result<(), Failure> {
         let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
         let (mut resumed, mut afterwards, mut count, mut put) = (None, 0, None, false);
+        let mut refused = None;
         self.unsettle();
         loop {
             if self.unwanted.load(Ordering::Relaxed) {
@@ -189,9 +192,13 @@ impl Pull<'_> {
             put &= !domain.state.is_active();
             match disks.first() {
                 None if domain.state == State::Running => {
-                    if self.settle(&layers)? {
-                        return Ok(());
+                    if refused.is_none_or(|at: Instant| at.elapsed() >= SETTLE_AGAIN) {
+                        if self.settle(&layers)? {
+                            return Ok(());
+                        }
+                        refused = Some(Instant::now());
                     }
+                    (self.tell)(99, "wait until the guest can be paused for an instant");
                 }
                 None if !domain.state.is_active() && !layers.is_empty() => {
                     (self.tell)(99, "wait until the guest runs");
