@@ -57,6 +57,8 @@ pub(crate) struct Guard {
     crews: Crews,
     /// Wards whose guests any home may start.
     anywhere: BTreeSet<WardId>,
+    /// What was voted in wards that this machine takes no part in now.
+    resting: BTreeMap<WardId, Ballot>,
     next_scan: Time,
     seal: Seal,
     peers: BTreeMap<HostId, Peer>,
@@ -97,6 +99,7 @@ impl Guard {
             post: Post::default(),
             crews: Crews::default(),
             anywhere: BTreeSet::new(),
+            resting: opened.resting,
             next_scan: Time(0),
             seal: Seal::new(host, key, opened.start, draw(&random)?),
             peers: BTreeMap::new(),
@@ -256,7 +259,14 @@ impl Guard {
         let Message::Renew { councils: Some(councils), .. } = message else { return };
         let room = self.wards.iter().count() < MOST_WARDS;
         if room && self.wards.get(ward).is_none() && councils.members().contains(&self.me) {
-            let added = self.add(ward, Ballot::blank(), None);
+            let ballot = match self.resting.get(&ward) {
+                // What it votes from here on is written behind this.
+                Some(_) if !self.scribe.rest(None, ward, false) => return,
+                Some(ballot) => ballot.clone(),
+                None => Ballot::blank(),
+            };
+            self.resting.remove(&ward);
+            let added = self.add(ward, ballot, None);
             if let Err(why) = added {
                 tracing::error!(%ward, %why, "a new ward can't be taken part in");
             }

@@ -59,6 +59,15 @@ impl Outbox {
         queue.ready()
     }
 
+    /// Nothing waits of this ward, and nothing of it is remembered here from now on; false if something does.
+    pub(crate) fn forget(&mut self, ward: WardId) -> bool {
+        let idle = self.wards.get(&ward).is_none_or(|queue| !queue.writing && queue.waiting.is_empty());
+        if idle {
+            self.wards.remove(&ward);
+        }
+        idle
+    }
+
     /// What waits of this ward is void: something before it failed.
     pub(crate) fn void(&mut self, ward: WardId) {
         if let Some(queue) = self.wards.get_mut(&ward) {
@@ -128,6 +137,15 @@ mod test {
         assert_eq!(outbox.put(WARD, say(2)), Ok(vec![]));
         assert_eq!(outbox.written(WARD, false), vec![]);
         assert_eq!(outbox.put(WARD, say(3)), Ok(vec![Step::Do(say(3))]));
+    }
+
+    #[test]
+    fn a_ward_is_forgotten_only_when_nothing_of_it_waits() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.put(WARD, persist()).is_ok());
+        assert!(!outbox.forget(WARD));
+        outbox.written(WARD, true);
+        assert!(outbox.forget(WARD) && outbox.wards.is_empty());
     }
 
     #[test]

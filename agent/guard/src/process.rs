@@ -56,6 +56,11 @@ impl Crews {
         self.scan();
     }
 
+    /// The ward has no guests any more, and its processes are nobody's.
+    pub(crate) fn forget(&mut self, ward: WardId) {
+        self.wards.remove(&ward);
+    }
+
     fn crew(&mut self, ward: WardId) -> &mut Crew {
         let none = || Crew { guests: BTreeSet::new(), held: BTreeMap::new(), aim: Aim::Rest };
         self.wards.entry(ward).or_insert_with(none)

@@ -23,6 +23,8 @@ enum Job {
     Vote(WardId, Box<Ballot>),
     Peers(Visitor, Vec<Peer>),
     Crew(Visitor, WardId, Crew),
+    /// Whoever asked for it, if somebody did.
+    Rest(Option<Visitor>, WardId, bool),
 }
 
 /// What was written, or not.
@@ -67,6 +69,10 @@ impl Scribe {
         self.jobs.try_send(Job::Crew(visitor, ward, crew)).is_ok()
     }
 
+    pub(crate) fn rest(&self, visitor: Option<Visitor>, ward: WardId, rests: bool) -> bool {
+        self.jobs.try_send(Job::Rest(visitor, ward, rests)).is_ok()
+    }
+
     /// Readable when something was written.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
@@ -91,6 +97,7 @@ fn write(store: &Store, work: &Receiver<Job>, tell: &SyncSender<Done>, bell: &Ev
             Job::Vote(ward, ballot) => store.vote(*ward, ballot),
             Job::Peers(_, peers) => store.peers(peers),
             Job::Crew(_, ward, crew) => store.crew(*ward, crew),
+            Job::Rest(_, ward, rests) => store.rest(*ward, *rests),
         };
         if let Err(why) = &written {
             tracing::error!(why = %crate::chain(why), "the vote store can't be written");
@@ -98,7 +105,8 @@ fn write(store: &Store, work: &Receiver<Job>, tell: &SyncSender<Done>, bell: &Ev
         let well = written.is_ok();
         let done = match job {
             Job::Vote(ward, _) => Done::Vote(ward, well),
-            Job::Peers(visitor, _) | Job::Crew(visitor, ..) => Done::Wish(visitor, well),
+            Job::Peers(visitor, _) | Job::Crew(visitor, ..) | Job::Rest(Some(visitor), ..) => Done::Wish(visitor, well),
+            Job::Rest(None, ..) => continue,
         };
         if tell.send(done).is_err() {
             return;

@@ -26,6 +26,8 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT RO
 CREATE TABLE ballot (ward INTEGER PRIMARY KEY, ballot BLOB NOT NULL) STRICT;
 CREATE TABLE crew (ward INTEGER PRIMARY KEY, crew BLOB NOT NULL) STRICT;
 ";
+/// Wards whose votes are kept though this machine takes part in them no more.
+const RESTING: &str = "CREATE TABLE resting (ward INTEGER PRIMARY KEY) STRICT;";
 
 /// Why the store can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,8 @@ pub(crate) struct Opened {
     /// Our key, as PKCS #8.
     pub(crate) key: Vec<u8>,
     pub(crate) ballots: Vec<(WardId, Ballot)>,
+    /// Of wards that this machine takes no part in now.
+    pub(crate) resting: BTreeMap<WardId, Ballot>,
     pub(crate) crews: BTreeMap<WardId, Crew>,
     pub(crate) peers: Vec<Peer>,
 }
@@ -113,7 +117,8 @@ impl Opened {
             start,
             host: store.meta("host")?.and_then(|bytes| bytes.try_into().ok()).map(HostId::from_bytes),
             key: store.meta("key")?.ok_or_else(damaged)?,
-            ballots: store.ballots()?,
+            ballots: store.ballots("NOT IN")?,
+            resting: store.ballots("IN")?.into_iter().collect(),
             crews: store.crews()?,
             peers: store
                 .meta("peers")?
@@ -142,7 +147,7 @@ impl Store {
         if sound != "ok" {
             return Err(StoreError::Damaged(sound));
         }
-        let steps = [M::up(SCHEMA)];
+        let steps = [M::up(SCHEMA), M::up(RESTING)];
         Migrations::from_slice(&steps).to_latest(&mut connection).map_err(StoreError::Migrate)?;
         Ok(Self { connection })
     }
@@ -186,8 +191,9 @@ impl Store {
         read.map_err(StoreError::Read)
     }
 
-    fn ballots(&self) -> Result<Vec<(WardId, Ballot)>, StoreError> {
-        let understood = self.rows("SELECT ward, ballot FROM ballot")?.into_iter().map(|(ward, bytes)| {
+    fn ballots(&self, resting: &str) -> Result<Vec<(WardId, Ballot)>, StoreError> {
+        let sql = format!("SELECT ward, ballot FROM ballot WHERE ward {resting} (SELECT ward FROM resting)");
+        let understood = self.rows(&sql)?.into_iter().map(|(ward, bytes)| {
             let ballot = codec::decode(&bytes).map_err(|error| StoreError::Damaged(error.to_string()))?;
             Ok((ward, ballot))
         });
@@ -214,6 +220,17 @@ impl Store {
         let sql = "INSERT INTO ballot VALUES (?1, ?2) ON CONFLICT (ward) DO UPDATE SET ballot = ?2";
         let mut statement = self.connection.prepare_cached(sql).map_err(StoreError::Write)?;
         statement.execute(params![ward.0.cast_signed(), codec::encode(ballot)]).map_err(StoreError::Write).map(drop)
+    }
+
+    /// The ward takes a rest, and its guests are forgotten; or it ends the rest. On stable storage when this returns.
+    pub(crate) fn rest(&self, ward: WardId, rests: bool) -> Result<(), StoreError> {
+        let sql = match rests {
+            true => "INSERT OR IGNORE INTO resting VALUES (?1)",
+            false => "DELETE FROM resting WHERE ward = ?1",
+        };
+        let number = ward.0.cast_signed();
+        self.connection.execute(sql, [number]).map_err(StoreError::Write)?;
+        self.connection.execute("DELETE FROM crew WHERE ward = ?1", [number]).map_err(StoreError::Write).map(drop)
     }
 
     /// Which host this is, from now on.
@@ -271,6 +288,21 @@ mod test {
         assert_eq!(again.ballots, vec![(WardId(u64::MAX), ballot(2))]);
         assert_eq!((again.incarnation, again.key, again.start), (incarnation, key, 2));
         assert_eq!((first.host, again.host), (None, Some(HostId::from_u128(9))));
+    }
+
+    #[test]
+    fn a_ward_that_rests_keeps_its_votes_and_not_its_guests() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Opened::open(folder.path()).unwrap();
+        first.store.vote(WardId(1), &ballot(4)).unwrap();
+        first.store.crew(WardId(1), &Crew { guests: vec![GuestId::from_u128(5)], anywhere: true }).unwrap();
+        first.store.rest(WardId(1), true).unwrap();
+        drop(first);
+        let again = Opened::open(folder.path()).unwrap();
+        assert_eq!((again.ballots.len(), again.resting.get(&WardId(1)), again.crews.len()), (0, Some(&ballot(4)), 0));
+        again.store.rest(WardId(1), false).unwrap();
+        drop(again);
+        assert_eq!(Opened::open(folder.path()).unwrap().ballots, vec![(WardId(1), ballot(4))]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub const MOST_PEERS: usize = 256;
 pub const MOST_ADDRESSES: usize = 4;
 /// Most wards on one machine.
 pub const MOST_WARDS: usize = 256;
+/// Most wards whose votes are kept though nobody takes part in them any more: some 250 bytes of memory each.
+pub const MOST_RESTING: usize = 4_096;
 /// Most guests of all wards on one machine.
 pub const MOST_GUESTS: usize = 512;
 
@@ -88,6 +90,13 @@ pub enum Request {
     /// Which host of the grid this is, for a guard that doesn't know; kept for good.
     #[n(7)]
     Host(#[n(0)] HostId),
+    /// Take part no more in a ward that goes on without this machine, or that it owns alone with nothing in it. What it
+    /// voted stays on disk, and it takes part again once it is admitted, or founds the ward again.
+    #[n(8)]
+    Forget {
+        #[n(0)]
+        ward: WardId,
+    },
 }
 
 /// What a ward may be told; see [`crate::Event`].
@@ -266,6 +275,10 @@ pub struct WardStatus {
     #[n(11)]
     #[cbor(default)]
     pub settled: bool,
+    /// The newest council has this voter.
+    #[n(12)]
+    #[cbor(default)]
+    pub votes: bool,
 }
 
 /// How a peer is, seen from here.

@@ -45,7 +45,7 @@ impl Wards {
         }
     }
 
-    /// Takes no part any more. Only for a ward that is owned elsewhere and whose council this machine left.
+    /// Takes no part any more; what it voted has to be kept for when it does again. To others it is as if it had crashed.
     pub fn remove(&mut self, ward: WardId) -> Option<Ward> {
         self.wards.remove(&ward)
     }

@@ -131,6 +131,31 @@ fn explains(grid: &Grid, second: u8) -> Result<()> {
     Ok(())
 }
 
+/// What nobody wishes any more fills no guard; wished again it goes on where it was.
+fn is_forgotten_and_wished_again(grid: &Grid, guards: &Guards, guest: GuestId, owner: u8) -> Result<()> {
+    let protected = |what: &str| {
+        eventually(what, PROTECTED, || {
+            let shown = grid.api.get("/guests/desk")?;
+            ensure!(shown["protected"] == true, "{shown}");
+            Ok(())
+        })
+    };
+    protected("the guest is protected where it is now")?;
+    let before = ward(guards, owner, guest)?.epoch;
+    grid.api.done(Method::POST, "/backup-sets/desk/actions/set-policy", &json!({}))?;
+    eventually("its owner forgets the ward", PROTECTED, || {
+        let status = guards.status(owner)?;
+        ensure!(status.wards.is_empty(), "{:?}", status.wards);
+        Ok(())
+    })?;
+    is(grid, owner, "running")?;
+    grid.api.done(Method::POST, "/backup-sets/desk/actions/set-policy", &json!({"policy": "ha"}))?;
+    protected("the guest is protected again")?;
+    let after = ward(guards, owner, guest)?.epoch;
+    ensure!(after > before, "epoch {after} follows {before}");
+    is(grid, owner, "running")
+}
+
 #[test]
 fn real_grid_that_hosts_only_joined_goes_on_with_a_dead_host_s_guest() {
     grid::story(3, |grid| {
@@ -173,6 +198,6 @@ fn real_grid_that_hosts_only_joined_goes_on_with_a_dead_host_s_guest() {
         explains(grid, second)?;
         ensure!(ward(&guards, 1, guest)?.standing == Standing::Off, "the returned host owns it");
         ensure!(ward(&guards, second, guest)?.standing == Standing::Running, "it was given up");
-        Ok(())
+        is_forgotten_and_wished_again(grid, &guards, guest, second)
     });
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use roost_protocol::{GuestId, HostId};
 use roost_ward::door::{
-    MOST_ADDRESSES, MOST_GUESTS, MOST_PEERS, MOST_WARDS, Peer, PeerStatus, Reply, Request, Status, Told, WardStatus,
+    MOST_ADDRESSES, MOST_GUESTS, MOST_PEERS, MOST_RESTING, MOST_WARDS, Peer, PeerStatus, Reply, Request, Status, Told,
+    WardStatus,
 };
 use roost_ward::{Action, Ballot, Council, Event, MemberId, Policy, Replica, Rules, Standing, WardId};
 
@@ -37,6 +38,7 @@ impl Guard {
             Request::Host(_) => Err(format!("this guard is host {}'s for good", self.me.id)),
             Request::Found { ward, council } => return self.found(visitor, ward, council),
             Request::Tell { ward, what } => self.told(ward, what),
+            Request::Forget { ward } => return self.forget(visitor, ward),
             Request::Guests { ward, guests, anywhere } => return self.guests(visitor, ward, guests, anywhere),
             Request::Follow { from } => {
                 self.visitors.answer(visitor, &Reply::Done);
@@ -85,6 +87,9 @@ impl Guard {
         if let Err(why) = self.may_found(&council) {
             return Some(Reply::Refused(why));
         }
+        if let Some(ballot) = self.resting.get(&ward).cloned() {
+            return self.found_again(visitor, ward, ballot);
+        }
         let ballot = Ballot::first(council);
         if let Err(why) = self.add(ward, ballot.clone(), None) {
             return Some(Reply::Refused(why.to_string()));
@@ -95,6 +100,50 @@ impl Guard {
             Err(crate::outbox::Full) => self.founded(ward, false),
         }
         None
+    }
+
+    /// It goes on as it was: its epochs are known elsewhere, and must not begin anew.
+    fn found_again(&mut self, visitor: Visitor, ward: WardId, ballot: Ballot) -> Option<Reply> {
+        if !self.scribe.rest(Some(visitor), ward, false) {
+            return Some(written(false));
+        }
+        self.resting.remove(&ward);
+        self.add(ward, ballot, None).err().map(|why| Reply::Refused(why.to_string()))
+    }
+
+    /// Answers once it is on disk. To others this voter is as if it had crashed: it says nothing more, and what it said
+    /// is kept for when it takes part again.
+    fn forget(&mut self, visitor: Visitor, ward: WardId) -> Option<Reply> {
+        if let Err(why) = self.may_forget(ward) {
+            return Some(Reply::Refused(why));
+        }
+        let known = self.wards.remove(ward)?;
+        self.resting.insert(ward, known.ballot().clone());
+        self.crews.forget(ward);
+        self.anywhere.remove(&ward);
+        if let Err(why) = self.keep.write(ward, None) {
+            tracing::warn!(%ward, %why, "what was kept of its lease stays until the next boot");
+        }
+        let takes = self.scribe.rest(Some(visitor), ward, true);
+        (!takes).then(|| written(false))
+    }
+
+    fn may_forget(&mut self, ward: WardId) -> Result<(), String> {
+        let Some(known) = self.wards.get(ward) else { return Err(format!("{ward} is unknown here")) };
+        let newest = &known.councils().newest;
+        let alone = known.councils().members() == [self.me] && newest.policy == Policy::Stay;
+        let left = !newest.has(self.me) && known.standing() == Standing::Off;
+        let empty = self.crews.of(ward).next().is_none();
+        match () {
+            () if !alone && !left => Err(format!("{ward} counts on this voter")),
+            () if alone && !empty => Err(format!("{ward} has guests here")),
+            () if left && self.crews.held(ward) > 0 => Err(format!("guests of {ward} are up here")),
+            () if self.resting.len() >= MOST_RESTING => {
+                Err(format!("the votes of {MOST_RESTING} wards are kept already"))
+            }
+            () if !self.outbox.forget(ward) => Err(format!("a vote on {ward} is being written")),
+            () => Ok(()),
+        }
     }
 
     fn may_found(&self, council: &Council) -> Result<(), String> {
@@ -197,6 +246,7 @@ impl Guard {
             processes: u32::try_from(self.crews.held(*ward)).unwrap_or(u32::MAX),
             homes: known.councils().newest.homes.clone(),
             settled: known.councils().are_settled(),
+            votes: known.councils().newest.has(self.me),
         });
         let silent = |id| self.seal.heard(id).map(|heard| now.since(heard));
         Status {

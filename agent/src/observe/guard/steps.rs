@@ -13,6 +13,9 @@ use roost_protocol::{GuestId, HostId, Millis, Stamp};
 use roost_ward::door::{Copied, MOST_ADDRESSES, Peer, Request, Status, Told, WardStatus};
 use roost_ward::{Change, MemberId, Policy, Profile, Standing, WardId};
 
+/// A ward that goes on without this host is forgotten after this long: a change of its council that came to nothing would
+/// still need its vote.
+const LEFT_FOR: Millis = Millis::seconds(600);
 /// A guard counts its notes from its start's number times this.
 const NOTES_PER_START: u64 = 1 << 32;
 
@@ -22,6 +25,8 @@ pub(super) struct Memory {
     run: Option<(MemberId, u64)>,
     guards: Vec<Guard>,
     copies: BTreeMap<GuestId, Stamp>,
+    /// Wards that go on without this host, and since when that is seen.
+    left: BTreeMap<WardId, Stamp>,
 }
 
 /// What to ask now, in this order.
@@ -40,7 +45,11 @@ pub(super) fn steps(status: &Status, wish: &GuardWish, wall: Stamp, memory: &mut
     if wish.councils.is_some() {
         let wished = |guest: &GuestId| councils.iter().any(|council| council.guest == *guest);
         steps.extend(status.wards.iter().filter_map(|ward| end(status.me, ward, wished)));
+        let wished: Vec<WardId> = councils.iter().map(|council| WardId::of(council.guest)).collect();
+        let over = |ward: &&WardStatus| !wished.contains(&ward.ward) && is_empty(status.me, ward);
+        steps.extend(status.wards.iter().filter(over).map(|ward| Request::Forget { ward: ward.ward }));
     }
+    steps.extend(left(status, wall, memory));
     steps.extend(copies(status, wish, wall, memory));
     steps
 }
@@ -103,6 +112,24 @@ fn end(me: MemberId, ward: &WardStatus, wished: impl Fn(&GuestId) -> bool) -> Op
     let (members, homes) = (vec![me], vec![me]);
     let change = Change { members, homes, policy: Policy::Stay, profile: Profile::Normal };
     Some(Request::Tell { ward: ward.ward, what: Told::Change(change) })
+}
+
+/// What `end` leaves: owned here alone, with nothing in it.
+fn is_empty(me: MemberId, ward: &WardStatus) -> bool {
+    let alone = ward.members == [me] && ward.homes == [me] && ward.policy == Policy::Stay;
+    alone && ward.guests.is_empty() && is_settled_owner(me, ward)
+}
+
+/// Forgets wards that went on without this host for long.
+fn left(status: &Status, wall: Stamp, memory: &mut Memory) -> Vec<Request> {
+    let gone = |ward: &&WardStatus| !ward.votes && ward.standing == Standing::Off && ward.processes == 0;
+    let gone: Vec<WardId> = status.wards.iter().filter(gone).map(|ward| ward.ward).collect();
+    memory.left.retain(|ward, _| gone.contains(ward));
+    for ward in gone {
+        memory.left.entry(ward).or_insert(wall);
+    }
+    let due = memory.left.iter().filter(|(_, since)| wall.0.saturating_sub(since.0) >= LEFT_FOR.0);
+    due.map(|(ward, _)| Request::Forget { ward: *ward }).collect()
 }
 
 /// Says which guests of others could go on here, and from when their replicas are.
@@ -173,6 +200,7 @@ mod test {
             processes: 0,
             homes: vec![member(owner)],
             settled: true,
+            votes: true,
         }
     }
 
@@ -199,6 +227,8 @@ mod test {
             for request in &now {
                 if let Request::Found { .. } = request {
                     status.wards.push(ward(1, true));
+                } else if let Request::Forget { .. } = request {
+                    status.wards.clear();
                 } else if let Request::Guests { guests, .. } = request {
                     status.wards[0].guests.clone_from(guests);
                 } else if let Some(Change { members, homes, policy, .. }) = change(request) {
@@ -229,11 +259,27 @@ mod test {
         settle(&mut status, &wish());
         assert_eq!(settle(&mut status, &GuardWish::default()), [], "an aggregator that is away ends nothing");
         let nothing = GuardWish { councils: Some(Vec::new()), ..GuardWish::default() };
-        settle(&mut status, &nothing);
-        let ward = &status.wards[0];
-        assert_eq!((ward.policy, ward.guests.len()), (Policy::Stay, 0));
+        let asked = settle(&mut status, &nothing);
+        let let_go = asked.iter().position(|step| matches!(step, Request::Guests { guests, .. } if guests.is_empty()));
+        let stays = asked.iter().position(|step| change(step).is_some_and(|change| change.policy == Policy::Stay));
+        assert!(stays.is_some() && stays < let_go, "{asked:?}");
+        assert_eq!(asked.last(), Some(&Request::Forget { ward: WardId::of(GUEST) }), "it fills no guard");
         settle(&mut status, &wish());
         assert_eq!(status.wards[0].homes.len(), 2, "and can be wished again");
+    }
+
+    #[test]
+    fn a_ward_that_goes_on_without_this_host_is_forgotten_after_a_while() {
+        let (mut memory, mut seen) =
+            (Memory::default(), status(3, vec![WardStatus { votes: false, ..ward(1, false) }]));
+        let mut ask = |seen: &Status, at: u64| steps(seen, &GuardWish::default(), Stamp(at), &mut memory);
+        assert_eq!(ask(&seen, 1_000), []);
+        assert_eq!(ask(&seen, LEFT_FOR.0), [], "a change that came to nothing needs its vote");
+        seen.wards[0].votes = true;
+        assert_eq!(ask(&seen, LEFT_FOR.0 + 1_000), []);
+        seen.wards[0].votes = false;
+        assert_eq!(ask(&seen, LEFT_FOR.0 + 2_000), []);
+        assert_eq!(ask(&seen, 2 * LEFT_FOR.0 + 2_000), [Request::Forget { ward: WardId::of(GUEST) }]);
     }
 
     #[test]
