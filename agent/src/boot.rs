@@ -126,9 +126,11 @@ fn appears(label: &str, wait: Duration) -> Option<PathBuf> {
 /// Mounts the data disk, making it first where that was asked for, and tells what it did.
 fn data_disk(answers: &Answers) -> anyhow::Result<String> {
     if answers.data {
-        appears(disks::LABEL, if answers.format.is_some() { Duration::ZERO } else { APPEARS });
+        // Also where one may be made: `format=` stays among the answers, and a second disk must not be made because the
+        // first is slow to show itself.
+        appears(disks::LABEL, APPEARS);
     }
-    let made = match disks::choose(&list()?, answers) {
+    let (path, new) = match disks::choose(&list()?, answers) {
         Choice::None(why) => bail!(why),
         Choice::Mount(path) => (path, false),
         Choice::Format(path) => {
@@ -136,8 +138,6 @@ fn data_disk(answers: &Answers) -> anyhow::Result<String> {
             (path, true)
         }
     };
-    let (path, new) = made;
-    files::make_folder(Path::new("/run/roost"), 0o755)?;
     tool(Command::new("mount").args(["-t", "xfs", "-o", "noatime"]).arg(&path).arg(DATA))?;
     for (folder, at, mode) in KEPT {
         let kept = Path::new(DATA).join(folder);
