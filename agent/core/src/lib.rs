@@ -14,6 +14,8 @@ pub mod ledger;
 pub mod memory;
 mod reconcile;
 mod right;
+#[cfg(test)]
+mod sample;
 mod show;
 mod takeover;
 

@@ -137,14 +137,12 @@ impl Agent {
 #[cfg(test)]
 mod test {
     use roost_protocol::guest::{Desired, Power, PowerState};
-    use roost_protocol::host::HostFacts;
-    use roost_protocol::{HostId, MiB, Stamp};
+    use roost_protocol::{HostId, Stamp};
 
     use super::*;
-    use crate::agent::Config;
-    use crate::backup::plan::Limits;
-    use crate::event::{Cause, Event, Seen};
+    use crate::event::Event;
     use crate::ledger::Kept;
+    use crate::sample::{config, seen};
 
     const GUEST: GuestId = GuestId::from_u128(7);
 
@@ -155,23 +153,13 @@ mod test {
 
     impl Rig {
         fn new(wish: Option<Power>) -> Self {
-            let config = Config {
-                host: HostId::from_u128(1),
-                facts: HostFacts::default(),
-                list_every: Millis(60_000),
-                restart_first: Millis(1_000),
-                restart_longest: Millis(60_000),
-                zone: String::new(),
-                backup: Limits::default(),
-                guarded: true,
-            };
             let mut kept = Kept::default();
             if let Some(power) = wish {
                 kept.wishes.insert(GUEST, Desired { power, generation: roost_protocol::Generation(1) });
             }
-            let mut rig = Self { agent: Agent::new(config, kept), now: 0 };
+            let mut rig = Self { agent: Agent::new(config(HostId::from_u128(1), true), kept), now: 0 };
             rig.tell(Event::StoreOpened { points: Vec::new() });
-            rig.tell(Event::HypervisorUp { domains: vec![seen(PowerState::Off)], host_booted: true });
+            rig.tell(Event::HypervisorUp { domains: vec![seen(GUEST, PowerState::Off)], host_booted: true });
             rig
         }
 
@@ -192,19 +180,6 @@ mod test {
 
         fn right(&mut self, right: Right) -> Vec<Task> {
             self.tell(Event::Rights { guests: [(GUEST, right)].into() })
-        }
-    }
-
-    fn seen(state: PowerState) -> Seen {
-        Seen {
-            guest: GUEST,
-            name: "g".into(),
-            state,
-            cause: Cause::Unknown,
-            persistent: true,
-            vcpus: 1,
-            memory_mib: MiB(64),
-            disks: Vec::new(),
         }
     }
 
@@ -252,7 +227,7 @@ mod test {
     fn what_is_another_host_s_is_switched_off_and_what_only_waits_is_not() {
         let mut rig = Rig::new(Some(Power::Running));
         rig.right(Right::Waits);
-        assert_eq!(rig.tell(Event::Changed { domain: seen(PowerState::Running) }), []);
+        assert_eq!(rig.tell(Event::Changed { domain: seen(GUEST, PowerState::Running) }), []);
         assert_eq!(rig.right(Right::Elsewhere), [Task::ForceOff { guest: GUEST }]);
     }
 }

@@ -34,6 +34,12 @@ fn config() -> Config {
     }
 }
 
+/// The first words of a host that knows nothing yet.
+fn hello(host: HostId) -> Hello {
+    let (facts, epoch, document, clock) = (HostFacts::default(), Epoch(0), Generation(0), Stamp(0));
+    Hello { newest: VERSION, oldest: VERSION, host, facts, epoch, document, clock }
+}
+
 /// A guest that nobody looks after.
 fn report(id: GuestId, name: &str, state: PowerState) -> GuestReport {
     GuestReport {
@@ -68,8 +74,7 @@ impl Rig {
     }
 
     fn hello(&mut self, link: LinkId, host: HostId, document: Generation, certified: bool) {
-        let (facts, epoch, clock) = (HostFacts::default(), Epoch(0), Stamp(0));
-        let hello = Hello { newest: VERSION, oldest: VERSION, host, facts, epoch, document, clock };
+        let hello = Hello { document, ..hello(host) };
         self.tell(Event::Hello { link, key: KEY, certified, hello, remote: String::new() });
     }
 

@@ -2,15 +2,13 @@
 
 use roost_protocol::backup::{BackupPolicy, BackupRun, Consistency, Proof, ReplicaPolicy, Why};
 use roost_protocol::guest::{Desired, PowerState};
-use roost_protocol::host::HostFacts;
 use roost_protocol::message::ToAgent;
-use roost_protocol::{Generation, HostId, MiB, Millis, PointId, Time};
+use roost_protocol::{Generation, HostId, Millis, PointId, Time};
 
 use super::*;
-use crate::agent::Config;
-use crate::backup::plan::Limits;
-use crate::event::{Cause, Event, Seen};
+use crate::event::{Event, Seen};
 use crate::ledger::Kept;
+use crate::sample::{config, seen};
 
 const GUEST: GuestId = GuestId::from_u128(7);
 const OWN: HostId = HostId::from_u128(1);
@@ -24,17 +22,7 @@ struct Rig {
 
 impl Rig {
     fn new(kept: Kept, domains: Vec<Seen>) -> Self {
-        let config = Config {
-            host: OWN,
-            facts: HostFacts::default(),
-            list_every: Millis(60_000),
-            restart_first: Millis(1_000),
-            restart_longest: Millis(60_000),
-            zone: String::new(),
-            backup: Limits::default(),
-            guarded: true,
-        };
-        let agent = Agent::new(config, kept);
+        let agent = Agent::new(config(OWN, true), kept);
         let mut rig = Self { agent, now: 0, wish: GuardWish::default() };
         rig.tell(Event::HypervisorUp { domains, host_booted: false });
         rig
@@ -47,19 +35,6 @@ impl Rig {
                 self.wish = *wish;
             }
         }
-    }
-}
-
-fn seen(state: PowerState) -> Seen {
-    Seen {
-        guest: GUEST,
-        name: "g".into(),
-        state,
-        cause: Cause::Unknown,
-        persistent: true,
-        vcpus: 1,
-        memory_mib: MiB(64),
-        disks: Vec::new(),
     }
 }
 
@@ -104,7 +79,7 @@ fn only_a_running_guest_with_a_copy_and_the_policy_wants_a_council() {
         kept.policies.insert(GUEST, policy);
         kept.runs.insert(GUEST, run);
         kept.wishes.insert(GUEST, Desired { power, generation: Generation(1) });
-        let mut rig = Rig::new(kept, vec![seen(PowerState::Running)]);
+        let mut rig = Rig::new(kept, vec![seen(GUEST, PowerState::Running)]);
         assert_eq!(rig.agent.guard_report(), None, "no guard was seen");
         let (incarnation, key, listen, may_own) = (3, [1; 32], String::new(), true);
         let seen = GuardSeen { incarnation, key, listen, may_own, wards: Vec::new(), remembers: Stamp(0) };

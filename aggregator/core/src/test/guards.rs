@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use roost_protocol::failover::{GuardReport, Want};
-use roost_protocol::guest::{GuestReport, PowerState};
-use roost_protocol::host::HostFacts;
-use roost_protocol::message::{Hello, Snapshot, ToAgent, ToAggregator, VERSION};
-use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, Stamp, Time};
+use roost_protocol::guest::PowerState;
+use roost_protocol::message::{Snapshot, ToAgent, ToAggregator};
+use roost_protocol::{Epoch, GridId, GuestId, HostId, Millis, Stamp, Time};
 
+use super::{hello, report};
 use crate::event::LinkId;
 use crate::intent::HostRecord;
 use crate::{Action, Config, Event, Grid, Intent};
@@ -38,8 +38,7 @@ impl Rig {
         let intent = Intent { hosts: (1..=hosts).map(|n| (host(n), record(n))).collect(), ..Intent::default() };
         let mut rig = Self { grid: Grid::new(config, intent, Vec::new()), now: Time(1_000_000), told: BTreeMap::new() };
         for number in 1..=hosts {
-            let (facts, epoch, clock, document) = (HostFacts::default(), Epoch(0), Stamp(0), Generation(0));
-            let hello = Hello { newest: VERSION, oldest: VERSION, host: host(number), facts, epoch, document, clock };
+            let hello = hello(host(number));
             let remote = format!("192.0.2.{number}:40000");
             rig.tell(Event::Hello { link: link(number), key: [number; 32], certified: true, hello, remote });
         }
@@ -56,20 +55,7 @@ impl Rig {
 
     /// A host with the guest or without, and its guard.
     fn says(&mut self, number: u8, has: bool, guard: GuardReport) {
-        let report = GuestReport {
-            id: GUEST,
-            name: "g".into(),
-            state: PowerState::Running,
-            reason: String::new(),
-            persistent: true,
-            desired: None,
-            vcpus: 1,
-            memory_mib: MiB(1),
-            since: Stamp(0),
-            restarts: 0,
-            disks: Vec::new(),
-        };
-        let guests = if has { vec![report] } else { Vec::new() };
+        let guests = if has { vec![report(GUEST, "g", PowerState::Running)] } else { Vec::new() };
         let snapshot = Snapshot { guests, guard: Some(Box::new(guard)), ..Snapshot::default() };
         self.tell(Event::Received { link: link(number), message: ToAggregator::Snapshot(snapshot) });
     }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use roost_protocol::backup::{BackupBeat, Peer, RestoreAs, RestoreOrder, SetSummary, Share, StoreStatus, Target};
 use roost_protocol::guest::PowerState;
 use roost_protocol::host::HostFacts;
-use roost_protocol::message::{Hello, Snapshot, ToAgent, ToAggregator, VERSION};
+use roost_protocol::message::{Hello, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::{Outcome, Verb};
-use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
+use roost_protocol::{Epoch, GridId, GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
 
-use super::report;
+use super::{hello, report};
 use crate::call::{Call, CallErrorCode, Reply};
 use crate::event::{CallId, LinkId};
 use crate::intent::HostRecord;
@@ -72,8 +72,7 @@ impl Rig {
             peer_listen: Some("0.0.0.0:4434".into()),
             ..HostFacts::default()
         };
-        let (epoch, document, clock) = (Epoch(0), Generation(0), Stamp(0));
-        let hello = Hello { newest: VERSION, oldest: VERSION, host: host(number), facts, epoch, document, clock };
+        let hello = Hello { facts, ..hello(host(number)) };
         let remote = format!("[::ffff:192.0.2.{number}]:40000");
         self.tell(Event::Hello { link: link(number), key: [number; 32], certified: true, hello, remote });
     }

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use roost_protocol::backup::{BackupBeat, BackupPolicy, ReplicaState, ReplicaStatus, SetSummary};
 use roost_protocol::guest::{Desired, GuestReport, Power, PowerState};
-use roost_protocol::host::HostFacts;
-use roost_protocol::message::{Beat, Hello, Snapshot, ToAgent, ToAggregator, VERSION};
+use roost_protocol::message::{Beat, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::Verb;
-use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, PointId, Stamp, Time};
+use roost_protocol::{Generation, GuestId, HostId, Millis, PointId, Stamp, Time};
 
-use super::{config, report};
+use super::{config, hello, report};
 use crate::event::LinkId;
 use crate::intent::HostRecord;
 use crate::{Action, Event, Grid, Intent};
@@ -72,8 +71,7 @@ impl Rig {
     }
 
     fn up(&mut self, number: u64) {
-        let (facts, epoch, document, clock) = (HostFacts::default(), Epoch(0), Generation(0), Stamp(0));
-        let hello = Hello { newest: VERSION, oldest: VERSION, host: host(number), facts, epoch, document, clock };
+        let hello = hello(host(number));
         let (link, key) = (LinkId(number), [u8::try_from(number).unwrap(); 32]);
         self.tell(Event::Hello { link, key, certified: true, hello, remote: String::new() });
     }

@@ -6,15 +6,15 @@ use roost_protocol::backup::{
     BackupPolicy, BackupSummary, Consistency, Damage, Peer, Proof, Schedule, SetSummary, Target, Why,
 };
 use roost_protocol::guest::PowerState;
-use roost_protocol::host::{HostFacts, HostSample, Pressure};
+use roost_protocol::host::{HostSample, Pressure};
 use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Verb};
 use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp, Time};
 
-use crate::agent::{Agent, Config};
-use crate::backup::plan::Limits;
+use crate::agent::Agent;
 use crate::event::{Action, Cause, Event, Lane, Made, Seen, Task, TaskId, TaskResult};
 use crate::ledger::{Change, Kept};
+use crate::sample::config;
 
 pub(super) const HOUR: u64 = 3_600_000;
 pub(super) const OWN: HostId = HostId::from_u128(1);
@@ -102,23 +102,10 @@ pub(super) struct Rig {
     pub(super) damaged: BTreeSet<PointId>,
 }
 
-fn config(guarded: bool) -> Config {
-    Config {
-        host: OWN,
-        facts: HostFacts::default(),
-        list_every: Millis(60_000),
-        restart_first: Millis(1_000),
-        restart_longest: Millis(60_000),
-        zone: String::new(),
-        backup: Limits::default(),
-        guarded,
-    }
-}
-
 impl Rig {
     pub(super) fn new(guests: u128) -> Self {
         let mut rig = Self {
-            agent: Agent::new(config(false), Kept::default()),
+            agent: Agent::new(config(OWN, false), Kept::default()),
             kept: Kept::default(),
             time: 1_000,
             wall: BEGIN,
@@ -161,7 +148,7 @@ impl Rig {
     pub(super) fn restart(&mut self) {
         self.tasks.clear();
         self.time = 0;
-        self.agent = Agent::new(config(self.guarded), self.kept.clone());
+        self.agent = Agent::new(config(OWN, self.guarded), self.kept.clone());
         self.begin();
     }
 
