@@ -58,11 +58,8 @@ impl Limits {
 
     /// True while the host is too busy for work that can wait.
     pub fn pressed(&self, pressure: Option<Pressure>) -> bool {
-        pressure.is_some_and(|now| {
-            now.cpu_centi > self.pressure.cpu_centi
-                || now.memory_centi > self.pressure.memory_centi
-                || now.io_centi > self.pressure.io_centi
-        })
+        let busy = |now: Pressure| now.cpu_centi > self.pressure.cpu_centi || now.io_centi > self.pressure.io_centi;
+        self.short_of_memory(pressure) || pressure.is_some_and(busy)
     }
 
     /// Wait after so many failures in a row.
