@@ -141,16 +141,21 @@ fn tie(guest: GuestId, host: HostId) -> u64 {
 
 impl Grid {
     /// Councils of the guests that this host runs, and the guards of others that it deals with.
-    pub(crate) fn councils_of(&self, now: Time, id: HostId, others: &BTreeSet<HostId>) -> (Vec<Guard>, Vec<Council>) {
+    pub(crate) fn councils_of(
+        &self,
+        now: Time,
+        id: HostId,
+        others: &BTreeSet<HostId>,
+        voices: &BTreeMap<HostId, usize>,
+    ) -> (Vec<Guard>, Vec<Council>) {
         let guards = others.iter().take(GUARDS).map(|other| Guard { host: *other, seat: self.seat(*other) }).collect();
         let Some(report) = self.hosts.get(&id).and_then(|host| host.guard.as_ref()) else {
             return (guards, Vec::new());
         };
-        let votes = self.voices();
         let known: Candidates = others
             .iter()
             .chain([&id])
-            .filter_map(|host| Some((*host, self.candidate(now, self.hosts.get(host)?, &votes))))
+            .filter_map(|host| Some((*host, self.candidate(now, self.hosts.get(host)?, voices))))
             .collect();
         let wanted: BTreeMap<GuestId, HostId> =
             report.wants.iter().take(WARDS).map(|want| (want.guest, want.keeper)).collect();
@@ -193,7 +198,8 @@ impl Grid {
         }
     }
 
-    fn voices(&self) -> BTreeMap<HostId, usize> {
+    /// How many councils each host votes in.
+    pub(crate) fn voices(&self) -> BTreeMap<HostId, usize> {
         let mut voices = BTreeMap::new();
         let reports = self.hosts.values().filter_map(|host| host.guard.as_ref());
         for voter in reports.flat_map(|report| &report.wards).flat_map(|ward| &ward.council.voters) {

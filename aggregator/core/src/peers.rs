@@ -49,6 +49,8 @@ struct World {
     named: BTreeMap<HostId, BTreeSet<HostId>>,
     /// Replicas that each host keeps.
     kept: BTreeMap<HostId, u32>,
+    /// Councils that each host votes in.
+    voices: BTreeMap<HostId, usize>,
 }
 
 impl Told {
@@ -68,11 +70,11 @@ impl Grid {
         if due.is_empty() || self.config.recovering {
             return;
         }
-        let world = World { named: self.named(), kept: self.replicas_kept() };
+        let world = World { named: self.named(), kept: self.replicas_kept(), voices: self.voices() };
         for id in due {
             let others = self.others_of(id, &world);
             let (peers, shares) = (self.peers_of(&others, &world), self.shares_of(id));
-            let (guards, councils) = self.councils_of(now.time, id, &others);
+            let (guards, councils) = self.councils_of(now.time, id, &others, &world.voices);
             let (digest, councils_digest) = (digest(&peers, &shares), digest(&guards, &councils));
             let Some(host) = self.hosts.get_mut(&id) else { continue };
             host.told.next = now.time + LOOK_EVERY;

@@ -1,7 +1,6 @@
 //! Whether a guest would be gone on with if its host died now, and if not, why not: from what hosts report, before it
 //! counts. Nothing is decided by it.
 
-use roost_protocol::cause::ward_of;
 use roost_protocol::failover::{MAX_RPO, WardReport};
 use roost_protocol::guest::Power;
 use roost_protocol::{GuestId, HostId, Millis};
@@ -49,7 +48,7 @@ pub(crate) struct Sight {
     /// The host that has the copy, and how old that is.
     pub(crate) keeper: Option<Home>,
     pub(crate) copy: Option<Millis>,
-    /// Hosts that could vote.
+    /// Hosts that could vote; more than are needed are not counted.
     pub(crate) voters: usize,
     pub(crate) ward: Option<Council>,
 }
@@ -150,7 +149,7 @@ impl Grid {
             owner: home(owner),
             keeper: keeper.map(home),
             copy: owner.backups.replicas.get(&guest).and_then(|replica| replica.lag(self.clock)),
-            voters: self.hosts.values().filter(|host| votes(host)).count(),
+            voters: self.hosts.values().filter(|host| votes(host)).take(FEWEST).count(),
             ward: ward(owner, guest).map(|ward| self.council(owner, keeper, ward)),
         }
     }
@@ -167,7 +166,7 @@ impl Grid {
 }
 
 fn ward(owner: &Host, guest: GuestId) -> Option<&WardReport> {
-    owner.guard.as_ref()?.wards.iter().find(|ward| ward_of(ward.council.guest) == ward_of(guest))
+    owner.guard.as_ref()?.wards.iter().find(|ward| ward.council.guest == guest)
 }
 
 fn votes(host: &Host) -> bool {
