@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quinn::Connection;
 use roost_protocol::HostId;
-use roost_protocol::look::{Look, Picture, Seen};
+use roost_protocol::look::{Look, Picture, SINCE, Seen};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::transport::{self, TransportError};
 use tokio::time::timeout;
@@ -16,6 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks the host; what it says is as trustworthy as the host.
 pub(crate) async fn look(handle: &Handle, host: HostId, what: Look) -> Result<Result<Picture, Failure>, Away> {
+    let version = handle.read(move |grid, _, _| grid.hosts().get(&host).map(|host| host.version)).await?;
+    if version.is_some_and(|version| version < SINCE) {
+        return Ok(Err(failed(FailureCode::Unsupported, "its host's agent is too old to show it: upgrade it")));
+    }
     let Some(connection) = handle.connection(host).await? else {
         return Ok(Err(failed(FailureCode::HostUnreachable, "its host is not connected")));
     };

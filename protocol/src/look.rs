@@ -1,11 +1,13 @@
 //! What people look at for a moment, such as a screen: asked of a host on a stream of its own, which the aggregator opens,
-//! answered from what the host sees just then, and kept nowhere on the way. Agents that speak version 4 answer.
+//! answered from what the host sees just then, and kept nowhere on the way.
 
 use minicbor::{Decode, Encode};
 
 use crate::operation::Failure;
 use crate::{GuestId, Stamp};
 
+/// The first message version whose agents answer.
+pub const SINCE: u32 = 4;
 /// Largest picture: what fits into one frame with room to spare.
 pub const PICTURE: usize = 960 << 10;
 
