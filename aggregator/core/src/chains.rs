@@ -3,7 +3,7 @@
 //! Nothing of it is the aggregator's own: after it lost all, hosts tell it again. What no host remembers is not known, and
 //! is said to be so. Moments are of the clock of the host that noted them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roost_protocol::cause::{NOTES, NoteKind, Noted, ward_of};
 use roost_protocol::{Epoch, GuestId, HostId, Millis, Stamp};
@@ -11,6 +11,7 @@ use roost_protocol::{Epoch, GuestId, HostId, Millis, Stamp};
 use crate::event::Action;
 use crate::grid::{Grid, Host, Now, Presence};
 use crate::history::Line;
+use crate::protection::Protection;
 
 /// One link of a guest's chain, and who noted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +32,16 @@ pub enum LinkKind {
     Remembers,
     /// What the host noted lately is not known here.
     Unknown,
+    /// How the guest stands now.
+    Stands,
 }
 
 /// One ward that another host won, and how that went: each moment by the winner's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failover {
     pub ward: u64,
+    /// Whose ward it is, if a host reports it.
+    pub guest: Option<GuestId>,
     pub from: HostId,
     pub to: HostId,
     pub epoch: Option<Epoch>,
@@ -78,6 +83,7 @@ fn failover(to: HostId, notes: &[Noted], place: usize, won: &Noted) -> Option<Fa
     let trouble = after.iter().rev().find(|note| note.kind == NoteKind::NotStarted).filter(|_| started.is_none());
     Some(Failover {
         ward: won.ward,
+        guest: None,
         from,
         to,
         epoch: won.epoch,
@@ -198,14 +204,19 @@ impl Grid {
     /// Reading: takeovers that hosts remember.
     pub fn failovers(&self) -> Vec<Failover> {
         let mut all: Vec<Failover> = self.hosts.values().flat_map(|host| failovers(host.id, &host.notes)).collect();
+        let wards: BTreeSet<u64> = all.iter().map(|one| one.ward).collect();
+        let reported = self.hosts.values().flat_map(|host| host.guests.keys());
+        let guests: BTreeMap<u64, GuestId> =
+            reported.map(|guest| (ward_of(*guest), *guest)).filter(|(ward, _)| wards.contains(ward)).collect();
         for one in &mut all {
+            one.guest = guests.get(&one.ward).copied();
             one.chosen = one.chosen.take().map(|(at, text)| (at, self.with_names(&text)));
             one.trouble = one.trouble.take().map(|text| self.with_names(&text));
         }
         all
     }
 
-    /// Reading: all that is known of why a guest is where it is, in order of time, and what isn't known.
+    /// Reading: all that is known of why a guest is where it is, in order of time, what isn't known, and how it stands.
     pub fn explanation(&self, guest: GuestId) -> Vec<Link> {
         let ward = ward_of(guest);
         let voters: BTreeSet<HostId> = self.voters_of(guest);
@@ -225,7 +236,19 @@ impl Grid {
             }
         }
         links.sort_by_key(|link| (link.at.is_none(), link.at, link.host));
+        let stands = |host| Link { host, at: None, what: LinkKind::Stands, epoch: None, text: self.stands(guest) };
+        links.extend(self.guest_host(guest).map(stands));
         links
+    }
+
+    fn stands(&self, guest: GuestId) -> String {
+        match self.protection(guest) {
+            Protection::NotWished => "no other host is to go on with it: its policy does not ask for that".into(),
+            Protection::By { host, copy } => {
+                format!("{} would go on with it, from a copy that is {} s old", self.host_name(host), copy.0 / 1_000)
+            }
+            Protection::No(why) => format!("no other host would go on with it: {}", why.join("; ")),
+        }
     }
 
     fn voters_of(&self, guest: GuestId) -> BTreeSet<HostId> {
@@ -234,8 +257,7 @@ impl Grid {
         councils.flat_map(|council| council.voters.iter().map(|voter| voter.host)).collect()
     }
 
-    /// Reading: the guest of a ward that was made for one guest, if a host reports it.
-    pub fn guest_of_ward(&self, ward: u64) -> Option<GuestId> {
+    fn guest_of_ward(&self, ward: u64) -> Option<GuestId> {
         let mut guests = self.hosts.values().flat_map(|host| host.guests.keys());
         guests.find(|guest| ward_of(**guest) == ward).copied()
     }

@@ -4,14 +4,19 @@ use super::{Property, hidden, maybe, shown, wide};
 use crate::FieldKind::{Integer, Text, TextList, Time};
 
 pub(super) const CAUSE: &[Property] = &[
-    maybe(shown("time", Time, "When, by the clock of the host that noted it; absent: what is not known")),
+    maybe(shown(
+        "time",
+        Time,
+        "When, by the clock of the host that noted it; absent: what is not known, and how it is now",
+    )),
     shown("host_name", Text, "The host that noted it"),
     hidden("host", Text, "Its id"),
     shown(
         "kind",
         Text,
         "suspect, heard, vote, denial, candidacy, refusal, won, raised, runs, lease-ended, stopped, released, lost, council, \
-         fault, override, source, started, not-started; remembers, unknown: what is not known",
+         fault, override, source, started, not-started; remembers, unknown: what is not known; stands: \
+         how it is now",
     ),
     maybe(wide("epoch", Integer, "The term of ownership it is about")),
     shown("text", Text, "What happened"),

@@ -6,7 +6,7 @@ use crate::{Field, FieldKind, Operation, Output};
 pub(super) const TABLE: &[Operation] = &[
     Operation {
         detail: "Put together from what its voters and homes noted, each by its own clock. What no host remembers any more, \
-                 and who can't be asked, is said too.",
+                 and who can't be asked, is said too. Its last link says whether another host would go on with the guest now.",
         inputs: &[REF_GUEST],
         errors: &["not_found", "ambiguous"],
         cli: cli("guest", "explain"),

@@ -35,6 +35,7 @@ impl Listed for CauseView<'_> {
                 LinkKind::Noted(kind) => word(kind),
                 LinkKind::Remembers => json!("remembers"),
                 LinkKind::Unknown => json!("unknown"),
+                LinkKind::Stands => json!("stands"),
             },
             "epoch" => json!(link.epoch),
             "text" => json!(link.text),
@@ -64,10 +65,9 @@ impl Listed for FailoverView<'_> {
     fn property(&self, name: &str) -> Value {
         let (grid, it) = (self.grid, self.failover);
         let at = |at: Option<Stamp>| at.map_or(Value::Null, time);
-        let guest = grid.guest_of_ward(it.ward);
         match name {
-            "guest" => json!(guest),
-            "name" => json!(guest.map_or_else(|| format!("ward {}", it.ward), |guest| grid.guest_name(guest))),
+            "guest" => json!(it.guest),
+            "name" => json!(it.guest.map_or_else(|| format!("ward {}", it.ward), |guest| grid.guest_name(guest))),
             "from" => json!(grid.host_name(it.from)),
             "to" => json!(grid.host_name(it.to)),
             "epoch" => json!(it.epoch),
