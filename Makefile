@@ -10,7 +10,7 @@ help: ## list the targets
 
 run: ## build Roost and start the demo: one aggregator, three hosts, twelve real guests
 	tests/lab/deps.sh
-	$(CARGO) build --release --locked -p roost-agent -p roost-aggregator -p roost-cli
+	$(CARGO) build --release --locked -p roost-agent -p roost-guard -p roost-aggregator -p roost-cli
 	tests/lab/demo.sh up
 
 stop: ## stop the demo and remove everything it made, also after a crash

@@ -1,10 +1,11 @@
 #!/bin/bash
 # The demo: an aggregator on this machine and three hosts with four small real guests each, all in network namespaces.
+# Each host has a guard, and a policy has the others go on with its guests when it dies.
 #   up                  start it, after removing what an earlier run left; asks nothing; takes a minute or two
 #   down                stop it and remove everything it made, also after a crash
 #   status              its hosts, and what runs on them
 #   kill-host N         cut the power of host N
-#   revive-host N       power host N on again; its agent and guests come back by themselves
+#   revive-host N       power host N on again; its guard and agent come back by themselves
 # As root or with sudo. Environment: ROOST_BIN (folder of the programs; default target/release, else target/debug),
 # ROOST_DEMO_HTTPS_PORT (8443), ROOST_DEMO_QUIC_PORT (4433), ROOST_DEMO_NET (the first free one from 10.97.0 on), ROOST_DEMO_DIR (.demo of the checkout).
 set -euo pipefail
@@ -24,6 +25,8 @@ GUESTS=4       # of each host; the last one of the last host stays stopped, to s
 MEMORY=128M    # what the lab's Linux guest needs
 ANSWER_STEPS=300 # of 0.1 s: 30 s until a program answers, on a loaded machine
 BOOT_STEPS=240   # of 0.5 s: 2 min until the guests' kernels are up; 40 s is usual on two processors
+SAFE_STEPS=120   # of 1 s: 2 min until each guest has a first copy and a council
+REPLICA_EVERY=20s # a copy of a quiet guest costs a tenth of a second of processor time at both ends
 started=$SECONDS
 
 fail() { printf 'demo.sh: %s\n  why: %s\n  try: %s\n' "$1" "$2" "$3" >&2; exit 1; }
@@ -86,6 +89,7 @@ C
     fail "log in to the aggregator" "$(tail -n 1 "$demo/log/login")" "see $demo/log/aggregator"
 }
 
+spawn_guard() { hosts spawn "$1" "$demo/log/guard-$1" "$guard" --config "$demo/guard-$1.toml" run > /dev/null; }
 spawn_agent() { hosts spawn "$1" "$demo/log/agent-$1" "$agent" --config "$demo/agent-$1.toml" run > /dev/null; }
 
 # A join token made by the admin, used once by the agent, then gone.
@@ -96,7 +100,15 @@ join() {
   cat > "$demo/agent-$i.toml" <<C
 name = "h$i"
 aggregator = "$net.254:$quic"
+guard_socket = "/run/roost-guard/guard.sock"
 C
+  # These hosts have no watchdog of their own: one that hangs as a whole would be ended by nobody.
+  cat > "$demo/guard-$i.toml" <<C
+listen = "$net.$i:7946"
+watchdog = "none"
+accept_no_fence = true
+C
+  spawn_guard "$i"
   hosts exec "$i" mkdir -p /var/lib/roost/images
   hosts exec "$i" cp "$guest_dir/vmlinuz" "$guest_dir/initrd.cpio" /var/lib/roost/images/
   ROOST_JOIN_TOKEN=$token hosts exec "$i" "$agent" --config "$demo/agent-$i.toml" join "$net.254:$quic" --name "h$i" \
@@ -145,6 +157,32 @@ await_boot() {
   step "going on: the others are still booting"
 }
 
+# Every running guest is copied to another host, which goes on with it when its own dies.
+protect_guests() {
+  local name jobs=()
+  roost backup-policy create --name ha --replica-every $REPLICA_EVERY --replica-failover > "$demo/log/policy" 2>&1 ||
+    fail "make the policy ha" "$(tail -n 3 "$demo/log/policy")" "see $demo/log"
+  for name in $(roost guest list --state running -o name); do
+    roost backup-set set-policy "$name" --policy ha > "$demo/log/policy-$name" 2>&1 &
+    jobs+=("$!:$name")
+  done
+  for name in "${jobs[@]}"; do
+    wait "${name%%:*}" || fail "protect ${name#*:}" "$(tail -n 3 "$demo/log/policy-${name#*:}")" "see $demo/log"
+  done
+}
+
+await_protected() {
+  local n now=0 told=-1 wanted=$((HOSTS * GUESTS - 1))
+  for n in $(seq $SAFE_STEPS); do
+    now=$(roost guest list -o json | grep -c '"protected": true' || true)
+    [ "$now" = "$told" ] || step "$now of $wanted guests would go on elsewhere"
+    told=$now
+    [ "$now" -lt $wanted ] || return 0
+    sleep 1
+  done
+  step "going on: roost guest list -o wide says what the others lack"
+}
+
 write_access() {
   local token i comma=''
   token=$(roost api-token create --name demo -o json | member token)
@@ -177,7 +215,7 @@ Roost is up: $HOSTS hosts, $((HOSTS * GUESTS)) guests.
 
 Three things to try, in this folder:
   $cli guest list
-  $cli demo kill-host 2; $cli events -f
+  $cli demo kill-host 2       cuts its power, and shows how its desktops come back on the other hosts
   $cli demo revive-host 2
 
   make stop   ends it and removes everything
@@ -185,7 +223,7 @@ T
 }
 
 up() {
-  aggregator=$(program roost-aggregator) agent=$(program roost-agent) cli=$(program roost)
+  aggregator=$(program roost-aggregator) agent=$(program roost-agent) guard=$(program roost-guard) cli=$(program roost)
   clean
   net=${ROOST_DEMO_NET:-$(free_net)}
   ports_are_free
@@ -206,6 +244,8 @@ up() {
   step "$((HOSTS * GUESTS)) guests"
   make_guests
   await_boot
+  protect_guests
+  await_protected
   write_access
   step "ready"
   farewell
@@ -214,19 +254,20 @@ up() {
 # Only what it made, by name: ROOST_DEMO_DIR may be any folder.
 clean() {
   hosts down
-  rm -rf "$demo"/{log,config,aggregator,hosts} "$demo"/{net,password,ca.pem,aggregator.toml,access.json,access.json.new} "$demo"/agent-[0-9]*.toml
+  rm -rf "$demo"/{log,config,aggregator,hosts} "$demo"/{net,password,ca.pem,aggregator.toml,access.json,access.json.new} "$demo"/{agent,guard}-[0-9]*.toml
   [ ! -d "$demo" ] || rmdir --ignore-fail-on-non-empty "$demo"
 }
 
 revive() {
   [ -f "$demo/agent-$1.toml" ] || fail "revive host $1" "the demo has no such host, or is not up" "$self up"
-  agent=$(program roost-agent)
+  agent=$(program roost-agent) guard=$(program roost-guard)
   hosts boot "$1"
+  hosts exec "$1" pgrep -x roost-guard > /dev/null || spawn_guard "$1"
   hosts exec "$1" pgrep -x roost-agent > /dev/null || spawn_agent "$1"
-  echo "h$1 is on again; its guests start by themselves"
+  echo "h$1 is on again"
 }
 
-case ${1:-} in up | down | status | kill-host | revive-host) ;; *) sed -n '2,9s/^# \{0,1\}//p' "$self" >&2; exit 2 ;; esac
+case ${1:-} in up | down | status | kill-host | revive-host) ;; *) sed -n '2,10s/^# \{0,1\}//p' "$self" >&2; exit 2 ;; esac
 if [ "$(id -u)" != 0 ]; then
   command -v sudo > /dev/null || fail "run the demo" "it needs root for namespaces, and there is no sudo" "run as root"
   exec sudo env ROOST_BIN="${ROOST_BIN:-}" ROOST_DEMO_HTTPS_PORT="$https" ROOST_DEMO_QUIC_PORT="$quic" ROOST_DEMO_NET="${ROOST_DEMO_NET:-}" \

@@ -132,7 +132,7 @@ fn of_context(name: &str, context: &Context) -> Connection {
     Connection { url: context.url.clone(), trust, token: context.token.clone(), source: format!("context {name}") }
 }
 
-fn of_demo(path: &Path, demo: Demo) -> Result<Connection, Failure> {
+pub(crate) fn of_demo(path: &Path, demo: Demo) -> Result<Connection, Failure> {
     // Relative paths in the file are meant from the folder that holds `.demo`.
     let ca = path.parent().and_then(Path::parent).map_or_else(|| demo.ca.clone(), |home| home.join(&demo.ca));
     Ok(Connection {

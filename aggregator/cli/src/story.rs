@@ -226,6 +226,61 @@ fn the_demo_of_the_folder_is_the_last_resort_and_its_token_goes_nowhere_else() {
     assert!(talk.contains("names no script"), "{talk}");
 }
 
+/// A folder with a demo whose script does nothing.
+fn with_demo(server: &Server) -> (tempfile::TempDir, Surroundings) {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    std::fs::create_dir_all(folder.path().join(".demo")).unwrap();
+    std::fs::write(folder.path().join(".demo/ca.pem"), ca).unwrap();
+    let access = json!({"url": server.url, "ca": ".demo/ca.pem", "token": "rst_demo", "lab": "/bin/echo"});
+    std::fs::write(folder.path().join(".demo/access.json"), access.to_string()).unwrap();
+    let around = Surroundings { vars: BTreeMap::new(), directory: folder.path().to_owned() };
+    (folder, around)
+}
+
+#[test]
+fn a_demo_host_is_killed_and_what_waits_for_it_is_said() {
+    let items = |item: Value| json!({"items": [item], "next": null});
+    let why = "its copy is not whole yet";
+    let at = |host: &str| json!({"id": "i", "name": "desk", "host_name": host, "state": "running", "protected": true});
+    let waits = json!({"id": "j", "name": "web", "host_name": "h2", "state": "running", "unprotected_because": why});
+    let takeover = json!({
+        "guest": "i", "from": "h2", "to": "h3", "epoch": 5, "won": "2026-01-01T00:00:20Z", "votes": ["h1", "h3"],
+        "started": "2026-01-01T00:00:22Z", "copy_age_s": 4,
+    });
+    let server = server(vec![
+        ("GET /api/v1/hosts/h2", 200, json!({"name": "h2", "state": "up"})),
+        ("GET /api/v1/guests", 200, json!({"items": [at("h2"), waits], "next": null})),
+        ("GET /api/v1/guests", 200, items(at("h3"))),
+        ("GET /api/v1/failovers", 200, json!({"items": [], "next": null})),
+        ("GET /api/v1/failovers", 200, items(takeover)),
+    ]);
+    let (_folder, around) = with_demo(&server);
+    let (code, data, talk) = told("roost demo kill-host 2", &around);
+    assert_eq!((code, talk.as_str()), (0, ""));
+    assert!(data.starts_with("kill-host 2\n"), "the script is asked to: {data}");
+    for part in ["web waits for its host: its copy is not whole yet", "by the votes of h1, h3", "1 of 1 guests of h2"] {
+        assert!(data.contains(part), "{part}: {data}");
+    }
+}
+
+#[test]
+fn no_demo_host_is_killed_that_is_off_already_or_not_there() {
+    let server = server(vec![("GET /api/v1/hosts/h2", 200, json!({"name": "h2", "state": "down"}))]);
+    let (folder, around) = with_demo(&server);
+    let refused = |line: &str, wanted: u8, why: &str| {
+        let (code, data, talk) = told(line, &around);
+        assert!(code == wanted && data.is_empty() && talk.contains(why), "{line}: {code} {data}{talk}");
+    };
+    refused("roost demo kill-host 2", 5, "it is not up but down");
+    refused("roost demo kill-host 9", 2, "find host h9");
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let access = json!({"url": format!("http://{gone}"), "ca": ".demo/ca.pem", "token": "t", "lab": "/bin/echo"});
+    std::fs::write(folder.path().join(".demo/access.json"), access.to_string()).unwrap();
+    refused("roost demo kill-host 2", 1, "it does not run");
+    refused("roost demo revive-host 2", 1, "it does not run");
+}
+
 #[test]
 fn contexts_are_kept_private_and_chosen_by_name() {
     use std::os::unix::fs::PermissionsExt;
