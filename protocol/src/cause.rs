@@ -110,4 +110,7 @@ pub enum NoteKind {
     /// Agent: the guest can't be started where its ward was won.
     #[n(18)]
     NotStarted,
+    /// Agent: a planned hand-over began, gave the guest up, or came to nothing.
+    #[n(19)]
+    HandOver,
 }

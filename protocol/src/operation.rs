@@ -4,6 +4,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::{self, BackupOptions, BackupPolicy, RestoreOrder};
+use crate::failover;
 use crate::guest::{GuestSpec, Power};
 use crate::{Epoch, GuestId, Millis, OperationId, PointId};
 
@@ -123,6 +124,13 @@ pub enum Verb {
         #[n(0)]
         point: Option<PointId>,
     },
+    /// Have the host with the guest's replica go on with it, from a last delta made while the guest is off.
+    #[n(19)]
+    HandOver {
+        /// The guest is asked to shut down and gets so long before it is switched off; zero: switched off at once.
+        #[n(0)]
+        shutdown_ms: Millis,
+    },
 }
 
 impl Verb {
@@ -148,12 +156,19 @@ impl Verb {
             Verb::SetBackupPolicy { .. } => "set-policy",
             Verb::PruneNow => "prune",
             Verb::ProveBackup { .. } => "prove",
+            Verb::HandOver { .. } => "hand-over",
         }
     }
 
     /// The first message version that has this verb; a host that speaks an older one is not sent it.
     pub fn since(&self) -> u32 {
-        if self.beside() || matches!(self, Verb::Restore { .. }) { backup::SINCE } else { 1 }
+        if matches!(self, Verb::HandOver { .. }) {
+            failover::SINCE
+        } else if self.beside() || matches!(self, Verb::Restore { .. }) {
+            backup::SINCE
+        } else {
+            1
+        }
     }
 
     /// True for what reads a guest or changes only its points: it runs beside what changes the guest itself.
@@ -170,7 +185,8 @@ impl Verb {
             | Verb::Delete { .. }
             | Verb::Manage { .. }
             | Verb::Release
-            | Verb::Restore { .. } => false,
+            | Verb::Restore { .. }
+            | Verb::HandOver { .. } => false,
             Verb::Backup { .. }
             | Verb::VerifyBackup { .. }
             | Verb::DeletePoint { .. }

@@ -21,6 +21,7 @@ impl Agent {
                 Phase::AwaitOff { force_at, until } => {
                     self.await_off(now, operation, entry.guest, force_at, until, actions)
                 }
+                Phase::HandingOver(step) => self.hand_over(now, operation, entry.guest, step, actions),
                 Phase::Unwritten | Phase::Working | Phase::Seeing(_) | Phase::StartingNew | Phase::Undoing(_) => {}
             }
         }
@@ -97,6 +98,7 @@ impl Agent {
                 | Verb::ProveBackup { .. },
                 _,
             ) => return self.begin_beside(now, command, again, actions),
+            (Verb::HandOver { .. }, _) if again => return self.hand_over_again(now, command, actions),
             (_, None) => Some(failure(FailureCode::NotFound, "this host has no such guest")),
             (Verb::Start | Verb::Resume, Some(_)) if self.start_bar(guest).is_some() => {
                 self.start_bar(guest).map(|why| failure(FailureCode::WrongState, why))
@@ -121,6 +123,7 @@ impl Agent {
                 return self.work(command, Task::Delete { guest, keep_disks: *keep_disks }, actions);
             }
             (Verb::Manage { power }, Some(_)) => return self.end_with_wish(command, Some(*power), actions),
+            (Verb::HandOver { .. }, Some(_)) => return self.begin_hand_over(now, command, actions),
             (Verb::Release, Some(_)) => return self.end_with_wish(command, None, actions),
             (Verb::Pause | Verb::Resume | Verb::Reset, Some(state)) => {
                 Some(failure(FailureCode::WrongState, format!("it is {}", describe(state))))

@@ -73,7 +73,14 @@ impl Agent {
         self.chain.starting.retain(|guest| rights.is_here(*guest));
     }
 
-    fn note(&mut self, now: Now, guest: GuestId, kind: NoteKind, of: Option<(HostId, Millis)>, text: String) {
+    pub(crate) fn note(
+        &mut self,
+        now: Now,
+        guest: GuestId,
+        kind: NoteKind,
+        of: Option<(HostId, Millis)>,
+        text: String,
+    ) {
         let (hosts, span) = (of.iter().map(|(host, _)| *host).collect(), of.map(|(_, age)| age));
         self.chain.add(Noted { ward: ward_of(guest), at: now.wall, kind, epoch: None, hosts, span, text });
         self.beats.hurry(now.time);

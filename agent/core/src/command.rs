@@ -11,6 +11,7 @@ use roost_protocol::{GuestId, OperationId, Time};
 use crate::agent::{Agent, Now, Purpose, Running};
 use crate::event::{Action, Lane, Made, Task, TaskId, TaskResult};
 use crate::guests::alive;
+use crate::handover::Step;
 use crate::ledger::{Change, Record, Stage};
 
 /// Outcomes kept after the aggregator has seen them, so that a late copy of a command is answered, not run.
@@ -62,7 +63,8 @@ impl Queue {
             | Verb::Delete { .. }
             | Verb::Manage { .. }
             | Verb::Release
-            | Verb::Restore { .. } => Queue::Change,
+            | Verb::Restore { .. }
+            | Verb::HandOver { .. } => Queue::Change,
             Verb::Backup { .. } => Queue::Backup,
             Verb::VerifyBackup { .. } | Verb::ProveBackup { .. } => Queue::Points,
             Verb::DeletePoint { .. } | Verb::PinPoint { .. } | Verb::SetBackupPolicy { .. } | Verb::PruneNow => {
@@ -77,17 +79,23 @@ pub(crate) enum Phase {
     /// Asked to be kept; nothing is begun before it is.
     Unwritten,
     /// Not begun in this life of the agent. `again`: an earlier life may have begun it.
-    Waiting { again: bool },
+    Waiting {
+        again: bool,
+    },
     /// A task runs.
     Working,
     /// Asked to shut down; ends when it is off.
-    AwaitOff { force_at: Option<Time>, until: Time },
+    AwaitOff {
+        force_at: Option<Time>,
+        until: Time,
+    },
     /// Done; ends when the guests were seen once more, so that whoever hears of the end also sees what came of it.
     Seeing(Task),
     /// Made, now starting; undone if that fails.
     StartingNew,
     /// A new guest could not be started and is being removed.
     Undoing(Failure),
+    HandingOver(Step),
 }
 
 impl Pending {
@@ -160,6 +168,7 @@ impl Entry {
         match &self.phase {
             Phase::Waiting { .. } => self.begin_by,
             Phase::AwaitOff { force_at, until } => Some(force_at.unwrap_or(*until).min(*until)),
+            Phase::HandingOver(step) => step.deadline(),
             Phase::Unwritten | Phase::Working | Phase::Seeing(_) | Phase::StartingNew | Phase::Undoing(_) => None,
         }
     }
@@ -233,6 +242,7 @@ impl Agent {
         let Some(command) = self.operations.get(&operation).map(|record| record.command.clone()) else { return };
         match (phase, result) {
             (Phase::Undoing(why), _) => self.end(operation, Some(why), actions),
+            (Phase::HandingOver(_), Err(why)) => self.hand_over_failed(operation, command.guest, why, actions),
             // It gave way to what changes the guest, and begins anew when that has ended.
             (_, Err(why)) if why.code == FailureCode::Cancelled && running.cancelled && !running.unwanted => {
                 self.pending.wait_again(operation);
@@ -245,7 +255,7 @@ impl Agent {
                 let undo = Task::Delete { guest: command.guest, keep_disks: false };
                 self.run(undo, Purpose::Operation(operation), actions);
             }
-            (Phase::AwaitOff { .. }, Ok(_)) => {}
+            (Phase::AwaitOff { .. } | Phase::HandingOver(_), Ok(_)) => {}
             (_, Err(why)) => self.end(operation, Some(why), actions),
             (_, Ok(Made::Proven { point, proof: Proof::Failed { why, .. } })) => {
                 let text = format!("backup {point} was booted and gave no sign of life: {why}");
@@ -287,7 +297,8 @@ impl Agent {
             | Phase::Working
             | Phase::AwaitOff { .. }
             | Phase::StartingNew
-            | Phase::Undoing(_) => None,
+            | Phase::Undoing(_)
+            | Phase::HandingOver(_) => None,
         };
         let seen: Vec<(OperationId, Task)> = self.pending.entries.iter().filter_map(done).collect();
         for (operation, what) in seen {
@@ -329,6 +340,7 @@ impl Agent {
                 | Verb::Reset
                 | Verb::Manage { .. }
                 | Verb::Release
+                | Verb::HandOver { .. }
                 | Verb::Backup { .. }
                 | Verb::VerifyBackup { .. }
                 | Verb::DeletePoint { .. }
@@ -412,6 +424,11 @@ impl Agent {
                 Some(failure(FailureCode::Cancelled, "cancelled before it was begun")),
                 actions,
             );
+        }
+        let early = |entry: &Entry| matches!(entry.phase, Phase::HandingOver(Step::Fresh { .. }));
+        if let Some(entry) = self.pending.entries.get(&operation).filter(|entry| early(entry)) {
+            let why = failure(FailureCode::Cancelled, "cancelled before the guest was shut down");
+            return self.hand_over_ends(self.clock, operation, entry.guest, why, actions);
         }
         // What changes a guest is done once begun; what reads one, or makes one anew, can be left.
         let ours = |running: &Running| {

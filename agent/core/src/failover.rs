@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod test;
 
+use std::collections::BTreeSet;
+
 use roost_protocol::backup::BackupSummary;
 use roost_protocol::failover::{Council, GUARDS, Guard, GuardReport, WARDS, Want, WardReport};
 use roost_protocol::guest::Power;
@@ -34,13 +36,15 @@ pub struct GuardWish {
     pub councils: Option<Vec<Council>>,
     /// Replicas that this host keeps for others, and the moment each shows by the clock of its maker.
     pub copies: Vec<(GuestId, Stamp)>,
+    /// Guests of this host whose wards are to be given up now; their councils are left as they are.
+    pub release: BTreeSet<GuestId>,
 }
 
 /// What is known.
 #[derive(Debug, Default)]
 pub(crate) struct Failover {
     seen: Option<GuardSeen>,
-    wish: GuardWish,
+    pub(crate) wish: GuardWish,
     /// Not said yet.
     changed: bool,
     /// What the aggregator was told last.
@@ -65,6 +69,18 @@ impl Agent {
         let wish = &mut self.failover.wish;
         (wish.guards, wish.councils) = (guards, Some(councils));
         self.failover.changed = true;
+    }
+
+    /// The guest's ward as this host owns it, with no change under way.
+    pub(crate) fn settled_ward(&self, guest: GuestId) -> Option<&Council> {
+        let ward = self.failover.seen.as_ref()?.wards.iter().find(|ward| ward.council.guest == guest)?;
+        ward.settled.then_some(&ward.council)
+    }
+
+    /// Whether the guard is to give up the guest's ward.
+    pub(crate) fn release_ward(&mut self, guest: GuestId, release: bool) {
+        let wish = &mut self.failover.wish.release;
+        self.failover.changed |= if release { wish.insert(guest) } else { wish.remove(&guest) };
     }
 
     /// Says how the guard is to be, where that changed.

@@ -10,6 +10,7 @@ mod command;
 pub mod event;
 mod failover;
 mod guests;
+mod handover;
 pub mod ledger;
 pub mod memory;
 mod reconcile;

@@ -76,6 +76,20 @@ impl Rights {
         matches!(self, Rights::Told { wards, present: true, .. } if wards.get(&guest) == Some(&Right::Here))
     }
 
+    /// True for what nobody, or nobody for certain, owns now, by the word of a guard that answers.
+    pub(crate) fn waits(&self, guest: GuestId) -> bool {
+        matches!(self, Rights::Told { wards, present: true, .. } if wards.get(&guest) == Some(&Right::Waits))
+    }
+
+    /// True for what this host alone decides about.
+    pub(crate) fn is_free_of(&self, guest: GuestId) -> bool {
+        match self {
+            Rights::Free => true,
+            Rights::Unheard => false,
+            Rights::Told { wards, .. } => !wards.contains_key(&guest),
+        }
+    }
+
     /// True for what another host owns, as the guard knew when it was heard last.
     pub(crate) fn is_elsewhere(&self, guest: GuestId) -> bool {
         match self {

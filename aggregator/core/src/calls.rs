@@ -69,6 +69,7 @@ impl Grid {
         let link = self.reachable(host)?;
         self.speaks(host, &wish.verb)?;
         self.nowhere_else(host, &wish)?;
+        self.may_be_handed_over(wish.guest, &wish.verb)?;
         if self.commands.waiting_on(host).count() >= WAITING_PER_HOST {
             return Err(error(
                 CallErrorCode::TooMany,

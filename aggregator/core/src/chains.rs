@@ -140,6 +140,7 @@ impl Grid {
             NoteKind::Refusal => ("failover.refused", Line::warning),
             NoteKind::Override => ("failover.overridden", Line::warning),
             NoteKind::Lost => ("failover.lost", Line::warning),
+            NoteKind::HandOver => ("failover.handed-over", Line::info),
             NoteKind::Released => ("failover.released", Line::info),
             // They are told with the takeover that they belong to.
             NoteKind::Suspect

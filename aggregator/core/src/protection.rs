@@ -3,8 +3,11 @@
 
 use roost_protocol::failover::{MAX_RPO, WardReport};
 use roost_protocol::guest::Power;
+use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, Millis};
 
+use crate::call::{CallError, CallErrorCode};
+use crate::calls::error;
 use crate::grid::{Grid, Host, Presence};
 
 /// Raised by an agent whose guard doesn't answer.
@@ -127,6 +130,19 @@ impl Grid {
             (Some(keeper), Some(copy)) if lacks.is_empty() => Protection::By { host: keeper.id, copy },
             _ => Protection::No(lacks),
         }
+    }
+
+    /// Refuses to hand over what nobody would go on with; its own host looks again.
+    pub(crate) fn may_be_handed_over(&self, guest: GuestId, verb: &Verb) -> Result<(), CallError> {
+        if !matches!(verb, Verb::HandOver { .. }) {
+            return Ok(());
+        }
+        let text = match self.protection(guest) {
+            Protection::By { .. } => return Ok(()),
+            Protection::NotWished => "its backup policy has no replica_failover".to_owned(),
+            Protection::No(lacks) => lacks.join("; "),
+        };
+        Err(error(CallErrorCode::WrongState, format!("no host can go on with this guest: {text}")))
     }
 
     /// By policy, or because it is so already.

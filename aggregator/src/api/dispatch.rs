@@ -124,6 +124,7 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "guest.reset" => guest::reset,
         "guest.delete" => guest::delete,
         "guest.manage" => guest::manage,
+        "guest.hand_over" => guest::hand_over,
         "guest.release" => guest::release,
         "operation.list" => operation::list,
         "operation.get" => operation::get,

@@ -255,6 +255,7 @@ impl World {
             | Verb::Resume
             | Verb::Reset
             | Verb::Delete { .. }
+            | Verb::HandOver { .. }
             | Verb::Backup { .. }
             | Verb::Restore { .. }
             | Verb::VerifyBackup { .. }

@@ -13,16 +13,16 @@ use roost_ward::{Standing, WardId};
 use serde_json::json;
 
 /// A first copy, a council of three, and a guest that is held, on a loaded machine.
-const PROTECTED: Duration = Duration::from_secs(90);
+pub(crate) const PROTECTED: Duration = Duration::from_secs(90);
 /// Promise of the normal profile, and a guest made from its replica on a loaded machine.
 const UP_AGAIN: Duration = Duration::from_secs(60);
 /// The guest's disk, as its writes go.
-const DEVICE: &str = "/machine/peripheral/virtio-disk0/virtio-backend";
+pub(crate) const DEVICE: &str = "/machine/peripheral/virtio-disk0/virtio-backend";
 /// Longer than a lease of the normal profile.
 const A_WHILE: Duration = Duration::from_secs(12);
 
 /// Three hosts with agent and guard, told no more than a join token.
-fn join(grid: &mut Grid) -> Result<Guards> {
+pub(crate) fn join(grid: &mut Grid) -> Result<Guards> {
     let guards = Guards::untold(grid.lab.clone(), 3)?;
     for host in 1..=3 {
         grid.configure(host, &grid.token(&format!("h{host}"))?)?;
@@ -34,7 +34,7 @@ fn join(grid: &mut Grid) -> Result<Guards> {
     Ok(guards)
 }
 
-fn make_guest(grid: &Grid) -> Result<GuestId> {
+pub(crate) fn make_guest(grid: &Grid) -> Result<GuestId> {
     let mut spec = tiny("desk", "h1", true);
     spec["disks"] = json!([{"from": "blank", "size_mib": 16}]);
     grid.api.done(Method::POST, "/guests", &spec)?;
@@ -45,13 +45,13 @@ fn make_guest(grid: &Grid) -> Result<GuestId> {
     Ok(id)
 }
 
-fn ward(guards: &Guards, host: u8, guest: GuestId) -> Result<WardStatus> {
+pub(crate) fn ward(guards: &Guards, host: u8, guest: GuestId) -> Result<WardStatus> {
     let status = guards.status(host)?;
     status.wards.into_iter().find(|ward| ward.ward == WardId::of(guest)).context("the ward")
 }
 
 /// Host 1 owns the guest's ward, and its second home holds it too; which that is.
-fn await_protected(guards: &Guards, guest: GuestId) -> Result<u8> {
+pub(crate) fn await_protected(guards: &Guards, guest: GuestId) -> Result<u8> {
     until("the guest is protected", PROTECTED, || {
         let seen = ward(guards, 1, guest)?;
         let whole = seen.homes.len() == 2 && seen.members.len() == 3 && seen.settled && seen.processes > 0;
@@ -66,7 +66,7 @@ fn await_protected(guards: &Guards, guest: GuestId) -> Result<u8> {
 }
 
 /// What is written now is in the replica a moment later.
-fn write_and_await_replica(grid: &Grid) -> Result<()> {
+pub(crate) fn write_and_await_replica(grid: &Grid) -> Result<()> {
     let write = format!("qemu-io -d {DEVICE} \"write -P 165 4M 1M\"");
     let said = grid.virsh(1, &["qemu-monitor-command", "desk", "--hmp", &write])?;
     ensure!(said.trim().is_empty(), "{said}");
@@ -82,7 +82,7 @@ fn write_and_await_replica(grid: &Grid) -> Result<()> {
     })
 }
 
-fn is(grid: &Grid, host: u8, state: &str) -> Result<()> {
+pub(crate) fn is(grid: &Grid, host: u8, state: &str) -> Result<()> {
     let seen = grid.virsh(host, &["domstate", "desk"])?;
     ensure!(seen.trim() == state, "on host {host} it is {seen:?}");
     Ok(())
@@ -103,7 +103,7 @@ fn has_what_was_written(grid: &Grid, host: u8) -> Result<()> {
 }
 
 /// People are told who would go on with the guest.
-fn shows_protected(grid: &Grid, second: u8) -> Result<()> {
+pub(crate) fn shows_protected(grid: &Grid, second: u8) -> Result<()> {
     eventually("the guest is shown as protected", PROTECTED, || {
         let shown = grid.api.get("/guests/desk")?;
         let by = format!("h{second}");

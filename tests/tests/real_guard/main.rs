@@ -2,6 +2,7 @@
 //! ROOST_REAL=1, one at a time.
 
 mod agents;
+mod handover;
 mod joined;
 mod takeover;
 

@@ -1,6 +1,7 @@
 //! Backups of one host, driven through the agent's one door. Nothing sleeps; tasks end when the test says so.
 
 mod branches;
+mod handovers;
 mod peers;
 mod replicas;
 mod restores;

@@ -82,6 +82,7 @@ impl Agent {
             | Verb::Manage { .. }
             | Verb::Release
             | Verb::Restore { .. }
+            | Verb::HandOver { .. }
             | Verb::SetBackupPolicy { .. } => no(FailureCode::Internal, "this is no command about points"),
         }
     }

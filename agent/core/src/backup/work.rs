@@ -47,11 +47,16 @@ impl Agent {
 
     /// Nothing reads the guest, changes it, or prunes what a backup would be built upon.
     pub(super) fn readable(&self, guest: GuestId) -> bool {
+        self.readable_for(guest, false)
+    }
+
+    fn readable_for(&self, guest: GuestId, delta: bool) -> bool {
         let Some(known) = self.guests.get(guest) else { return false };
         let pruning = |what: &Task| matches!(what, Task::Prune { guest: other, .. } if *other == guest);
         known.seen.state != PowerState::Unknown
             && !self.lane_busy(guest, &Lane::Read)
             && !self.busy(guest)
+            && !self.keeps_readers_off(guest, delta)
             && !self.tasks.values().any(|running| pruning(&running.what))
     }
 
@@ -135,7 +140,7 @@ impl Agent {
         for guest in wanted {
             self.drop_stranded(guest);
             let since = self.backups.cares.get_mut(&guest).map(|care| *care.replica.since.get_or_insert(now.time));
-            let ready = since.is_some() && self.delta_due(guest, now) && self.readable(guest);
+            let ready = since.is_some() && self.delta_due(guest, now) && self.readable_for(guest, true);
             if ready && self.backups_running(true) < self.config.backup.replicas && self.place_replica(guest, actions) {
                 let order = BackupOrder {
                     why: Why::Replica,

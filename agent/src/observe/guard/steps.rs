@@ -41,7 +41,9 @@ pub(super) fn steps(status: &Status, wish: &GuardWish, wall: Stamp, memory: &mut
         steps.push(pin(&wish.guards));
     }
     let councils = wish.councils.as_deref().unwrap_or_default();
-    steps.extend(councils.iter().filter_map(|council| step(status, council)));
+    let stays = |council: &&Council| !wish.release.contains(&council.guest);
+    steps.extend(councils.iter().filter(stays).filter_map(|council| step(status, council)));
+    steps.extend(wish.release.iter().filter_map(|guest| release(status, *guest)));
     if wish.councils.is_some() {
         let wished = |guest: &GuestId| councils.iter().any(|council| council.guest == *guest);
         steps.extend(status.wards.iter().filter_map(|ward| end(status.me, ward, wished)));
@@ -94,6 +96,14 @@ fn step(status: &Status, council: &Council) -> Option<Request> {
         return Some(Request::Guests { ward: id, guests: vec![council.guest], anywhere: false });
     }
     if ward.homes == homes { None } else { change(homes) }
+}
+
+/// Gives up what this host owns. Nothing of it executes any more, and another home has all of it.
+fn release(status: &Status, guest: GuestId) -> Option<Request> {
+    let ward = status.wards.iter().find(|ward| ward.ward == WardId::of(guest))?;
+    let another = ward.homes.iter().any(|home| *home != status.me);
+    let gives_up = is_settled_owner(status.me, ward) && another && ward.processes == 0;
+    gives_up.then_some(Request::Tell { ward: ward.ward, what: Told::Release })
 }
 
 fn is_settled_owner(me: MemberId, ward: &WardStatus) -> bool {
@@ -266,6 +276,30 @@ mod test {
         assert_eq!(asked.last(), Some(&Request::Forget { ward: WardId::of(GUEST) }), "it fills no guard");
         settle(&mut status, &wish());
         assert_eq!(status.wards[0].homes.len(), 2, "and can be wished again");
+    }
+
+    #[test]
+    fn a_ward_is_given_up_only_where_nothing_executes_and_another_home_is_there_and_only_once() {
+        let mut status = status(1, Vec::new());
+        settle(&mut status, &wish());
+        let going = GuardWish { release: [GUEST].into(), ..wish() };
+        let ask = |status: &Status| steps(status, &going, Stamp(0), &mut Memory { guards: wish().guards, ..ran() });
+        let release = Request::Tell { ward: WardId::of(GUEST), what: Told::Release };
+        assert_eq!(ask(&status), std::slice::from_ref(&release));
+        status.wards[0].processes = 1;
+        assert_eq!(ask(&status), [], "it still executes");
+        let mut alone = status.clone();
+        (alone.wards[0].processes, alone.wards[0].homes) = (0, vec![member(1)]);
+        assert_eq!(ask(&alone), [], "nobody would go on with it");
+        let given_up =
+            |ward: &mut WardStatus| (ward.processes, ward.standing, ward.may_run) = (0, Standing::Off, false);
+        given_up(&mut status.wards[0]);
+        assert_eq!(ask(&status), []);
+    }
+
+    /// A guard's present run.
+    fn ran() -> Memory {
+        Memory { run: Some((member(1), 5)), ..Memory::default() }
     }
 
     #[test]

@@ -90,6 +90,25 @@ pub(super) const TABLE: &[Operation] = &[
     action("guest.pause", "pause", "Pause a guest", "/guests/{ref}/actions/pause"),
     action("guest.resume", "resume", "Let a paused guest go on", "/guests/{ref}/actions/resume"),
     action("guest.reset", "reset", "Reset a guest, as by its button", "/guests/{ref}/actions/reset"),
+    Operation {
+        detail: "It is brought up to date there while it runs, then shut down, and started there from all that it wrote. \
+                 Whatever goes wrong before it is given up, it goes on where it was.",
+        inputs: &[
+            REF_GUEST,
+            Field::body(
+                "shutdown_s",
+                FieldKind::Seconds,
+                "Switch it off if it still runs after this long (default 60)",
+            ),
+        ],
+        errors: &["not_found", "ambiguous"],
+        ..action(
+            "guest.hand_over",
+            "hand-over",
+            "Move a protected guest to the host with its replica",
+            "/guests/{ref}/actions/hand-over",
+        )
+    },
     DELETE,
     Operation {
         detail: "The host then keeps it as wished by itself: starts it at boot and again after a crash.",

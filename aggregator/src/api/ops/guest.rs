@@ -25,6 +25,8 @@ use crate::look::look;
 const TIMEOUT: Millis = Millis::seconds(300);
 /// The same for a guest that is made: images are copied.
 const TIMEOUT_CREATE: Millis = Millis::seconds(3_600);
+/// A guest that is handed over and doesn't listen to its power button is switched off after this.
+const HAND_OVER_SHUTDOWN: Millis = Millis::seconds(60);
 
 pub(crate) async fn list(api: &Api, _: &Caller, input: Input) -> Done {
     let wanted = Wanted::of::<GuestView<'_>>(&input)?;
@@ -175,6 +177,11 @@ pub(crate) async fn shutdown(api: &Api, caller: &Caller, input: Input) -> Done {
     let force_after_ms = input.number("force_after_s").map(Millis::seconds);
     let timeout = Millis(TIMEOUT.0.saturating_add(force_after_ms.map_or(0, |span| span.0)));
     on_guest(api, caller, input, Verb::Shutdown { force_after_ms }, timeout).await
+}
+
+pub(crate) async fn hand_over(api: &Api, caller: &Caller, input: Input) -> Done {
+    let shutdown_ms = input.number("shutdown_s").map_or(HAND_OVER_SHUTDOWN, Millis::seconds);
+    on_guest(api, caller, input, Verb::HandOver { shutdown_ms }, TIMEOUT).await
 }
 
 pub(crate) async fn delete(api: &Api, caller: &Caller, input: Input) -> Done {
