@@ -3,7 +3,7 @@
 //!
 //! The sender's side is `Store::hold` and `Store::raw`. The receiver asks `missing` what to fetch, adopts it, and asks
 //! again, until nothing is missing: one round for each level of the map and one for the blocks. An intake that broke off is
-//! begun anew and finds what came before.
+//! begun anew and finds what came before. A point may also be read before its data is here: see [`Partial`].
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,10 @@ use roost_protocol::PointId;
 use crate::chunks::Head;
 use crate::error::{Refusal, Result, StoreError};
 use crate::frame::{FRAME, Packed};
-use crate::id::{BlockHash, ChunkId, Kind};
+use crate::id::{BlockHash, ChunkId, Kind, Namer};
 use crate::manifest::{Disk, File, Manifest, Notes};
 use crate::node::{Entry, FANOUT, Leaf, disk_digest, leaf_digest};
+use crate::partial::Partial;
 use crate::store::{Hold, Store};
 use crate::tree::{Finder, load_inner, load_leaf};
 
@@ -24,7 +25,7 @@ const MOST: usize = 65_536;
 /// Takes a point from another store.
 #[derive(Debug)]
 pub struct Intake {
-    store: Store,
+    pub(crate) store: Store,
     session: u64,
     poison: u64,
     /// Nodes of which everything is here and checked.
@@ -44,6 +45,8 @@ pub enum Adopted {
 /// One look at what is missing of a point.
 struct Look<'a> {
     intake: &'a mut Intake,
+    /// Maps and small files alone.
+    maps: bool,
     missing: Vec<ChunkId>,
     /// The same, to name none twice.
     wanted: BTreeSet<ChunkId>,
@@ -95,23 +98,7 @@ impl Intake {
     /// # Errors
     /// `Lie` when the bytes are not that chunk.
     pub fn adopt(&mut self, id: ChunkId, bytes: &[u8]) -> Result<()> {
-        let lie = |why: String| StoreError::Lie(format!("chunk {id}: {why}"));
-        if bytes.len() > FRAME {
-            return Err(lie(format!("{} bytes are more than a chunk can have", bytes.len())));
-        }
-        let packed = Packed::from_wire(bytes).ok_or_else(|| lie("it is no frame".into()))?;
-        if packed.id != id {
-            return Err(lie(format!("chunk {} came instead", packed.id)));
-        }
-        let plain = packed.verify(&self.store.chunks().namer).map_err(lie)?;
-        let node = match packed.kind {
-            Kind::Leaf => Leaf::from_bytes(&plain).is_some(),
-            Kind::Inner => crate::node::Inner::from_bytes(&plain).is_some(),
-            Kind::Data | Kind::Blob => true,
-        };
-        if !node {
-            return Err(lie("it is no node of a map".into()));
-        }
+        let (packed, _) = sent(&self.store.chunks().namer, id, bytes)?;
         self.adopted_bytes += self.store.chunks().add(&packed)?;
         Ok(())
     }
@@ -121,12 +108,31 @@ impl Intake {
     /// # Errors
     /// `Lie` when the manifest or a node does not speak the truth about what is under it.
     pub fn missing(&mut self, manifest: &Manifest) -> Result<Vec<ChunkId>> {
+        self.look(manifest, false)
+    }
+
+    /// What must be fetched next before the point can be read while its data is elsewhere: the same of its maps and small
+    /// files. Empty: they are here and checked.
+    ///
+    /// # Errors
+    /// As [`Self::missing`].
+    pub fn missing_maps(&mut self, manifest: &Manifest) -> Result<Vec<ChunkId>> {
+        self.look(manifest, true)
+    }
+
+    /// The point, read while its data is elsewhere; for when no map is missing.
+    pub fn partial(self, manifest: Manifest) -> Partial {
+        Partial::new(self, manifest)
+    }
+
+    fn look(&mut self, manifest: &Manifest, maps: bool) -> Result<Vec<ChunkId>> {
         let genuine = check(manifest)?;
         if genuine.point.names != self.store.chunks().namer.label() {
             return Err(Refusal::OtherDomain.into());
         }
-        let base = self.base(manifest)?;
-        let mut look = Look { intake: self, missing: Vec::new(), wanted: BTreeSet::new() };
+        // Who reads maps alone relies on each node for as long as it reads; what another point holds may go.
+        let base = if maps { None } else { self.base(manifest)? };
+        let mut look = Look { intake: self, maps, missing: Vec::new(), wanted: BTreeSet::new() };
         for disk in &manifest.point.disks {
             let base = base.as_ref().and_then(|hold| hold.manifest().disk(&disk.name));
             look.disk(disk, base)?;
@@ -178,6 +184,28 @@ impl Intake {
     }
 }
 
+/// A chunk as a peer sent it, checked, and its content.
+pub(crate) fn sent(namer: &Namer, id: ChunkId, bytes: &[u8]) -> Result<(Packed, Vec<u8>)> {
+    let lie = |why: String| StoreError::Lie(format!("chunk {id}: {why}"));
+    if bytes.len() > FRAME {
+        return Err(lie(format!("{} bytes are more than a chunk can have", bytes.len())));
+    }
+    let packed = Packed::from_wire(bytes).ok_or_else(|| lie("it is no frame".into()))?;
+    if packed.id != id {
+        return Err(lie(format!("chunk {} came instead", packed.id)));
+    }
+    let plain = packed.verify(namer).map_err(lie)?;
+    let node = match packed.kind {
+        Kind::Leaf => Leaf::from_bytes(&plain).is_some(),
+        Kind::Inner => crate::node::Inner::from_bytes(&plain).is_some(),
+        Kind::Data | Kind::Blob => true,
+    };
+    if !node {
+        return Err(lie("it is no node of a map".into()));
+    }
+    Ok((packed, plain))
+}
+
 /// The manifest as reading it anew would give it.
 fn check(manifest: &Manifest) -> Result<Manifest> {
     Manifest::from_bytes(&manifest.to_bytes()?).map_err(|why| StoreError::Lie(format!("the manifest: {why}")))
@@ -222,6 +250,9 @@ impl Look<'_> {
         }
         if self.intake.here(&entry.id)?.is_none() {
             self.want(entry.id);
+            return Ok(false);
+        }
+        if self.maps && level == 0 {
             return Ok(false);
         }
         let whole = if level == 0 { self.leaf(entry)? } else { self.inner(level, number, entry, base)? };
@@ -284,12 +315,7 @@ impl Look<'_> {
         if !whole {
             return Ok(());
         }
-        let chunks = self.intake.store.chunks();
-        let mut content = Vec::new();
-        for id in &file.chunks {
-            content.extend(chunks.content(id, Kind::Blob)?);
-        }
-        let same = content.len() as u64 == file.size_bytes && chunks.namer.digest(&content) == file.digest;
-        if same { Ok(()) } else { Err(StoreError::Lie(format!("file {} has another digest", file.name))) }
+        let content = file.content(self.intake.store.chunks())?;
+        content.map(drop).ok_or_else(|| StoreError::Lie(format!("file {} has another digest", file.name)))
     }
 }

@@ -5,7 +5,7 @@
 //! comes to be by one durable rename of its *manifest*; everything before that is nothing.
 //!
 //! Doors: [`Store`] for points, [`Draft`] and [`DiskWriter`] to make one, [`DiskReader`] to read one, [`Intake`] to take one
-//! from another store. Files are reached through [`files::Files`] only.
+//! from another store, [`Partial`] to read one before it is here. Files are reached through [`files::Files`] only.
 
 mod chunks;
 mod collect;
@@ -21,6 +21,7 @@ mod intake;
 mod manifest;
 mod node;
 mod pack;
+mod partial;
 mod reader;
 mod seal;
 mod state;
@@ -36,6 +37,7 @@ pub use id::{BLOCK, BLOCK_BYTES, ChunkId, Digest};
 pub use intake::{Adopted, Intake};
 pub use manifest::{Disk, FORMAT, File, MAX_FILE, MAX_NAMES, Manifest, Meta, Notes, Point, Summary};
 pub use node::MAX_DISK;
+pub use partial::Partial;
 pub use reader::DiskReader;
 pub use seal::Encryption;
 pub use store::{Hold, MAX_POINTS, Options, Store, Usage};

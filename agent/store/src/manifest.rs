@@ -7,9 +7,10 @@ use roost_protocol::backup::{Consistency, Proof, Target, Why};
 use roost_protocol::{GuestId, HostId, PointId, Stamp};
 use serde::{Deserialize, Serialize};
 
+use crate::chunks::Chunks;
 use crate::error::{Refusal, Result, StoreError};
 use crate::frame::CHUNK;
-use crate::id::{ChunkId, Digest};
+use crate::id::{ChunkId, Digest, Kind};
 use crate::node::{Entry, MAX_DISK};
 use crate::tree::Root;
 
@@ -71,6 +72,18 @@ pub struct File {
     pub digest: Digest,
     /// Pieces of 128 KiB, the last one shorter.
     pub chunks: Vec<ChunkId>,
+}
+
+impl File {
+    /// Its content out of a store that has it; none where it has another digest.
+    pub(crate) fn content(&self, chunks: &Chunks) -> Result<Option<Vec<u8>>> {
+        let mut content = Vec::new();
+        for id in &self.chunks {
+            content.extend(chunks.content(id, Kind::Blob)?);
+        }
+        let same = content.len() as u64 == self.size_bytes && chunks.namer.digest(&content) == self.digest;
+        Ok(same.then_some(content))
+    }
 }
 
 /// What is fixed when a point is made.

@@ -8,7 +8,9 @@ use crate::chunks::{Chunks, lock};
 use crate::error::{Refusal, Result, StoreError};
 use crate::frame::{CHUNK, table_of};
 use crate::id::{BLOCK, BLOCK_BYTES, BlockHash, ChunkId, Kind, is_zero};
+use crate::intake::sent;
 use crate::node::{LEAF_BYTES, Leaf, Run};
+use crate::partial::Partial;
 use crate::store::Hold;
 use crate::tree::{Finder, Root, load_leaf};
 
@@ -21,10 +23,16 @@ const LISTS: usize = 128;
 #[derive(Debug)]
 pub struct DiskReader {
     chunks: Arc<Chunks>,
-    /// Keeps the chunks.
-    hold: Hold,
+    keeps: Keeps,
     root: Root,
     caches: Mutex<Caches>,
+}
+
+/// What keeps the chunks from being collected.
+#[derive(Debug)]
+pub(crate) enum Keeps {
+    Point(Hold),
+    Partial(Arc<Partial>),
 }
 
 #[derive(Debug)]
@@ -64,10 +72,10 @@ impl<K: PartialEq, V: Clone> Recent<K, V> {
 }
 
 impl DiskReader {
-    pub(crate) fn new(chunks: Arc<Chunks>, hold: Hold, root: Root, cache_bytes: usize) -> Self {
+    pub(crate) fn new(chunks: Arc<Chunks>, keeps: Keeps, root: Root, cache_bytes: usize) -> Self {
         let (leaves, chunks_kept, lists) = (Recent::new(LEAVES), Recent::new(cache_bytes / CHUNK), Recent::new(LISTS));
         let caches = Caches { finder: Finder::new(root), leaves, chunks: chunks_kept, lists };
-        Self { chunks, hold, root, caches: Mutex::new(caches) }
+        Self { chunks, keeps, root, caches: Mutex::new(caches) }
     }
 
     /// The disk's size in bytes.
@@ -77,7 +85,50 @@ impl DiskReader {
 
     /// The point it belongs to.
     pub fn point(&self) -> roost_protocol::PointId {
-        self.hold.manifest().id
+        match &self.keeps {
+            Keeps::Point(hold) => hold.manifest().id,
+            Keeps::Partial(partial) => partial.manifest().id,
+        }
+    }
+
+    /// Chunks that a range of the disk needs and that are neither in the store nor lent; none behind the disk's end.
+    ///
+    /// # Errors
+    /// As [`Self::read_at`], of the disk's map.
+    pub fn lacks(&self, offset: u64, length: u64) -> Result<Vec<ChunkId>> {
+        let end = offset.saturating_add(length).min(self.root.size);
+        let mut lacking: Vec<ChunkId> = Vec::new();
+        for number in offset / LEAF_BYTES..end.div_ceil(LEAF_BYTES) {
+            let Some(leaf) = self.leaf(number)? else { continue };
+            let first = offset.saturating_sub(number * LEAF_BYTES) / BLOCK_BYTES;
+            let after = (end - number * LEAF_BYTES).min(LEAF_BYTES).div_ceil(BLOCK_BYTES);
+            let inside = |block: u64| usize::try_from(block).unwrap_or_default();
+            for run in leaf.runs_in(inside(first)..inside(after)) {
+                let Some((chunk, _)) = run.from else { continue };
+                let id = leaf.chunks[chunk];
+                if !lacking.contains(&id) && !self.at_hand(&id) {
+                    lacking.push(id);
+                }
+            }
+        }
+        Ok(lacking)
+    }
+
+    fn at_hand(&self, id: &ChunkId) -> bool {
+        lock(&self.caches).chunks.get(id).is_some() || self.chunks.state().index.find(id.prefix()).next().is_some()
+    }
+
+    /// Keeps the content of a chunk at hand for a while, as a peer sent it. Nothing of it is written.
+    ///
+    /// # Errors
+    /// `Lie` when the bytes are not that chunk.
+    pub fn lend(&self, id: ChunkId, bytes: &[u8]) -> Result<()> {
+        let (packed, content) = sent(&self.chunks.namer, id, bytes)?;
+        if packed.kind != Kind::Data {
+            return Err(StoreError::Lie(format!("chunk {id} is {:?}, and data was needed", packed.kind)));
+        }
+        lock(&self.caches).chunks.put(id, Arc::new(content));
+        Ok(())
     }
 
     /// Reads any range inside the disk.

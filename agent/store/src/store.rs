@@ -20,10 +20,10 @@ use crate::collect::Marking;
 use crate::draft::Draft;
 use crate::error::{Refusal, Result, StoreError, Tried};
 use crate::files::{ASIDE, Files, Folder, Unlocked, join, read_whole, write_whole};
-use crate::id::{Kind, Namer};
+use crate::id::Namer;
 use crate::manifest::{MAX_MANIFEST, Manifest, Notes, Summary};
 use crate::pack::PACKS;
-use crate::reader::DiskReader;
+use crate::reader::{DiskReader, Keeps};
 use crate::seal::{Encryption, Keys};
 
 /// How a store is opened.
@@ -291,7 +291,7 @@ impl Store {
         let hold = self.hold(point)?;
         let disk = hold.manifest().disk(name);
         let root = disk.ok_or_else(|| StoreError::UnknownName { point, name: name.into() })?.root();
-        Ok(DiskReader::new(self.chunks().clone(), hold, root, self.options().cache_bytes))
+        Ok(DiskReader::new(self.chunks().clone(), Keeps::Point(hold), root, self.options().cache_bytes))
     }
 
     /// The content of a small file of a point.
@@ -299,14 +299,8 @@ impl Store {
         let hold = self.hold(point)?;
         let unknown = || StoreError::UnknownName { point, name: name.into() };
         let file = hold.manifest().file(name).ok_or_else(unknown)?;
-        let mut content = Vec::new();
-        for id in &file.chunks {
-            content.extend(self.chunks().content(id, Kind::Blob)?);
-        }
-        if self.chunks().namer.digest(&content) != file.digest {
-            return Err(StoreError::damaged(format!("file {name}"), "its content does not match its digest"));
-        }
-        Ok(content)
+        let other = || StoreError::damaged(format!("file {name}"), "its content does not match its digest");
+        file.content(self.chunks())?.ok_or_else(other)
     }
 
     /// Keeps a point whatever the retention says, or no longer.

@@ -1,10 +1,15 @@
 //! Two stores exchange points; one of them may lie.
 
+use std::sync::Arc;
+
 use roost_protocol::PointId;
 
 use super::helper::{GUEST, content, meta, noise, options, write};
 use crate::node::Inner;
-use crate::{Adopted, BLOCK, Budget, ChunkId, Encryption, Intake, Manifest, Options, Refusal, Store, StoreError};
+use crate::{
+    Adopted, BLOCK, Budget, ChunkId, DiskReader, Encryption, Intake, Manifest, Options, Partial, Refusal, Store,
+    StoreError,
+};
 
 fn store(options: Options) -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -57,6 +62,96 @@ fn a_point_travels_and_only_what_is_lacking() {
     assert_eq!(chunks, 4, "one chunk of blocks, leaf, inner node, file");
     assert_eq!(content(&there, second, "vda"), image);
     assert_eq!(replicate(&here, &mut there.intake().unwrap(), second), (0, 0));
+}
+
+/// Reads as the agents do: what is lacking is lent first. Tells how many chunks were.
+fn read_lent(from: &Store, reader: &DiskReader, offset: usize, length: usize) -> (Vec<u8>, usize) {
+    let (offset, mut buffer) = (offset as u64, vec![0; length]);
+    let lacking = reader.lacks(offset, length as u64).unwrap();
+    for id in &lacking {
+        reader.lend(*id, &from.raw(*id).unwrap()).unwrap();
+    }
+    reader.read_at(offset, &mut buffer).unwrap();
+    (buffer, lacking.len())
+}
+
+/// The point with its maps, as the agents bring them.
+fn maps(from: &Store, to: &Store, point: PointId) -> Arc<Partial> {
+    let (manifest, mut intake) = (from.manifest(point).unwrap(), to.intake().unwrap());
+    loop {
+        let missing = intake.missing_maps(&manifest).unwrap();
+        if missing.is_empty() {
+            return Arc::new(intake.partial(Manifest::clone(&manifest)));
+        }
+        for id in missing {
+            intake.adopt(id, &from.raw(id).unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_point_is_read_before_its_data_is_here_and_none_of_it_is_written() {
+    let ((_a, here), (_b, there)) = (store(options()), store(options()));
+    let image = image();
+    let point = write(&here, None, &image, 1);
+    let partial = maps(&here, &there, point);
+    let (chunks, stored) = (there.usage().chunks, there.usage().stored_bytes);
+    assert!(chunks <= 6, "{chunks} chunks: three leaves, one inner node, small files");
+    let reader = partial.disk("vda").unwrap();
+    assert_eq!(reader.data_ranges().unwrap(), here.disk(point, "vda").unwrap().data_ranges().unwrap());
+    let missing = reader.read_at(0, &mut [0; 10]);
+    assert!(matches!(missing, Err(StoreError::Missing(_))), "{missing:?}");
+    assert_eq!(read_lent(&here, &reader, 7, BLOCK), (image[7..7 + BLOCK].to_vec(), 1));
+    assert_eq!(reader.lacks(7, 1).unwrap(), [], "it is at hand");
+    assert_eq!(read_lent(&here, &reader, 2_000 * BLOCK, BLOCK), (vec![0; BLOCK], 0), "zeros travel never");
+    let (whole, _) = read_lent(&here, &reader, 0, 1_024 * BLOCK);
+    assert_eq!(whole, image[..1_024 * BLOCK]);
+    let end = image.len() - 1_000 * BLOCK;
+    assert_eq!(read_lent(&here, &reader, end, 1_000 * BLOCK).0, image[end..]);
+    assert_eq!((there.usage().chunks, there.usage().stored_bytes), (chunks, stored));
+    assert!(there.points().is_empty());
+    assert_eq!(partial.file("domain.xml").unwrap(), here.file(point, "domain.xml").unwrap());
+}
+
+#[test]
+fn what_is_here_already_is_not_lent_and_maps_outlive_collections() {
+    let ((_a, here), (_b, there)) = (store(options()), store(options()));
+    let mut image = image();
+    let old = write(&there, None, &image, 1);
+    image[5 * BLOCK..6 * BLOCK].copy_from_slice(&noise(3, BLOCK));
+    let point = write(&here, None, &image, 2);
+    let partial = maps(&here, &there, point);
+    let reader = partial.disk("vda").unwrap();
+    assert!(reader.lacks(0, image.len() as u64).unwrap().len() < 40, "the rest has the same names here");
+    assert_eq!(read_lent(&here, &reader, 2_500 * BLOCK, 100 * BLOCK).1, 0);
+    there.remove(old).unwrap();
+    for _ in 0..3 {
+        assert!(there.collect(Budget::ALL).unwrap().done);
+    }
+    drop(partial);
+    let mut read = Vec::new();
+    for offset in (0..image.len()).step_by(64 * BLOCK) {
+        read.extend(read_lent(&here, &reader, offset, (64 * BLOCK).min(image.len() - offset)).0);
+    }
+    assert_eq!(read, image);
+}
+
+#[test]
+fn a_lent_chunk_that_is_another_is_a_lie() {
+    let ((_a, here), (_b, there)) = (store(options()), store(options()));
+    let point = write(&here, None, &image(), 1);
+    let reader = maps(&here, &there, point).disk("vda").unwrap();
+    let lacking = reader.lacks(0, (200 * BLOCK) as u64).unwrap();
+    let other = here.raw(lacking[1]).unwrap();
+    let mut torn = here.raw(lacking[0]).unwrap();
+    let last = torn.len() - 1;
+    torn[last] ^= 1;
+    for bytes in [other, torn, Vec::new()] {
+        let told = reader.lend(lacking[0], &bytes);
+        assert!(matches!(told, Err(StoreError::Lie(_))), "{told:?}");
+    }
+    let told = reader.read_at(0, &mut [0; 1]);
+    assert!(matches!(told, Err(StoreError::Missing(id)) if id == lacking[0]), "{told:?}");
 }
 
 #[test]
