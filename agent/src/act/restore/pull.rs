@@ -34,8 +34,13 @@ const PULLING: &str = "pulling";
 const SETTLING: &str = "settling";
 /// Between two looks at data being brought in.
 const LOOK: Duration = Duration::from_millis(200);
-/// A guest that stopped because it could not read is let go on so often at most.
-const RESUME: Duration = Duration::from_millis(500);
+/// QEMU (9.2 to 10.2) tells of one read error a second and keeps further ones back until then. When such an event comes
+/// after the guest was let go on, libvirt takes it for paused, and never again for running: all must have come before.
+const LATE_EVENTS: Duration = Duration::from_millis(1_200);
+/// Between two tries to begin a job.
+const AGAIN: Duration = Duration::from_millis(500);
+/// A guest that stops again within this time is not told of again.
+const TOLD: Duration = Duration::from_secs(30);
 /// A guest that libvirt would not pause is asked to be paused again this much later: something else is done to it.
 const SETTLE_AGAIN: Duration = Duration::from_secs(5);
 /// Jobs on one disk that may end early before this is told; it is tried again all the same.
@@ -165,7 +170,7 @@ impl Pull<'_> {
         mine: &mut Option<u64>,
     ) -> Result<(), Failure> {
         let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
-        let (mut resumed, mut afterwards, mut count, mut put) = (None, 0, None, false);
+        let (mut stood, mut told, mut afterwards, mut count, mut put) = (None, None, 0, None, false);
         let mut refused = None;
         self.unsettle();
         loop {
@@ -184,11 +189,16 @@ impl Pull<'_> {
             // When it stops a second time, libvirt no longer says why.
             let unmeant = matches!(domain.reason, Reason::IoError | Reason::PausedUnknown);
             let stands = domain.state == State::Paused && unmeant;
-            if stands && resumed.is_none_or(|at: Instant| at.elapsed() >= RESUME) {
-                resumed = Some(Instant::now());
+            let layers = marked(&self.place.guest(self.guest));
+            let at = if stands { Some(stood.unwrap_or_else(|| self.stood(layers.keys().next()))) } else { None };
+            stood = at;
+            if at.is_some_and(|at| at.elapsed() >= LATE_EVENTS) {
+                if told.is_none_or(|at: Instant| at.elapsed() >= TOLD) {
+                    tracing::info!(guest = %self.guest, "it stopped for want of its point, and is let go on");
+                }
+                (told, stood) = (Some(Instant::now()), None);
                 self.go_on();
             }
-            let layers = marked(&self.place.guest(self.guest));
             put &= !domain.state.is_active();
             match disks.first() {
                 None if domain.state == State::Running => {
@@ -271,10 +281,18 @@ impl Pull<'_> {
         layers.iter().try_for_each(|(target, path)| disk::layer_again(path, &socket, target))
     }
 
+    /// The moment from which a guest that stopped has no more reads under way: QEMU waits for them when it stops, and
+    /// answers nothing meanwhile.
+    fn stood(&self, target: Option<&String>) -> Instant {
+        // What it answers doesn't matter.
+        let _ = target.map(|target| self.hypervisor.block_job(&self.guest.bytes(), target));
+        Instant::now()
+    }
+
     /// Lets a guest that stopped for want of its point go on; should it stop again, it is let go on again.
     fn go_on(&self) {
         match self.hypervisor.resume(&self.guest.bytes()) {
-            Ok(()) => tracing::info!(guest = %self.guest, "it stopped for want of its point, and goes on"),
+            Ok(()) => {}
             Err(error) => tracing::warn!(guest = %self.guest, %error, "let a guest go on"),
         }
     }
@@ -315,12 +333,12 @@ impl Pull<'_> {
                     job.early += 1;
                     job.why = "reading the point failed".into();
                     job.all = 0;
-                    thread::sleep(RESUME);
+                    thread::sleep(AGAIN);
                 }
                 if let Err(error) = self.hypervisor.block_pull(&uuid, target, 0) {
                     job.early += 1;
                     job.why = error.to_string();
-                    thread::sleep(RESUME);
+                    thread::sleep(AGAIN);
                 } else {
                     // Before it tells anything of itself it may have ended.
                     job.all = job.all.max(1);
