@@ -116,7 +116,8 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let (sender, events) = mpsc::channel(EVENTS);
     let (link_sender, link) = mpsc::channel(EVENTS);
     let (reply_sender, replies) = mpsc::channel(EVENTS);
-    let (aside, kept_peers) = (opened.aside.clone(), opened.kept.peers.clone());
+    let aside = opened.aside.clone();
+    let kept_peers = peer::Known { peers: opened.kept.peers.clone(), shares: opened.kept.shares.clone() };
     let ledger = opened.serve(reply_sender)?;
     let changed = Arc::new(AtomicBool::new(true));
     let watcher =

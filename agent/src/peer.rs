@@ -2,6 +2,7 @@
 //! those others are comes from the core; nothing that they send is believed.
 
 mod call;
+mod far;
 mod listen;
 mod serve;
 mod talk;
@@ -25,6 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 pub(crate) use call::{Moved, Watch};
+pub(crate) use far::{Asks, Far};
 pub(crate) use listen::Listen;
 pub(crate) use serve::Keeper;
 
@@ -95,6 +97,19 @@ impl Peers {
     ) -> Result<Self, TransportError> {
         let endpoint = roost_protocol::transport::client_endpoint()?;
         Ok(Self { badge, known, endpoint, runtime: Handle::current(), events, patience: PATIENCE })
+    }
+}
+
+impl PeerError {
+    /// True where waiting may help.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Away { .. } | Self::Lost { .. } => true,
+            // Told to us before it was told to the other one, or as this host had just joined.
+            Self::Unknown(_) | Self::NotJoined => true,
+            Self::Refused { reason, .. } => matches!(reason, No::Busy | No::NotShared | No::Stranger),
+            Self::Lied { .. } | Self::Store { .. } | Self::Cancelled => false,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ pub use policy::{BackupPolicy, Freeze, ProofPolicy, ReplicaPolicy, Retention, Sc
 pub use query::{Peer, PointQuery, PointsPage, Share};
 pub use restore::{RestoreAs, RestoreOrder};
 pub use status::{
-    BackupBeat, BackupRun, BackupSummary, Consistency, Damage, LastFailure, Leftover, Proof, ReplicaState,
+    BackupBeat, BackupRun, BackupSummary, Consistency, Damage, LastFailure, Leftover, Proof, Pulling, ReplicaState,
     ReplicaStatus, SetSummary, StoreStatus, Why,
 };
 
@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 
 /// The first message version that has these words.
 pub const SINCE: u32 = 3;
+/// The first one in which hosts tell whose data they still bring in, and from where.
+pub const AFAR_SINCE: u32 = 4;
 /// Longest sentence (note, label, reason) in a point or a set; longer ones are cut.
 pub const SENTENCE: usize = 160;
 

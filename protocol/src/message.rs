@@ -222,7 +222,7 @@ pub struct Snapshot {
     pub samples: Vec<GuestSample>,
     /// All sets and replicas. Since version 3.
     #[n(6)]
-    pub backup: Option<BackupBeat>,
+    pub backup: Option<Box<BackupBeat>>,
     /// Absent where there is none. Since version 4.
     #[n(7)]
     pub guard: Option<Box<GuardReport>>,
@@ -254,7 +254,7 @@ pub struct Beat {
     pub digest: u64,
     /// Sets and replicas that changed. Since version 3.
     #[n(8)]
-    pub backup: Option<BackupBeat>,
+    pub backup: Option<Box<BackupBeat>>,
     /// Generation of the grid document that the host keeps, when it changed. Since version 3.
     #[n(9)]
     pub document: Option<Generation>,

@@ -316,7 +316,8 @@ impl Agent {
                 | Change::Epoch(_)
                 | Change::Policy { .. }
                 | Change::Run { .. }
-                | Change::Peers(_) => {
+                | Change::Peers(_)
+                | Change::Shares(_) => {
                     self.unsaved.push(change);
                 }
             }

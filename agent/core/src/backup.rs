@@ -67,8 +67,10 @@ pub(crate) struct Backups {
     wake: Option<Time>,
     /// Replicas were told of then.
     pub(crate) told: Option<Time>,
-    /// Something of the store itself changed since the last beat.
+    /// Something of the store itself changed since the last beat; of pulls; of what others may take.
     pub(crate) store_dirty: bool,
+    pub(crate) pulls_dirty: bool,
+    pub(crate) shares_dirty: bool,
 }
 
 /// The host's own store.
@@ -131,7 +133,7 @@ impl Backups {
         for (guest, policy) in &kept.policies {
             cares.entry(*guest).or_default().follow(*guest, Some(policy.clone()));
         }
-        Self { cares, others: Others::new(kept.peers.clone()), ..Self::default() }
+        Self { cares, others: Others::new(kept.peers.clone(), kept.shares.clone()), ..Self::default() }
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
@@ -140,7 +142,8 @@ impl Backups {
 
     /// Something of sets, replicas or the store was not told yet.
     pub(crate) fn dirty(&self) -> bool {
-        self.store_dirty || !self.sets.dirty.is_empty() || !self.sets.replicas.is_empty()
+        let sets = !self.sets.dirty.is_empty() || !self.sets.replicas.is_empty();
+        sets || self.store_dirty || self.pulls_dirty || self.shares_dirty
     }
 }
 
@@ -310,6 +313,7 @@ impl Agent {
             used.extend(care.run.shows.map(|(point, _)| point));
         }
         used.extend(self.restores_waiting());
+        used.extend(self.backups.others.shared());
         used
     }
 }

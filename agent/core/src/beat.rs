@@ -143,7 +143,7 @@ impl Agent {
             freshness: self.freshness(),
             sample: self.beats.host.clone(),
             samples: self.beats.samples.values().map(|kept| kept.sample.clone()).collect(),
-            backup: self.whole_backup_beat(now),
+            backup: self.whole_backup_beat(now).map(Box::new),
             guard: None,
         }
     }
@@ -163,7 +163,7 @@ impl Agent {
             samples: changed.map(|kept| kept.sample.clone()).collect(),
             digest,
             document: document.then_some(self.document),
-            backup: self.backup_beat(now),
+            backup: self.backup_beat(now).map(Box::new),
             guard: None,
         }
     }

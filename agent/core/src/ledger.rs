@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use roost_protocol::backup::{BackupPolicy, BackupRun, Peer};
+use roost_protocol::backup::{BackupPolicy, BackupRun, Peer, Share};
 use roost_protocol::guest::Desired;
 use roost_protocol::operation::{Command, Outcome};
 use roost_protocol::{Epoch, Generation, GuestId, OperationId};
@@ -23,6 +23,8 @@ pub struct Kept {
     pub runs: BTreeMap<GuestId, BackupRun>,
     /// Hosts that may keep copies, as told last.
     pub peers: Vec<Peer>,
+    /// Points that they may take, as told last.
+    pub shares: Vec<Share>,
 }
 
 /// One command in the ledger.
@@ -52,4 +54,5 @@ pub enum Change {
     Policy { guest: GuestId, policy: Option<Box<BackupPolicy>> },
     Run { guest: GuestId, run: Option<Box<BackupRun>> },
     Peers(Vec<Peer>),
+    Shares(Vec<Share>),
 }

@@ -29,7 +29,7 @@ use super::backup::kept::{self, Kept};
 use super::backup::scratch::Scratch;
 use super::backup::{Backup, Wish, tidy};
 use super::place::Place;
-use super::restore::origin::{FromStore, Origin};
+use super::restore::origin::{FromAfar, FromStore, Origin};
 use super::restore::pull::{self, Pull, Served};
 use super::restore::{Order, Restore};
 use super::xml::Accelerator;
@@ -269,7 +269,7 @@ impl Points {
         };
         let wish = Order { guest, to_be: order.to_be.clone(), replace: true, start: false, at_once: order.at_once };
         let origin = self.origin(guest, order, hands)?;
-        let done = work.run(&wish, &origin);
+        let done = work.run(&wish, &*origin);
         if done.is_err() || !order.at_once {
             self.give_back(guest, order.point);
         }
@@ -277,20 +277,25 @@ impl Points {
         Ok(Made::Restored { pulling: order.at_once })
     }
 
-    /// Where the point of a restore is read from. One of another host is brought into this host's store first.
-    fn origin(&self, guest: GuestId, order: &RestoreOrder, hands: &Hands<'_>) -> Result<FromStore, Failure> {
+    /// Where the point of a restore is read from. One of another host is brought into this host's store first, unless the
+    /// guest is to run before its data is here.
+    fn origin(&self, guest: GuestId, order: &RestoreOrder, hands: &Hands<'_>) -> Result<Box<dyn Origin>, Failure> {
+        let point = order.point;
         let store = match &order.from {
             Target::Local => self.store.clone(),
-            Target::Directory { path, key: None } => self.fetch_aside(guest, order.point, path, hands)?,
+            Target::Directory { path, key: None } => self.fetch_aside(guest, point, path, hands)?,
+            Target::Peer { host, key: None } if order.at_once && self.store.manifest(point).is_err() => {
+                return Ok(Box::new(FromAfar(self.far(point, *host, hands)?)));
+            }
             Target::Peer { host, key: None } => {
-                self.borrow(guest, order.point, *host, hands)?;
+                self.borrow(guest, point, *host, hands)?;
                 self.store.clone()
             }
             Target::Directory { .. } | Target::Peer { .. } => {
                 return Err(failure(FailureCode::Unsupported, "encrypted points can't be restored yet"));
             }
         };
-        Ok(FromStore { store, point: order.point })
+        Ok(Box::new(FromStore { store, point }))
     }
 
     fn pull(&self, guest: GuestId, order: &RestoreOrder, hands: &Hands<'_>) -> TaskResult {
@@ -307,7 +312,7 @@ impl Points {
                 let text = format!("backup {} can't be read ({})", order.point, why.text);
                 failure(FailureCode::TargetAway, text)
             };
-            Ok(Box::new(self.origin(guest, order, hands).map_err(gone)?))
+            self.origin(guest, order, hands).map_err(gone)
         };
         let done = work.run(&open);
         if done.is_ok() || hands.unwanted.load(Ordering::Relaxed) {

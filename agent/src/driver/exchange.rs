@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use roost_agent_core::Event;
-use roost_protocol::backup::Peer;
 use tokio::sync::{mpsc, watch};
 
 use crate::act::points::Points;
@@ -21,11 +20,11 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(crate) fn start(
     config: &Config,
     identity: &Store,
-    kept: Vec<Peer>,
+    kept: Known,
     points: Option<&mut Points>,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<watch::Sender<Known>> {
-    let (known, knowing) = watch::channel(Known { peers: kept, shares: Vec::new() });
+    let (known, knowing) = watch::channel(kept);
     let Some(points) = points else { return Ok(known) };
     let (badge, badges) = watch::channel(None);
     tokio::spawn(show(identity.clone(), badge));

@@ -2,7 +2,7 @@
 //! in the store.
 
 use roost_agent_core::{Change, Kept};
-use roost_protocol::backup::{BackupPolicy, BackupRun, Peer};
+use roost_protocol::backup::{BackupPolicy, BackupRun};
 use roost_protocol::{GuestId, codec};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -28,13 +28,22 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> rusqlite::Resul
             let sql = "INSERT INTO backup (guest, run) VALUES (?1, ?2) ON CONFLICT (guest) DO UPDATE SET run = ?2";
             connection.prepare_cached(sql)?.execute(params![guest.bytes(), run.as_deref().map(codec::encode)])?;
         }
-        Change::Peers(peers) => {
-            let sql = "INSERT INTO meta (key, value) VALUES ('peers', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1";
-            return connection.execute(sql, [codec::encode(peers)]);
-        }
+        Change::Peers(peers) => return put(connection, "peers", codec::encode(peers)),
+        Change::Shares(shares) => return put(connection, "shares", codec::encode(shares)),
         Change::Wish { .. } | Change::Operation { .. } | Change::Forget { .. } | Change::Epoch(_) => return Ok(0),
     }
     connection.execute("DELETE FROM backup WHERE policy IS NULL AND run IS NULL", [])
+}
+
+fn put(connection: &Connection, key: &str, value: Vec<u8>) -> rusqlite::Result<usize> {
+    let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
+    connection.execute(sql, params![key, value])
+}
+
+/// What was put; empty where nothing was.
+fn get(connection: &Connection, key: &str) -> rusqlite::Result<Vec<u8>> {
+    let sql = "SELECT value FROM meta WHERE key = ?1";
+    Ok(connection.query_row(sql, [key], |row| row.get(0)).optional()?.unwrap_or_default())
 }
 
 /// Reads what was kept; an entry that can't be read is passed over, and the rest is as it was.
@@ -56,16 +65,15 @@ pub(super) fn load(connection: &Connection, kept: &mut Kept) -> rusqlite::Result
             }
         }
     }
-    let sql = "SELECT value FROM meta WHERE key = 'peers'";
-    let peers: Option<Vec<u8>> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
-    kept.peers = peers.and_then(|bytes| codec::decode::<Vec<Peer>>(&bytes).ok()).unwrap_or_default();
+    kept.peers = codec::decode(&get(connection, "peers")?).unwrap_or_default();
+    kept.shares = codec::decode(&get(connection, "shares")?).unwrap_or_default();
     Ok(())
 }
 
 #[cfg(test)]
 mod test {
-    use roost_protocol::backup::Retention;
-    use roost_protocol::{Generation, HostId, Stamp};
+    use roost_protocol::backup::{Peer, Retention, Share};
+    use roost_protocol::{Generation, HostId, PointId, Stamp};
     use rusqlite::Connection;
 
     use super::*;
@@ -90,17 +98,19 @@ mod test {
             replicas: 0,
             up: true,
         };
+        let share = Share { point: PointId::from_u128(4), with: peer.host };
         for change in [
             Change::Policy { guest, policy: Some(Box::new(policy.clone())) },
             Change::Run { guest, run: Some(Box::new(run.clone())) },
             Change::Peers(vec![peer.clone()]),
+            Change::Shares(vec![share]),
         ] {
             apply(&connection, &change).unwrap();
         }
         let mut kept = Kept::default();
         load(&connection, &mut kept).unwrap();
         assert_eq!((kept.policies.get(&guest), kept.runs.get(&guest)), (Some(&policy), Some(&run)));
-        assert_eq!(kept.peers, [peer]);
+        assert_eq!((kept.peers, kept.shares), (vec![peer], vec![share]));
         apply(&connection, &Change::Policy { guest, policy: None }).unwrap();
         apply(&connection, &Change::Run { guest, run: None }).unwrap();
         let left: u32 = connection.query_row("SELECT count(*) FROM backup", [], |row| row.get(0)).unwrap();

@@ -37,12 +37,25 @@ pub(crate) struct Moved {
 }
 
 /// A talk with one peer, and its name for what goes wrong.
-struct Call<'a> {
-    peers: &'a Peers,
+#[derive(Debug)]
+pub(super) struct Call {
+    peers: Peers,
     talk: Talk,
     host: HostId,
     name: String,
-    watch: &'a Watch<'a>,
+}
+
+impl Watch<'_> {
+    fn still_wanted(&self) -> Result<(), PeerError> {
+        if (self.wanted)() { Ok(()) } else { Err(PeerError::Cancelled) }
+    }
+}
+
+/// Takes in a chunk that came, after checking it.
+pub(super) type Put<'a> = dyn FnMut(ChunkId, &[u8]) -> Result<(), StoreError> + 'a;
+
+fn here(source: StoreError) -> PeerError {
+    PeerError::Store { tried: "keep the point", source }
 }
 
 impl Moved {
@@ -70,7 +83,7 @@ impl Peers {
         call.ask(&FromCaller::Offer { manifest })?;
         let (mut moved, mut pace) = (Moved::default(), Pace::new(bandwidth));
         loop {
-            let answer = call.answer()?;
+            let answer = call.answer(watch)?;
             if let FromCalled::Kept { .. } = answer {
                 return Ok(moved);
             }
@@ -89,7 +102,7 @@ impl Peers {
                 pace.passed(bytes.len());
                 call.ask(&FromCaller::Chunk { name, bytes })?;
                 (watch.moved)(moved.bytes);
-                call.still_wanted()?;
+                watch.still_wanted()?;
             }
             call.ask(&FromCaller::Sent)?;
         }
@@ -103,32 +116,37 @@ impl Peers {
         from: HostId,
         watch: &Watch<'_>,
     ) -> Result<Moved, PeerError> {
-        let (mut moved, mut since) = (Moved::default(), Instant::now());
+        let mut moved = Moved::default();
+        self.patiently(point, from, watch, &mut moved, |moved| self.take_once(store, point, from, watch, moved))?;
+        Ok(moved)
+    }
+
+    /// Does it again when it failed for what passes; not for long without anything that came.
+    pub(super) fn patiently<T>(
+        &self,
+        point: PointId,
+        from: HostId,
+        watch: &Watch<'_>,
+        moved: &mut Moved,
+        mut once: impl FnMut(&mut Moved) -> Result<T, PeerError>,
+    ) -> Result<T, PeerError> {
+        let mut since = Instant::now();
         loop {
             let before = moved.bytes;
-            let why = match self.take_once(store, point, from, watch, &mut moved) {
-                Ok(()) => return Ok(moved),
+            let why = match once(moved) {
+                Ok(done) => return Ok(done),
                 Err(why) => why,
             };
             if moved.bytes > before {
                 since = Instant::now();
             }
-            let passes = match &why {
-                PeerError::Away { .. } | PeerError::Lost { .. } => true,
-                // Told to us before it was told to the other one, or as this host had just joined.
-                PeerError::Unknown(_) | PeerError::NotJoined => true,
-                PeerError::Refused { reason, .. } => matches!(reason, No::Busy | No::NotShared | No::Stranger),
-                PeerError::Lied { .. } | PeerError::Store { .. } | PeerError::Cancelled => false,
-            };
-            if !passes || since.elapsed() >= self.patience.min(AGAIN) {
+            if !why.passes() || since.elapsed() >= self.patience.min(AGAIN) {
                 return Err(why);
             }
             tracing::info!(%point, %from, why = chain(&why), "a point is not here yet; again soon");
             let pause = Instant::now();
             while pause.elapsed() < WAIT {
-                if !(watch.wanted)() {
-                    return Err(PeerError::Cancelled);
-                }
+                watch.still_wanted()?;
                 std::thread::sleep(WAIT / 8);
             }
         }
@@ -142,42 +160,32 @@ impl Peers {
         watch: &Watch<'_>,
         moved: &mut Moved,
     ) -> Result<(), PeerError> {
-        let here = |source| PeerError::Store { tried: "keep the point", source };
-        let mut call = self.call(from, watch)?;
-        call.ask(&FromCaller::Take { point })?;
-        let FromCalled::Manifest { bytes } = call.answer()? else { return Err(call.out_of_turn("no manifest")) };
-        let manifest = match Manifest::from_bytes(&bytes) {
-            Ok(manifest) if manifest.id == point => manifest,
-            Ok(_) => return Err(call.lied("it gave the manifest of another point".into())),
-            Err(why) => return Err(call.lied(format!("its manifest: {why}"))),
-        };
+        let (mut call, manifest) = self.call_for(point, from, watch)?;
         let mut intake = store.intake().map_err(here)?;
         loop {
             let missing = match intake.adopt_point(&manifest) {
                 Ok(Adopted::Point(_)) => return Ok(()),
                 Ok(Adopted::Missing(missing)) => missing,
-                Err(StoreError::Lie(what)) => return Err(call.lied(what)),
-                Err(source) => return Err(here(source)),
+                Err(why) => return Err(call.blame(why)),
             };
-            for page in missing.chunks(CHUNKS) {
-                call.ask(&FromCaller::Fetch { names: page.iter().map(|id| ChunkName(*id.bytes())).collect() })?;
-                for id in page {
-                    let FromCalled::Chunk { name, bytes } = call.answer()? else {
-                        return Err(call.out_of_turn("no chunk"));
-                    };
-                    if name.0 != *id.bytes() {
-                        return Err(call.lied("it gave another chunk than was asked for".into()));
-                    }
-                    moved.add(bytes.len());
-                    match intake.adopt(*id, &bytes) {
-                        Ok(()) => {}
-                        Err(StoreError::Lie(what)) => return Err(call.lied(what)),
-                        Err(source) => return Err(here(source)),
-                    }
-                    (watch.moved)(moved.bytes);
-                    call.still_wanted()?;
-                }
-            }
+            call.fetch(&missing, watch, moved, &mut |id, bytes| intake.adopt(id, bytes))?;
+        }
+    }
+
+    /// A talk in which chunks of this point can be fetched, and the point's manifest.
+    pub(super) fn call_for(
+        &self,
+        point: PointId,
+        from: HostId,
+        watch: &Watch<'_>,
+    ) -> Result<(Call, Manifest), PeerError> {
+        let mut call = self.call(from, watch)?;
+        call.ask(&FromCaller::Take { point })?;
+        let FromCalled::Manifest { bytes } = call.answer(watch)? else { return Err(call.out_of_turn("no manifest")) };
+        match Manifest::from_bytes(&bytes) {
+            Ok(manifest) if manifest.id == point => Ok((call, manifest)),
+            Ok(_) => Err(call.lied("it gave the manifest of another point".into())),
+            Err(why) => Err(call.lied(format!("its manifest: {why}"))),
         }
     }
 
@@ -187,7 +195,7 @@ impl Peers {
         let mut gone = Vec::new();
         for page in points.chunks(REMOVE) {
             call.ask(&FromCaller::Remove { points: page.to_vec() })?;
-            let FromCalled::Removed { points } = call.answer()? else {
+            let FromCalled::Removed { points } = call.answer(watch)? else {
                 return Err(call.out_of_turn("not what it removed"));
             };
             gone.extend(points.into_iter().filter(|point| page.contains(point)));
@@ -196,7 +204,7 @@ impl Peers {
     }
 
     /// A talk that has got past its greeting.
-    fn call<'a>(&'a self, host: HostId, watch: &'a Watch<'a>) -> Result<Call<'a>, PeerError> {
+    fn call(&self, host: HostId, watch: &Watch<'_>) -> Result<Call, PeerError> {
         let badge = self.badge.borrow().clone().ok_or(PeerError::NotJoined)?;
         let peer = self.known.borrow().peer(host).cloned();
         let peer = peer.filter(|peer| !peer.addresses.is_empty()).ok_or(PeerError::Unknown(host))?;
@@ -206,9 +214,9 @@ impl Peers {
         let (reader, writer): (FrameReader, FrameWriter) = opened.map_err(lost)?;
         let (reader, writer) = (reader.with_patience(FRAME_PATIENCE), writer.with_patience(FRAME_PATIENCE));
         let talk = Talk { runtime: self.runtime.clone(), connection, reader, writer };
-        let mut call = Call { peers: self, talk, host, name: peer.name.clone(), watch };
+        let mut call = Call { peers: self.clone(), talk, host, name: peer.name.clone() };
         call.ask(&FromCaller::Hello { newest: VERSION, oldest: OLDEST, to: host })?;
-        let FromCalled::Welcome { version } = call.answer()? else { return Err(call.out_of_turn("no welcome")) };
+        let FromCalled::Welcome { version } = call.answer(watch)? else { return Err(call.out_of_turn("no welcome")) };
         if (OLDEST..=VERSION).contains(&version) {
             return Ok(call);
         }
@@ -230,7 +238,39 @@ impl Peers {
     }
 }
 
-impl Call<'_> {
+impl Call {
+    /// Fetches chunks of the point that was taken, and hands each on.
+    pub(super) fn fetch(
+        &mut self,
+        wanted: &[ChunkId],
+        watch: &Watch<'_>,
+        moved: &mut Moved,
+        put: &mut Put<'_>,
+    ) -> Result<(), PeerError> {
+        for page in wanted.chunks(CHUNKS) {
+            self.ask(&FromCaller::Fetch { names: page.iter().map(|id| ChunkName(*id.bytes())).collect() })?;
+            for id in page {
+                let FromCalled::Chunk { name, bytes } = self.answer(watch)? else {
+                    return Err(self.out_of_turn("no chunk"));
+                };
+                if name.0 != *id.bytes() {
+                    return Err(self.lied("it gave another chunk than was asked for".into()));
+                }
+                moved.add(bytes.len());
+                put(*id, &bytes).map_err(|why| self.blame(why))?;
+                (watch.moved)(moved.bytes);
+                watch.still_wanted()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the store finds wrong with what came is the peer's fault, or this host's.
+    pub(super) fn blame(&self, why: StoreError) -> PeerError {
+        let StoreError::Lie(what) = why else { return here(why) };
+        self.lied(what)
+    }
+
     fn ask(&mut self, message: &FromCaller) -> Result<(), PeerError> {
         match self.talk.ask(message) {
             Ok(()) => Ok(()),
@@ -242,8 +282,8 @@ impl Call<'_> {
         }
     }
 
-    fn answer(&mut self) -> Result<FromCalled, PeerError> {
-        match self.talk.answer(self.peers.patience, self.watch.wanted) {
+    fn answer(&mut self, watch: &Watch<'_>) -> Result<FromCalled, PeerError> {
+        match self.talk.answer(self.peers.patience, watch.wanted) {
             Ok(Some(FromCalled::Refused { reason, text })) => Err(self.refused(reason, &text)),
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(PeerError::Cancelled),
@@ -252,10 +292,6 @@ impl Call<'_> {
             }
             Err(source) => Err(self.lost(source)),
         }
-    }
-
-    fn still_wanted(&self) -> Result<(), PeerError> {
-        if (self.watch.wanted)() { Ok(()) } else { Err(PeerError::Cancelled) }
     }
 
     fn lost(&self, source: TransportError) -> PeerError {

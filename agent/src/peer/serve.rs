@@ -220,7 +220,9 @@ impl Session<'_> {
         let most = most_bytes(manifest.summary().size_bytes);
         let mut given = 0_u64;
         loop {
-            let names = match talk.heard(SILENCE)? {
+            let wish = talk.heard(SILENCE)?;
+            self.still_known()?;
+            let names = match wish {
                 FromCaller::Fetch { names } if names.len() <= CHUNKS => names,
                 FromCaller::Fetch { .. } => return out_of_turn("too large a wish for chunks"),
                 FromCaller::Hello { .. }

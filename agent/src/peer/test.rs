@@ -1,5 +1,6 @@
 //! Two hosts on loopback with real stores and real QUIC: points travel, links break, and somebody lies.
 
+mod far;
 mod lies;
 mod way;
 

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use roost_protocol::backup::status::SETS_PER_HOST;
 use roost_protocol::backup::{
-    BackupBeat, BackupPolicy, PointQuery, PointsPage, ReplicaState, ReplicaStatus, SetSummary, StoreStatus, query,
+    BackupBeat, BackupPolicy, PointQuery, PointsPage, Pulling, ReplicaState, ReplicaStatus, SetSummary, StoreStatus,
+    query,
 };
 use roost_protocol::calendar::Calendar;
 use roost_protocol::message::ToAgent;
@@ -43,6 +44,8 @@ pub struct Backups {
     pub sets: BTreeMap<GuestId, SetSummary>,
     pub replicas: BTreeMap<GuestId, Replica>,
     pub store: Option<StoreStatus>,
+    /// Guests whose data it still brings in; absent: it has not told.
+    pub pulls: Option<BTreeMap<GuestId, Pulling>>,
 }
 
 /// What a host told of a replica of its guest, which it tells when something changes.
@@ -141,9 +144,16 @@ impl Grid {
             host.backups.replicas.insert(replica.guest, Replica { status: replica, heard: now.time });
         }
         host.backups.store = told.store.or(host.backups.store);
-        if host.backups.sets.len().max(host.backups.replicas.len()) > SETS_PER_HOST {
+        if let Some(pulls) = told.pulls {
+            host.backups.pulls = Some(pulls.into_iter().map(|pull| (pull.guest, pull)).collect());
+        }
+        let pulls = host.backups.pulls.as_ref().map_or(0, BTreeMap::len);
+        let shares = told.shares.unwrap_or_default();
+        let most = host.backups.sets.len().max(host.backups.replicas.len()).max(pulls).max(shares.len());
+        if most > SETS_PER_HOST {
             return self.misbehaved(now, link, id, "it reports more backup sets than a host may have", actions);
         }
+        host.shared.extend(shares);
         for line in lines {
             self.publish(now, line.host(id), actions);
         }

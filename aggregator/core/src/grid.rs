@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use roost_protocol::backup::Share;
 use roost_protocol::cause::Noted;
 use roost_protocol::failover::GuardReport;
 use roost_protocol::guest::{GuestReport, GuestSample};
@@ -62,6 +63,8 @@ pub struct Host {
     pub remote: String,
     /// What it was told of its peers.
     pub told: Told,
+    /// Points of it that others may take, as it was told last or says that it was.
+    pub shared: BTreeSet<Share>,
 }
 
 /// Whether a host is heard.

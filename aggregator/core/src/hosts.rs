@@ -51,6 +51,7 @@ impl Host {
             version: OLDEST,
             remote: String::new(),
             told: Told::default(),
+            shared: BTreeSet::new(),
         }
     }
 
@@ -202,7 +203,7 @@ impl Grid {
             if let Some(host) = self.hosts.get_mut(&id) {
                 host.backups = Backups::default();
             }
-            self.backups_told(now, link, id, told, actions);
+            self.backups_told(now, link, id, *told, actions);
         }
         if let Some(guard) = snapshot.guard {
             self.guard_told(now, id, *guard, true, actions);
@@ -231,7 +232,7 @@ impl Grid {
         }
         self.guest_samples(id, beat.samples);
         if let Some(told) = beat.backup {
-            self.backups_told(now, link, id, told, actions);
+            self.backups_told(now, link, id, *told, actions);
         }
         if let Some(guard) = beat.guard {
             self.guard_told(now, id, *guard, false, actions);

@@ -1,6 +1,10 @@
 //! Which hosts know each other: each is told of its neighbours, so that they can keep replicas of each other's guests, and
 //! of the points that others may take from it for a restore. Told whole, at connect and when it changed.
 //!
+//! A guest may run on another host before the data of its point is there. What that host may take outlives the restore:
+//! it ends when that host says that it takes nothing more, not when it is away or when an aggregator that lost all has
+//! not heard it. Whoever gives remembers what it was told, and tells it; nobody may take what nobody was told to give.
+//!
 //! Hosts stand in a ring by their ids, and each knows so many before and behind it: if one knows another, that one knows
 //! it too, and a grid of thousands has short lists. Where a policy names a host, or a restore takes a point from one, both
 //! are told of each other beside the ring.
@@ -12,12 +16,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use minicbor::Encode;
 use roost_protocol::backup::query::{ADDRESSES, PEERS, SHARES};
-use roost_protocol::backup::{BackupPolicy, Peer, Share, Target};
+use roost_protocol::backup::{AFAR_SINCE, BackupPolicy, Peer, Pulling, Share, Target};
 use roost_protocol::codec;
 use roost_protocol::failover;
 use roost_protocol::message::ToAgent;
 use roost_protocol::operation::Verb;
-use roost_protocol::{HostId, Millis, PointId, Time};
+use roost_protocol::{HostId, Millis, Time};
 
 use crate::event::Action;
 use crate::grid::{Grid, Host, Now, Presence};
@@ -51,6 +55,8 @@ struct World {
     kept: BTreeMap<HostId, u32>,
     /// Councils that each host votes in.
     voices: BTreeMap<HostId, usize>,
+    /// What others may take from each host.
+    shares: BTreeMap<HostId, BTreeSet<Share>>,
 }
 
 impl Told {
@@ -70,14 +76,17 @@ impl Grid {
         if due.is_empty() || self.config.recovering {
             return;
         }
-        let world = World { named: self.named(), kept: self.replicas_kept(), voices: self.voices() };
+        let shares = self.shares();
+        let named = self.named(&shares);
+        let world = World { named, kept: self.replicas_kept(), voices: self.voices(), shares };
         for id in due {
             let others = self.others_of(id, &world);
-            let (peers, shares) = (self.peers_of(&others, &world), self.shares_of(id));
+            let (peers, shares) = (self.peers_of(&others, &world), self.shares_of(id, &world));
             let (guards, councils) = self.councils_of(now.time, id, &others, &world.voices);
             let (digest, councils_digest) = (digest(&peers, &shares), digest(&guards, &councils));
             let Some(host) = self.hosts.get_mut(&id) else { continue };
             host.told.next = now.time + LOOK_EVERY;
+            host.shared = shares.iter().copied().collect();
             let guarded = host.guard.is_some() && host.version >= failover::SINCE;
             let Some(link) = host.link() else { continue };
             if host.told.digest != Some(digest) {
@@ -118,7 +127,7 @@ impl Grid {
     }
 
     /// Hosts that have to do with each other because somebody named one of them.
-    fn named(&self) -> BTreeMap<HostId, BTreeSet<HostId>> {
+    fn named(&self, shares: &BTreeMap<HostId, BTreeSet<Share>>) -> BTreeMap<HostId, BTreeSet<HostId>> {
         let mut named: BTreeMap<HostId, BTreeSet<HostId>> = BTreeMap::new();
         let mut pair = |one: HostId, other: HostId| {
             named.entry(one).or_default().insert(other);
@@ -132,7 +141,7 @@ impl Grid {
             let keepers = host.backups.replicas.values().filter_map(|replica| replica.status.host.as_ref());
             policies.chain(keepers).for_each(|other| pair(host.id, *other));
         }
-        self.restores().for_each(|(taker, giver, _)| pair(taker, giver));
+        shares.iter().for_each(|(giver, shares)| shares.iter().for_each(|share| pair(share.with, *giver)));
         self.fellow_voters().for_each(|(one, other)| pair(one, other));
         named
     }
@@ -185,25 +194,44 @@ impl Grid {
         kept
     }
 
-    /// Points that other hosts may take from this one: of restores that have not ended.
-    fn shares_of(&self, id: HostId) -> Vec<Share> {
-        let shared: BTreeSet<Share> = self
-            .restores()
-            .filter(|(_, giver, _)| *giver == id)
-            .map(|(with, _, point)| Share { point, with })
-            .collect();
-        shared.into_iter().take(SHARES).collect()
+    fn shares_of(&self, id: HostId, world: &World) -> Vec<Share> {
+        world.shares.get(&id).into_iter().flatten().take(SHARES).copied().collect()
     }
 
-    /// Who takes which point from whom.
-    fn restores(&self) -> impl Iterator<Item = (HostId, HostId, PointId)> {
-        self.commands.open().filter_map(|operation| {
-            let Verb::Restore { order } = &operation.verb else { return None };
-            match order.from {
-                Target::Peer { host, .. } => Some((operation.host, host, order.point)),
-                Target::Local | Target::Directory { .. } => None,
+    /// Points that other hosts may take, by the host that has them: of restores that have not ended, and of guests whose
+    /// data is still brought in.
+    fn shares(&self) -> BTreeMap<HostId, BTreeSet<Share>> {
+        let mut shares: BTreeMap<HostId, BTreeSet<Share>> = BTreeMap::new();
+        for operation in self.commands.open() {
+            if let Verb::Restore { order } = &operation.verb
+                && let Target::Peer { host, .. } = order.from
+            {
+                shares.entry(host).or_default().insert(Share { point: order.point, with: operation.host });
             }
-        })
+        }
+        for host in self.hosts.values() {
+            for share in host.shared.iter().filter(|share| self.still_taken(host.id, share)) {
+                shares.entry(host.id).or_default().insert(*share);
+            }
+        }
+        shares
+    }
+
+    /// Unless the one it is shared with says that it needs it no more, it may.
+    fn still_taken(&self, giver: HostId, share: &Share) -> bool {
+        if self.intent.hosts.get(&share.with).is_none_or(|record| record.removed.is_some()) {
+            return false;
+        }
+        let Some(taker) = self.hosts.get(&share.with).filter(|taker| taker.presence != Presence::Never) else {
+            return true;
+        };
+        let takes = |pull: &Pulling| {
+            pull.point == share.point && matches!(pull.from, Target::Peer { host, .. } if host == giver)
+        };
+        match &taker.backups.pulls {
+            Some(pulls) => pulls.values().any(takes),
+            None => taker.version >= AFAR_SINCE,
+        }
     }
 }
 

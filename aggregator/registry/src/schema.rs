@@ -172,6 +172,13 @@ const GUEST: &[Property] = &[
     maybe(wide("protected", Boolean, "Another host would go on with it; absent: that is not wished")),
     maybe(wide("protected_by", Text, "The host that would")),
     restless(maybe(wide("unprotected_because", Text, "Why none would"))),
+    restless(maybe(wide(
+        "restored_percent",
+        Integer,
+        "Started from a restore point: how much of its data is here; absent: all",
+    ))),
+    maybe(wide("restored_from", Text, "The point, which it needs until all is here")),
+    restless(maybe(wide("restore_trouble", Text, "Why the rest doesn't come; the guest stops where it reads of it"))),
     hidden("disks", List("disk"), "Its disks"),
 ];
 

@@ -225,7 +225,7 @@ impl Fake {
 
     /// A host tells of its sets, replicas and store.
     pub(super) fn backups(&self, number: u64, told: BackupBeat) {
-        self.beat(number, Beat { backup: Some(told), ..Beat::default() });
+        self.beat(number, Beat { backup: Some(Box::new(told)), ..Beat::default() });
     }
 
     fn beat(&self, number: u64, beat: Beat) {

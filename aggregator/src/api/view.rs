@@ -10,6 +10,7 @@ use roost_aggregator_core::grid::{Guest, Host, Presence};
 use roost_aggregator_core::intent::{ApiTokenRecord, JoinTokenRecord, UserRecord};
 use roost_aggregator_core::operation::{Operation, State};
 use roost_aggregator_core::{Grid, Protection};
+use roost_protocol::backup::Pulling;
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::host::{Alarm, Virtualization};
 use roost_protocol::operation::Failure;
@@ -181,6 +182,11 @@ pub(crate) struct GuestView<'a> {
 }
 
 impl GuestView<'_> {
+    /// What is still brought in of the point that it was started from.
+    fn pulling(&self) -> Option<&Pulling> {
+        self.host.backups.pulls.as_ref()?.get(&self.guest.report.id)
+    }
+
     fn protection(&self, name: &str) -> Value {
         match (self.grid.protection(self.guest.report.id), name) {
             (Protection::NotWished, _) => Value::Null,
@@ -225,6 +231,9 @@ impl Listed for GuestView<'_> {
             "stale" => json!(!self.host.fresh()),
             "disks" => json!(report.disks),
             "protected" | "protected_by" | "unprotected_because" => self.protection(name),
+            "restored_percent" => self.pulling().map_or(Value::Null, |pull| json!(pull.percent)),
+            "restored_from" => self.pulling().map_or(Value::Null, |pull| json!(pull.point)),
+            "restore_trouble" => json!(self.pulling().and_then(|pull| pull.trouble.as_ref())),
             _ => Value::Null,
         }
     }

@@ -313,6 +313,24 @@ pub struct StoreStatus {
     pub points: u32,
 }
 
+/// A guest that was started at once from a point, and whose data is not all here yet.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Pulling {
+    #[n(0)]
+    pub guest: GuestId,
+    #[n(1)]
+    pub point: PointId,
+    /// Where the data comes from.
+    #[n(2)]
+    pub from: super::Target,
+    /// What is here.
+    #[n(3)]
+    pub percent: u32,
+    /// Why nothing comes; absent: it comes, or waits for the guest to run.
+    #[n(4)]
+    pub trouble: Option<String>,
+}
+
 /// What changed; in a snapshot: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct BackupBeat {
@@ -327,6 +345,12 @@ pub struct BackupBeat {
     pub replicas_gone: Vec<GuestId>,
     #[n(4)]
     pub store: Option<StoreStatus>,
+    /// All of them, when something of them changed. Message version [`super::AFAR_SINCE`].
+    #[n(5)]
+    pub pulls: Option<Vec<Pulling>>,
+    /// What this host was told that others may take from it, which it keeps on its disk: the same.
+    #[n(6)]
+    pub shares: Option<Vec<super::Share>>,
 }
 
 impl BackupBeat {

@@ -170,6 +170,7 @@ impl Host {
                     self.ledger.runs.remove(guest);
                 }
                 Change::Peers(peers) => self.ledger.peers.clone_from(peers),
+                Change::Shares(shares) => self.ledger.shares.clone_from(shares),
             }
         }
         true

@@ -1,5 +1,6 @@
 //! Real grids: real programs, real libvirt and QEMU, hosts in namespaces. Run as root with ROOST_REAL=1, one at a time.
 
+mod afar;
 mod at_once;
 mod backup;
 mod clocks;

@@ -27,7 +27,7 @@ impl Agent {
         }
     }
 
-    fn conditions(&self, care: &Care, guest: GuestId, now: Now) -> [(&'static str, Option<String>); 8] {
+    fn conditions(&self, care: &Care, guest: GuestId, now: Now) -> [(&'static str, Option<String>); 7] {
         let here = self.is_own(guest);
         let damaged = self.backups.sets.of(guest).find(|point| !point.whole());
         let lag = here && self.lag_alarm_at(care, guest, now).is_some_and(|at| at < now.time);
@@ -39,7 +39,6 @@ impl Agent {
             ("backup-unproven", self.newest_unproven(guest).map(|why| format!("{UNPROVEN} ({why})"))),
             ("replica-lag", lag.then(|| LAGS.to_owned())),
             ("replica-broken", care.replica.broken.clone().filter(|_| here && wants_replica(care))),
-            ("restore-pulling", pulling(care)),
             ("restore-pull", (care.pull.0 > 0).then(|| format!("{PULL} ({})", care.pulled.1))),
         ]
     }
@@ -88,15 +87,6 @@ const PULL: &str = "its data can't be brought in from the backup it was restored
 
 fn wants_replica(care: &Care) -> bool {
     care.policy.as_ref().is_some_and(|policy| policy.replica.is_some())
-}
-
-fn pulling(care: &Care) -> Option<String> {
-    let order = care.run.pull.as_ref()?;
-    let (percent, point) = (care.pulled.0, order.point);
-    Some(format!(
-        "it was started from backup {point} and its data is still brought in, {percent} %; it needs the backup \
-                  until then"
-    ))
 }
 
 fn failed(care: &Care) -> Option<String> {

@@ -113,7 +113,12 @@ impl Agent {
                 care.run.pull = pulling.then(|| (**order).clone());
                 care.full_next = true;
                 care.pull = (0, now.time);
+                care.pulled = (0, String::new());
+                self.backups.pulls_dirty = true;
                 self.keep_run(guest, actions);
+                // Told before the outcome is, which ends the share of a point that only the pull needs from then on.
+                self.beats.at_once(now.time);
+                self.beat(now, actions);
                 // Its disk is served before anything starts it.
                 self.begin_pulls(now, actions);
             }
@@ -121,6 +126,7 @@ impl Agent {
                 if self.backups.cares.get(&guest).is_some_and(|care| care.run.pull.is_some()) =>
             {
                 self.care(guest).run.pull = None;
+                self.backups.pulls_dirty = true;
                 self.keep_run(guest, actions);
             }
             (Task::Pull { .. }, result) => self.pull_ended(now, guest, result, actions),
@@ -343,12 +349,18 @@ impl Agent {
     }
 
     pub(crate) fn pull_advanced(&mut self, guest: GuestId, percent: u32) {
-        // In tens: each change is told to everybody.
-        self.care(guest).pulled.0 = percent.min(100) / 10 * 10;
+        let care = self.care(guest);
+        let was = std::mem::replace(&mut care.pulled.0, percent);
+        if percent > was {
+            // It comes again.
+            care.pull.0 = 0;
+        }
+        self.backups.pulls_dirty |= was != percent;
     }
 
     fn pull_ended(&mut self, now: Now, guest: GuestId, result: &TaskResult, actions: &mut Vec<Action>) {
         let limits = self.config.backup;
+        self.backups.pulls_dirty = true;
         let care = self.care(guest);
         match result {
             Ok(_) => {

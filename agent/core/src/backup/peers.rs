@@ -28,7 +28,7 @@ const LOST_FOR: Millis = Millis::seconds(3_600);
 #[derive(Debug, Default)]
 pub(crate) struct Others {
     pub(crate) told: Vec<Peer>,
-    shares: Vec<Share>,
+    pub(crate) shares: Vec<Share>,
     /// Until when each is cut off.
     cut_off: BTreeMap<HostId, Time>,
     /// Since when nothing could be brought to each, and when that was tried last.
@@ -36,8 +36,13 @@ pub(crate) struct Others {
 }
 
 impl Others {
-    pub(crate) fn new(kept: Vec<Peer>) -> Self {
-        Self { told: kept, ..Self::default() }
+    pub(crate) fn new(kept: Vec<Peer>, shares: Vec<Share>) -> Self {
+        Self { told: kept, shares, ..Self::default() }
+    }
+
+    /// Points that others may take, or read here.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = PointId> {
+        self.shares.iter().map(|share| share.point)
     }
 
     /// Those that are dealt with.
@@ -100,6 +105,11 @@ impl Agent {
         }
         if differs {
             actions.push(Action::Persist(vec![Change::Peers(self.backups.others.told.clone())]));
+        }
+        if shared {
+            // An aggregator that lost all is told of them: whoever reads of a point must not lose it with that.
+            self.backups.shares_dirty = true;
+            actions.push(Action::Persist(vec![Change::Shares(self.backups.others.shares.clone())]));
         }
         if moved {
             // Room counts too: a host that joined just now has told of none yet.

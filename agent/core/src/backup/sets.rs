@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use roost_protocol::backup::query::PAGE;
 use roost_protocol::backup::status::SETS_PER_HOST;
 use roost_protocol::backup::{
-    BackupBeat, BackupSummary, PointQuery, PointsPage, Proof, ReplicaState, ReplicaStatus, SENTENCE, SetSummary,
-    StoreStatus,
+    BackupBeat, BackupSummary, PointQuery, PointsPage, Proof, Pulling, ReplicaState, ReplicaStatus, SENTENCE,
+    SetSummary, StoreStatus,
 };
 use roost_protocol::{GuestId, Millis, PointId, Stamp, Time};
 
@@ -129,6 +129,8 @@ impl Agent {
             sets: guests.iter().take(SETS_PER_HOST).filter_map(|guest| self.set_summary(*guest)).collect(),
             replicas: self.replica_statuses(now, guests.iter()),
             store: Some(self.store_status(now)),
+            pulls: Some(self.pulls()),
+            shares: Some(self.backups.others.shares.clone()),
             ..BackupBeat::default()
         })
     }
@@ -147,6 +149,8 @@ impl Agent {
             replicas: self.replica_statuses(now, replicas.iter()),
             replicas_gone: self.backups.sets.replicas.iter().filter(no_replica).copied().collect(),
             store: self.backups.store_dirty.then(|| self.store_status(now)),
+            pulls: self.backups.pulls_dirty.then(|| self.pulls()),
+            shares: self.backups.shares_dirty.then(|| self.backups.others.shares.clone()),
         };
         (!beat.is_empty()).then_some(beat)
     }
@@ -155,7 +159,7 @@ impl Agent {
     pub(crate) fn backup_told(&mut self, now: Time) {
         self.backups.sets.dirty.clear();
         self.backups.sets.replicas.clear();
-        self.backups.store_dirty = false;
+        (self.backups.store_dirty, self.backups.pulls_dirty, self.backups.shares_dirty) = (false, false, false);
         if self.backups.told.is_none_or(|told| now.since(told) >= LAGS_EVERY) {
             self.backups.told = Some(now);
         }
@@ -231,6 +235,17 @@ impl Agent {
             (Some(lag), Some(max)) if lag > max => ReplicaState::Behind,
             (Some(_), _) => ReplicaState::Following,
         }
+    }
+
+    /// Guests whose data is still brought in.
+    fn pulls(&self) -> Vec<Pulling> {
+        let pulling = |(guest, care): (&GuestId, &Care)| {
+            let order = care.run.pull.as_ref()?;
+            let trouble = (care.pull.0 > 0).then(|| care.pulled.1.clone());
+            let (point, from, percent) = (order.point, order.from.clone(), care.pulled.0);
+            Some(Pulling { guest: *guest, point, from, percent, trouble })
+        };
+        self.backups.cares.iter().filter_map(pulling).take(SETS_PER_HOST).collect()
     }
 
     fn store_status(&self, now: Time) -> StoreStatus {

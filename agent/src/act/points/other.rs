@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use roost_agent_core::{Made, TaskResult};
 use roost_protocol::backup::Target;
@@ -13,7 +13,7 @@ use roost_store::{Store, StoreError};
 
 use super::{COLLECT, Hands, Points, kept, remove_fetched};
 use crate::act::failure;
-use crate::peer::{Moved, PeerError, Peers, Watch};
+use crate::peer::{Far, Moved, PeerError, Peers, Watch};
 use crate::told::chain;
 
 impl Points {
@@ -64,6 +64,15 @@ impl Points {
                 Err(why)
             }
         }
+    }
+
+    /// A point of another host, to be read there.
+    pub(super) fn far(&self, point: PointId, from: HostId, hands: &Hands<'_>) -> Result<Arc<Far>, Failure> {
+        let wanted = || !hands.unwanted.load(Ordering::Relaxed);
+        let moved = |bytes: u64| (hands.tell)(0, &format!("{} KiB of the disks' maps brought", bytes >> 10));
+        let watch = Watch { wanted: &wanted, moved: &moved };
+        let far = self.others()?.far(&self.store, point, from, &watch).map_err(|why| told(&why))?;
+        Ok(Arc::new(far))
     }
 
     /// One who borrowed a point needs it no more; after the last it goes, unless it was here before.

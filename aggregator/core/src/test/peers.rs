@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roost_protocol::backup::{BackupBeat, Peer, RestoreAs, RestoreOrder, SetSummary, Share, StoreStatus, Target};
+use roost_protocol::backup::{
+    BackupBeat, Peer, Pulling, RestoreAs, RestoreOrder, SetSummary, Share, StoreStatus, Target,
+};
 use roost_protocol::guest::PowerState;
 use roost_protocol::host::HostFacts;
-use roost_protocol::message::{Hello, Snapshot, ToAgent, ToAggregator};
+use roost_protocol::message::{Beat, Hello, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::{Outcome, Verb};
 use roost_protocol::{Epoch, GridId, GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
 
@@ -107,6 +109,20 @@ impl Rig {
         self.call(Call::Guest { operation, guest, guest_name: None, host, verb, timeout, key: None })
     }
 
+    /// The restore ends well.
+    fn ends(&mut self) {
+        self.says(2, ToAggregator::Outcome(Outcome { operation: OperationId::from_u128(7), failure: None }));
+    }
+
+    /// A host still brings in a point from host 1, or nothing.
+    fn pulls(&mut self, number: u8, point: Option<PointId>) {
+        let from = Target::Peer { host: host(1), key: None };
+        let guest = GuestId::from_u128(51);
+        let pull = point.map(|point| Pulling { guest, point, from, percent: 3, trouble: None });
+        let backup = Some(Box::new(BackupBeat { pulls: Some(pull.into_iter().collect()), ..BackupBeat::default() }));
+        self.says(number, ToAggregator::Beat(Beat { backup, ..Beat::default() }));
+    }
+
     /// Host 1 reports the guest and its points.
     fn has_guest(&mut self) {
         let set: SetSummary = SetSummary {
@@ -127,9 +143,13 @@ impl Rig {
         };
         let report = report(GUEST, "g", PowerState::Off);
         let store = Some(StoreStatus { total: 6_400, free: 3_299, ..StoreStatus::default() });
-        let backup = Some(BackupBeat { sets: vec![set], store, ..BackupBeat::default() });
+        let backup = Some(Box::new(BackupBeat { sets: vec![set], store, ..BackupBeat::default() }));
         self.says(1, ToAggregator::Snapshot(Snapshot { guests: vec![report], backup, ..Snapshot::default() }));
     }
+}
+
+fn new() -> RestoreAs {
+    RestoreAs::AsNew { name: "n".into(), hostname: None, windows_name: None, domain: None }
 }
 
 fn link(number: u8) -> LinkId {
@@ -173,7 +193,7 @@ fn in_a_large_grid_lists_are_short_and_whoever_knows_a_host_is_known_to_it() {
     }
     // Far apart in the ring, and brought together by a restore.
     rig.has_guest();
-    rig.restore(100, RestoreAs::AsNew { name: "n".into(), hostname: None, windows_name: None, domain: None }).unwrap();
+    rig.restore(100, new()).unwrap();
     assert!(rig.knows(100).contains(&host(1)) && rig.knows(1).contains(&host(100)));
 }
 
@@ -184,11 +204,59 @@ fn a_point_is_shared_while_it_is_restored_elsewhere_and_no_longer() {
     rig.up(2);
     rig.has_guest();
     rig.pass(2);
-    let new = RestoreAs::AsNew { name: "n".into(), hostname: None, windows_name: None, domain: None };
-    rig.restore(2, new).unwrap();
+    rig.restore(2, new()).unwrap();
     assert_eq!(rig.told[&host(1)].1, [Share { point: POINT, with: host(2) }]);
     assert_eq!(rig.told[&host(2)].1, []);
-    rig.says(2, ToAggregator::Outcome(Outcome { operation: OperationId::from_u128(7), failure: None }));
+    rig.ends();
+    rig.pulls(2, None);
+    rig.pass(11);
+    assert_eq!(rig.told[&host(1)].1, []);
+}
+
+#[test]
+fn a_point_stays_shared_while_a_guest_started_from_it_elsewhere_still_reads_it() {
+    let mut rig = Rig::new(2);
+    rig.up(1);
+    rig.up(2);
+    rig.has_guest();
+    rig.pass(2);
+    rig.restore(2, new()).unwrap();
+    let share = Share { point: POINT, with: host(2) };
+    rig.pulls(2, Some(POINT));
+    rig.ends();
+    rig.pass(11);
+    assert_eq!(rig.told[&host(1)].1, [share]);
+    // The one that reads is away: it goes on when it is back.
+    rig.tell(Event::Closed { link: link(2), why: "power".into() });
+    rig.pass(10_000);
+    assert_eq!(rig.told[&host(1)].1, [share]);
+    rig.up(1);
+    rig.up(2);
+    rig.pass(11);
+    assert_eq!(rig.told[&host(1)].1, [share], "it has not told yet");
+    rig.pulls(2, None);
+    rig.pass(11);
+    assert_eq!(rig.told[&host(1)].1, []);
+}
+
+#[test]
+fn an_aggregator_that_lost_all_hears_what_is_shared_and_nobody_is_given_what_he_asks_for() {
+    let mut rig = Rig::new(3);
+    rig.up(1);
+    rig.has_guest();
+    let share = Share { point: POINT, with: host(2) };
+    let backup = Some(Box::new(BackupBeat { shares: Some(vec![share]), ..BackupBeat::default() }));
+    rig.says(1, ToAggregator::Snapshot(Snapshot { backup, ..Snapshot::default() }));
+    rig.pass(11);
+    assert_eq!(rig.told[&host(1)].1, [share], "the other one has not been heard yet");
+    rig.up(2);
+    rig.pulls(2, Some(POINT));
+    // A host says that it reads a point which nobody gave to it.
+    rig.up(3);
+    rig.pulls(3, Some(POINT));
+    rig.pass(11);
+    assert_eq!(rig.told[&host(1)].1, [share]);
+    rig.call(Call::RemoveHost { host: host(2) }).unwrap();
     rig.pass(11);
     assert_eq!(rig.told[&host(1)].1, []);
 }

@@ -108,7 +108,11 @@ impl Rig {
         };
         let backup = BackupBeat { sets: vec![set], replicas: vec![replica], ..BackupBeat::default() };
         let backup = (number == 1).then_some(backup);
-        let message = ToAggregator::Snapshot(Snapshot { guests: vec![report], backup, ..Snapshot::default() });
+        let message = ToAggregator::Snapshot(Snapshot {
+            guests: vec![report],
+            backup: backup.map(Box::new),
+            ..Snapshot::default()
+        });
         self.tell(Event::Received { link: LinkId(number), message });
     }
 

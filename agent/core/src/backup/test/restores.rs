@@ -1,9 +1,10 @@
 //! Restores: as it was, as new, at once, and what is refused.
 
-use roost_protocol::PointId;
-use roost_protocol::backup::{RestoreAs, RestoreOrder, Target};
+use roost_protocol::backup::{RestoreAs, RestoreOrder, Share, Target};
 use roost_protocol::guest::{Power, PowerState};
+use roost_protocol::message::ToAgent;
 use roost_protocol::operation::{FailureCode, Verb};
+use roost_protocol::{HostId, PointId};
 
 use super::rig::{HOUR, Rig, guest, policy};
 use crate::event::{Event, Made, Task};
@@ -88,17 +89,55 @@ fn the_data_of_a_guest_restored_at_once_is_brought_in_whatever_restarts() {
     let pull = rig.running(|task| matches!(task, Task::Pull { .. }));
     assert_eq!(rig.refused(1, Verb::DeletePoint { point, even_last: true }), FailureCode::Busy);
     rig.tell(Event::Advanced { task: pull, percent: 47, step: String::new() });
-    let told = |rig: &Rig, code: &str| rig.alarm_text(code).unwrap_or_default();
-    assert!(told(&rig, "restore-pulling").contains("40 %"), "{}", told(&rig, "restore-pulling"));
+    rig.link();
+    rig.live(3_000);
+    assert_eq!((rig.pulls[0].point, rig.pulls[0].percent, &rig.pulls[0].trouble), (point, 47, &None));
     rig.fail(pull, FailureCode::TargetAway);
+    let told = |rig: &Rig, code: &str| rig.alarm_text(code).unwrap_or_default();
     assert!(told(&rig, "restore-pull").contains("it went wrong"), "what is missing is told");
+    rig.live(3_000);
+    assert!(rig.pulls[0].trouble.is_some());
     rig.live(11_000);
     rig.succeed(rig.running(|task| matches!(task, Task::Pull { .. })));
-    rig.live(1_000);
+    rig.live(3_000);
+    assert_eq!(rig.pulls, []);
     assert!(
         !rig.alarms().iter().any(|alarm| alarm.starts_with("restore-pull"))
             && rig.kept.runs.get(&guest(7)).is_none_or(|run| run.pull.is_none())
     );
+}
+
+#[test]
+fn what_is_still_brought_in_is_told_before_the_restore_ends() {
+    for start in [true, false] {
+        let mut rig = rig();
+        let point = rig.points(1)[1];
+        rig.link();
+        rig.log.clear();
+        let operation = rig.command(7, restore(RestoreOrder { at_once: true, start, ..order(point, as_new("new")) }));
+        rig.live(3_000);
+        assert_eq!(rig.outcome(operation), Some(None));
+        assert!(rig.place_of("pulls 1") < rig.place_of("outcome"), "{:?}", rig.log);
+    }
+}
+
+#[test]
+fn what_others_may_read_here_is_kept_and_told_and_stays() {
+    let mut rig = rig();
+    let point = rig.points(1)[0];
+    rig.link();
+    let share = Share { point, with: HostId::from_u128(9) };
+    rig.tell(Event::Received(ToAgent::Peers { peers: Vec::new(), shares: vec![share] }));
+    assert_eq!(rig.refused(1, Verb::DeletePoint { point, even_last: true }), FailureCode::Busy);
+    rig.restart();
+    rig.link();
+    rig.live(3_000);
+    assert_eq!(rig.told_shares, [share], "an aggregator that lost all hears of it");
+    assert_eq!(rig.refused(1, Verb::DeletePoint { point, even_last: true }), FailureCode::Busy);
+    rig.tell(Event::Received(ToAgent::Peers { peers: Vec::new(), shares: Vec::new() }));
+    let deleted = rig.command(1, Verb::DeletePoint { point, even_last: true });
+    rig.live(3_000);
+    assert_eq!(rig.outcome(deleted), Some(None));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use roost_protocol::backup::{
-    BackupPolicy, BackupSummary, Consistency, Damage, Peer, Proof, Schedule, SetSummary, Target, Why,
+    BackupBeat, BackupPolicy, BackupSummary, Consistency, Damage, Peer, Proof, Pulling, Schedule, SetSummary, Share,
+    Target, Why,
 };
 use roost_protocol::guest::PowerState;
 use roost_protocol::host::{HostSample, Pressure};
@@ -86,6 +87,8 @@ pub(super) struct Rig {
     /// What the aggregator knew of sets when the last operation ended.
     pub(super) told_at_the_end: BTreeMap<GuestId, SetSummary>,
     pub(super) told_sets: BTreeMap<GuestId, SetSummary>,
+    pub(super) told_shares: Vec<Share>,
+    pub(super) pulls: Vec<Pulling>,
     pub(super) log: Vec<String>,
     /// Hosts that are dealt with.
     pub(super) heard: Vec<HostId>,
@@ -118,6 +121,8 @@ impl Rig {
             outcomes: BTreeMap::new(),
             told_at_the_end: BTreeMap::new(),
             told_sets: BTreeMap::new(),
+            told_shares: Vec::new(),
+            pulls: Vec::new(),
             log: Vec::new(),
             heard: Vec::new(),
             tries: 0,
@@ -225,11 +230,12 @@ impl Rig {
             }
             Action::Begin { operation } => self.tell(Event::Begin { operation }),
             Action::Send(ToAggregator::Outcome(Outcome { operation, failure })) => {
+                self.log.push("outcome".into());
                 self.outcomes.insert(operation, failure.map(|failure| failure.code));
                 self.told_at_the_end = self.told_sets.clone();
             }
-            Action::Send(ToAggregator::Snapshot(snapshot)) => self.told(snapshot.backup.unwrap_or_default().sets),
-            Action::Send(ToAggregator::Beat(beat)) => self.told(beat.backup.unwrap_or_default().sets),
+            Action::Send(ToAggregator::Snapshot(snapshot)) => self.told(*snapshot.backup.unwrap_or_default()),
+            Action::Send(ToAggregator::Beat(beat)) => self.told(*beat.backup.unwrap_or_default()),
             Action::List => {
                 let domains = self.guests.keys().map(|guest| self.seen(*guest)).collect();
                 self.tell(Event::Listed { domains });
@@ -240,8 +246,13 @@ impl Rig {
         }
     }
 
-    fn told(&mut self, sets: Vec<SetSummary>) {
-        self.told_sets.extend(sets.into_iter().map(|set| (set.guest, set)));
+    fn told(&mut self, told: BackupBeat) {
+        self.told_sets.extend(told.sets.into_iter().map(|set| (set.guest, set)));
+        if let Some(pulls) = told.pulls {
+            self.log.push(format!("pulls {}", pulls.len()));
+            self.pulls = pulls;
+        }
+        self.told_shares = told.shares.unwrap_or(std::mem::take(&mut self.told_shares));
     }
 
     fn keep(&mut self, change: Change) {
@@ -251,6 +262,7 @@ impl Rig {
             Change::Run { guest, run: Some(run) } => drop(self.kept.runs.insert(guest, *run)),
             Change::Run { guest, run: None } => drop(self.kept.runs.remove(&guest)),
             Change::Peers(peers) => self.kept.peers = peers,
+            Change::Shares(shares) => self.kept.shares = shares,
             Change::Wish { guest, desired: Some(desired) } => drop(self.kept.wishes.insert(guest, desired)),
             Change::Operation { record } => drop(self.kept.operations.insert(record.command.operation, record)),
             Change::Wish { guest, desired: None } => drop(self.kept.wishes.remove(&guest)),
