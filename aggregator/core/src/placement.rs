@@ -3,10 +3,15 @@
 use roost_protocol::{HostId, MiB};
 
 use crate::call::{CallError, CallErrorCode};
-use crate::grid::Grid;
+use crate::grid::{Grid, Host};
 
 /// Memory that a host keeps for itself: agent, libvirt, page tables.
 const RESERVE: MiB = MiB(256);
+
+/// Memory that guests can be given.
+pub(crate) fn free(host: &Host) -> MiB {
+    MiB(host.sample.memory_available_mib.0.saturating_sub(RESERVE.0))
+}
 
 impl Grid {
     /// The host for a new guest with this much memory.
@@ -14,7 +19,7 @@ impl Grid {
         let mut reasons = Vec::new();
         let mut best: Option<(MiB, HostId)> = None;
         for host in self.hosts.values() {
-            let free = MiB(host.sample.memory_available_mib.0.saturating_sub(RESERVE.0));
+            let free = free(host);
             if !host.fresh() {
                 reasons.push(format!("{} is not up", host.name));
             } else if free < memory {

@@ -113,6 +113,8 @@ static SCHEMAS: &[Schema] = &[
     Schema { name: "store", help: "Where a host keeps points", properties: backup::STORE },
     Schema { name: "cause", help: "One link of a guest's cause chain", properties: failover::CAUSE },
     Schema { name: "failover", help: "A guest that another host took over", properties: failover::FAILOVER },
+    Schema { name: "loss", help: "What would become of a guest if its host died", properties: failover::LOSS },
+    Schema { name: "host_loss", help: "What a host's death would cost", properties: failover::HOST_LOSS },
     Schema { name: "disk_spec", help: "Where a new guest's disk comes from", properties: DISK_SPEC },
     Schema { name: "nic_spec", help: "A new guest's network interface", properties: NIC_SPEC },
     Schema { name: "boot", help: "What a new guest boots from", properties: BOOT },

@@ -108,6 +108,8 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
     handlers! { name,
         "host.list" => host::list,
         "host.get" => host::get,
+        "host.if_lost" => failover::if_lost,
+        "failover.plan" => failover::plan,
         "host.remove" => host::remove,
         "guest.list" => guest::list,
         "guest.get" => guest::get,

@@ -72,6 +72,21 @@ fn explains(grid: &Grid) -> Result<()> {
     Ok(())
 }
 
+/// What the host's death would cost is told before.
+fn tells_what_if_lost(grid: &Grid, home: u8, second: u8) -> Result<()> {
+    let host = format!("h{home}");
+    let lost: serde_json::Value = serde_json::from_str(&grid.roost(&["host", "if-lost", &host, "-o", "json"])?)?;
+    let one = lost.get(0).unwrap_or(&lost["items"][0]);
+    ensure!(one["name"] == "desk" && one["goes_on_at"] == format!("h{second}"), "{lost}");
+    let all: serde_json::Value = serde_json::from_str(&grid.roost(&["failover", "plan", "-o", "json"])?)?;
+    let hosts = all.as_array().or(all["items"].as_array()).context("hosts")?;
+    let cost =
+        |name: &str| hosts.iter().find(|host| host["name"] == name).map(|host| (&host["guests"], &host["go_on"]));
+    ensure!(cost(&host) == Some((&serde_json::json!(1), &serde_json::json!(1))), "{all}");
+    ensure!(hosts.len() == 3 && hosts.iter().all(|host| host["stay_down"] == 0), "{all}");
+    Ok(())
+}
+
 /// To a host that is cut off it is not handed over, and its user sees nothing of it but a restart at worst.
 fn goes_on_where_it_was(grid: &Grid, guards: &Guards, guest: GuestId, home: u8, other: u8) -> Result<()> {
     grid.lab.host("cut", other)?;
@@ -100,6 +115,7 @@ fn real_guest_is_handed_over_with_what_it_wrote_last_and_back_and_stays_where_no
         let guest = make_guest(grid)?;
         let second = await_protected(&guards, guest)?;
         shows_protected(grid, second)?;
+        tells_what_if_lost(grid, 1, second)?;
         let pause = handed_over(grid, 1, second)?;
         println!("handed over to h{second}: {pause} ms from its last write to running");
         explains(grid)?;

@@ -1,6 +1,6 @@
 //! Shapes of failover: links of a cause chain, takeovers.
 
-use super::{Property, hidden, maybe, shown, wide};
+use super::{Property, hidden, maybe, restless, shown, wide};
 use crate::FieldKind::{Integer, Text, TextList, Time};
 
 pub(super) const CAUSE: &[Property] = &[
@@ -39,4 +39,22 @@ pub(super) const FAILOVER: &[Property] = &[
     maybe(wide("copy_age_s", Integer, "How old the copy was then, seconds")),
     maybe(shown("started", Time, "The guest's processors ran")),
     maybe(wide("trouble", Text, "Why it doesn't run")),
+];
+
+pub(super) const LOSS: &[Property] = &[
+    hidden("guest", Text, "Its id"),
+    shown("name", Text, "The guest"),
+    shown("memory_mib", Integer, "Memory, MiB"),
+    maybe(shown("goes_on_at", Text, "The host that would go on with it")),
+    maybe(restless(shown("copy_age_s", Integer, "How old its copy there is, seconds"))),
+    maybe(shown("stays_down_because", Text, "Why nobody would")),
+];
+
+pub(super) const HOST_LOSS: &[Property] = &[
+    hidden("host", Text, "Its id"),
+    shown("name", Text, "The host"),
+    shown("guests", Integer, "Guests that are to run there"),
+    shown("go_on", Integer, "Of these, so many would run elsewhere"),
+    shown("stay_down", Integer, "… and so many would not"),
+    maybe(shown("first", Text, "One of these, and why")),
 ];

@@ -5,6 +5,11 @@ use crate::{Field, FieldKind, Operation, Output};
 
 pub(super) const TABLE: &[Operation] = &[
     Operation {
+        detail: "One line a host, in order of name; each as if it alone died. `roost host if-lost NAME` has the guests.",
+        cli: cli("failover", "plan"),
+        ..read("failover.plan", "Show what each host's death would cost", "/failovers/plan", Output::List("host_loss"))
+    },
+    Operation {
         detail: "Put together from what its voters and homes noted, each by its own clock. What no host remembers any more, \
                  and who can't be asked, is said too. Its last link says whether another host would go on with the guest now.",
         inputs: &[REF_GUEST],

@@ -19,6 +19,18 @@ pub(super) const TABLE: &[Operation] = &[
         ..read("host.get", "Show one host", "/hosts/{ref}", Output::Object("host"))
     },
     Operation {
+        detail: "Its running guests, one after the other, as far as the memory of those that have their copies goes.",
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "if-lost"),
+        ..read(
+            "host.if_lost",
+            "Show who would go on with a host's guests if it died now",
+            "/hosts/{ref}/if-lost",
+            Output::List("loss"),
+        )
+    },
+    Operation {
         detail: "Its key is refused from then on; its guests go on running. To bring the machine back, join it anew.",
         inputs: &[REF_HOST],
         errors: &["not_found", "ambiguous"],

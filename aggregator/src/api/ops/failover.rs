@@ -8,7 +8,7 @@ use crate::api::dispatch::{Done, Output};
 use crate::api::input::Input;
 use crate::api::page::Wanted;
 use crate::api::problem::Problem;
-use crate::api::view::failover::{CauseView, FailoverView};
+use crate::api::view::failover::{CauseView, FailoverView, HostLossView, LossView};
 use crate::auth::Caller;
 
 pub(crate) async fn explain(api: &Api, _: &Caller, input: Input) -> Done {
@@ -32,4 +32,23 @@ pub(crate) async fn list(api: &Api, _: &Caller, input: Input) -> Done {
         Ok::<_, Problem>(wanted.page(such.map(|failover| FailoverView { grid, failover })))
     });
     Ok(Output::List(page.await??))
+}
+
+pub(crate) async fn if_lost(api: &Api, _: &Caller, input: Input) -> Done {
+    let wanted = Wanted::of::<LossView<'_>>(&input)?;
+    let host = input.required("ref")?.to_owned();
+    let page = api.handle.read(move |grid, _, _| {
+        let losses = grid.if_lost(find::host(grid, &host)?);
+        Ok::<_, Problem>(wanted.page(losses.iter().map(|loss| LossView { grid, loss })))
+    });
+    Ok(Output::List(page.await??))
+}
+
+pub(crate) async fn plan(api: &Api, _: &Caller, input: Input) -> Done {
+    let wanted = Wanted::of::<HostLossView<'_>>(&input)?;
+    let page = api.handle.read(move |grid, _, _| {
+        let all: Vec<_> = grid.hosts().values().map(|host| (host, grid.if_lost(host))).collect();
+        wanted.page(all.iter().map(|(host, losses)| HostLossView { host, losses }))
+    });
+    Ok(Output::List(page.await?))
 }

@@ -2,8 +2,9 @@
 
 use std::cmp::Reverse;
 
-use roost_aggregator_core::Grid;
 use roost_aggregator_core::chains::{Failover, Link, LinkKind};
+use roost_aggregator_core::grid::Host;
+use roost_aggregator_core::{Fate, Grid, Loss};
 use roost_protocol::Stamp;
 use serde_json::{Value, json};
 
@@ -82,6 +83,72 @@ impl Listed for FailoverView<'_> {
             "copy_age_s" => json!(it.copy_age.map(|age| age.0 / 1_000)),
             "started" => at(it.started),
             "trouble" => json!(it.trouble),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// What would become of a guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LossView<'a> {
+    pub(crate) grid: &'a Grid,
+    pub(crate) loss: &'a Loss,
+}
+
+impl Listed for LossView<'_> {
+    const SCHEMA: &'static str = "loss";
+    const SORT: Option<&'static str> = Some("name");
+
+    fn order(&self) -> Order {
+        Order::Id(self.loss.guest.bytes())
+    }
+
+    fn property(&self, name: &str) -> Value {
+        match (name, &self.loss.fate) {
+            ("guest", _) => json!(self.loss.guest),
+            ("name", _) => json!(self.loss.name),
+            ("memory_mib", _) => json!(self.loss.memory),
+            ("goes_on_at", Fate::At { host, .. }) => json!(self.grid.host_name(*host)),
+            ("copy_age_s", Fate::At { copy, .. }) => json!(copy.0 / 1_000),
+            ("stays_down_because", Fate::Down(why)) => json!(why),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// What a host's death would cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostLossView<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) losses: &'a [Loss],
+}
+
+impl HostLossView<'_> {
+    fn down(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.losses.iter().filter_map(|loss| match &loss.fate {
+            Fate::At { .. } => None,
+            Fate::Down(why) => Some((loss.name.as_str(), why.as_str())),
+        })
+    }
+}
+
+impl Listed for HostLossView<'_> {
+    const SCHEMA: &'static str = "host_loss";
+    const SORT: Option<&'static str> = Some("name");
+
+    fn order(&self) -> Order {
+        Order::Id(self.host.id.bytes())
+    }
+
+    fn property(&self, name: &str) -> Value {
+        let down = || self.down().count();
+        match name {
+            "host" => json!(self.host.id),
+            "name" => json!(self.host.name),
+            "guests" => json!(self.losses.len()),
+            "go_on" => json!(self.losses.len() - down()),
+            "stay_down" => json!(down()),
+            "first" => self.down().next().map_or(Value::Null, |(guest, why)| json!(format!("{guest}: {why}"))),
             _ => Value::Null,
         }
     }
