@@ -126,6 +126,10 @@ pub enum ToAgent {
         guards: Vec<Guard>,
         #[n(1)]
         councils: Vec<Council>,
+        /// The host is in maintenance: it takes over nothing, but may win back what it owned last.
+        #[n(2)]
+        #[cbor(default)]
+        disarmed: bool,
     },
 }
 

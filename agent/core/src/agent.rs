@@ -259,7 +259,7 @@ impl Agent {
             }
             ToAgent::Cancel { operation } => self.cancel(operation, actions),
             ToAgent::Points(query) => actions.push(Action::Send(ToAggregator::Points(self.points_page(&query)))),
-            ToAgent::Councils { guards, councils } => self.councils_told(guards, councils),
+            ToAgent::Councils { guards, councils, disarmed } => self.councils_told(guards, councils, disarmed),
             ToAgent::Peers { peers, shares } => self.peers(peers, shares, actions),
             // The link keeps these to itself.
             ToAgent::Welcome(_) | ToAgent::Refused(_) | ToAgent::Certificate { .. } => {}

@@ -38,6 +38,8 @@ pub struct GuardWish {
     pub copies: Vec<(GuestId, Stamp)>,
     /// Guests of this host whose wards are to be given up now; their councils are left as they are.
     pub release: BTreeSet<GuestId>,
+    /// Nothing is taken over here. What the aggregator said last.
+    pub disarmed: bool,
 }
 
 /// What is known.
@@ -62,12 +64,12 @@ impl Agent {
     }
 
     /// The aggregator says who votes.
-    pub(crate) fn councils_told(&mut self, mut guards: Vec<Guard>, mut councils: Vec<Council>) {
+    pub(crate) fn councils_told(&mut self, mut guards: Vec<Guard>, mut councils: Vec<Council>, disarmed: bool) {
         guards.retain(|guard| guard.host != self.config.host);
         guards.truncate(GUARDS);
         councils.truncate(WARDS);
         let wish = &mut self.failover.wish;
-        (wish.guards, wish.councils) = (guards, Some(councils));
+        (wish.guards, wish.councils, wish.disarmed) = (guards, Some(councils), disarmed);
         self.failover.changed = true;
     }
 

@@ -33,6 +33,11 @@ pub enum Call {
     RemoveHost {
         host: HostId,
     },
+    /// Into maintenance, drained or not, or back.
+    Maintenance {
+        host: HostId,
+        drain: Option<bool>,
+    },
     PutJoinToken {
         id: String,
         record: JoinTokenRecord,

@@ -43,6 +43,7 @@ impl Grid {
             Call::Cancel { operation } => self.cancel(operation, actions),
             Call::Enrol { host, record, token } => self.enrol(now, host, record, &token, actions),
             Call::RemoveHost { host } => self.remove_host(now, &by, host, actions),
+            Call::Maintenance { host, drain } => self.set_maintenance(now, &by, host, drain, actions),
             Call::PutJoinToken { id, record } => self.put_join_token(now, id, record, actions),
             Call::DeleteJoinToken { id } => self.delete_join_token(&id, actions),
             Call::PutUser { name, record, create } => self.put_user(now, &by, name, record, create, actions),
@@ -69,6 +70,7 @@ impl Grid {
         let link = self.reachable(host)?;
         self.speaks(host, &wish.verb)?;
         self.nowhere_else(host, &wish)?;
+        self.takes_guests(host, &wish.verb)?;
         self.may_be_handed_over(wish.guest, &wish.verb)?;
         if self.commands.waiting_on(host).count() >= WAITING_PER_HOST {
             return Err(error(

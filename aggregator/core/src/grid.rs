@@ -52,6 +52,8 @@ pub struct Host {
     pub notes: Vec<Noted>,
     /// Takeovers by it that people were told of, by ward and epoch.
     pub failovers_told: BTreeSet<(u64, Option<Epoch>)>,
+    /// Guests that were to be handed over while it is drained, and when that was tried last.
+    pub drained: BTreeMap<GuestId, Time>,
     /// The message version spoken with it.
     pub version: u32,
     /// Digest of the guests as the agent last stated it.
@@ -183,6 +185,7 @@ impl Grid {
             self.end_overdue(now, &mut actions);
             self.give_up_questions(now, &mut actions);
             self.tell_peers(now, &mut actions);
+            self.drain_hosts(now, &mut actions);
         }
         actions
     }

@@ -49,6 +49,7 @@ impl Host {
             notes: Vec::new(),
             failovers_told: BTreeSet::new(),
             version: OLDEST,
+            drained: BTreeMap::new(),
             remote: String::new(),
             told: Told::default(),
             shared: BTreeSet::new(),

@@ -44,6 +44,21 @@ pub struct HostRecord {
     /// When an admin removed it; its key is refused from then on.
     #[n(3)]
     pub removed: Option<Stamp>,
+    /// It gets no new guests, replicas or takeovers.
+    #[n(4)]
+    pub maintenance: Option<Maintenance>,
+}
+
+/// Why a host is left alone.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Maintenance {
+    #[n(0)]
+    pub since: Stamp,
+    #[n(1)]
+    pub by: String,
+    /// Its protected guests are handed over.
+    #[n(2)]
+    pub drain: bool,
 }
 
 /// A one-time join token; only its hash is kept.

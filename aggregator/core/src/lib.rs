@@ -14,6 +14,7 @@ mod hosts;
 pub mod intent;
 mod joining;
 mod loss;
+mod maintenance;
 pub mod operation;
 pub mod peers;
 mod placement;

@@ -83,7 +83,8 @@ impl Grid {
             let others = self.others_of(id, &world);
             let (peers, shares) = (self.peers_of(&others, &world), self.shares_of(id, &world));
             let (guards, councils) = self.councils_of(now.time, id, &others, &world.voices);
-            let (digest, councils_digest) = (digest(&peers, &shares), digest(&guards, &councils));
+            let disarmed = self.maintenance(id).is_some();
+            let (digest, councils_digest) = (digest(&peers, &shares), digest(&guards, &councils) ^ u64::from(disarmed));
             let Some(host) = self.hosts.get_mut(&id) else { continue };
             host.told.next = now.time + LOOK_EVERY;
             host.shared = shares.iter().copied().collect();
@@ -95,7 +96,7 @@ impl Grid {
             }
             if guarded && host.told.councils != Some(councils_digest) {
                 host.told.councils = Some(councils_digest);
-                actions.push(Action::Send { link, message: ToAgent::Councils { guards, councils } });
+                actions.push(Action::Send { link, message: ToAgent::Councils { guards, councils, disarmed } });
             }
         }
     }
@@ -180,7 +181,8 @@ impl Grid {
             total: store.total,
             free: store.free / step * step,
             replicas: kept.get(&id).copied().unwrap_or(0),
-            up: host.is_some_and(|host| matches!(host.presence, Presence::Up { .. } | Presence::Suspect { .. })),
+            up: record.maintenance.is_none()
+                && host.is_some_and(|host| matches!(host.presence, Presence::Up { .. } | Presence::Suspect { .. })),
         }
     }
 

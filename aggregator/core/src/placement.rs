@@ -20,7 +20,9 @@ impl Grid {
         let mut best: Option<(MiB, HostId)> = None;
         for host in self.hosts.values() {
             let free = free(host);
-            if !host.fresh() {
+            if self.maintenance(host.id).is_some() {
+                reasons.push(format!("{} is in maintenance", host.name));
+            } else if !host.fresh() {
                 reasons.push(format!("{} is not up", host.name));
             } else if free < memory {
                 reasons.push(format!("{} has {free} left", host.name));

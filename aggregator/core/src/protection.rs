@@ -40,6 +40,7 @@ pub(crate) enum Guarding {
 pub(crate) struct Home {
     pub(crate) name: String,
     pub(crate) up: bool,
+    pub(crate) maintenance: bool,
     pub(crate) guarding: Guarding,
 }
 
@@ -76,6 +77,9 @@ pub(crate) fn lacks(sight: &Sight) -> Vec<String> {
         None => lacks.push("no host keeps a copy of it".to_owned()),
         Some(keeper) => {
             lacks.extend(home_lacks(keeper, "the host with its copy"));
+            if keeper.maintenance {
+                lacks.push(format!("{}, the host with its copy, is in maintenance", keeper.name));
+            }
             if !keeper.up {
                 lacks.push(format!("{}, the host with its copy, is not heard", keeper.name));
             }
@@ -162,12 +166,17 @@ impl Grid {
         let desired = owner.guests.get(&guest).and_then(|it| it.report.desired);
         Sight {
             runs: desired.is_some_and(|desired| desired.power == Power::Running),
-            owner: home(owner),
-            keeper: keeper.map(home),
+            owner: self.home(owner),
+            keeper: keeper.map(|keeper| self.home(keeper)),
             copy: owner.backups.replicas.get(&guest).and_then(|replica| replica.lag(self.clock)),
             voters: self.hosts.values().filter(|host| votes(host)).take(FEWEST).count(),
             ward: ward(owner, guest).map(|ward| self.council(owner, keeper, ward)),
         }
+    }
+
+    fn home(&self, host: &Host) -> Home {
+        let maintenance = self.maintenance(host.id).is_some();
+        Home { name: host.name.clone(), up: is_up(host), maintenance, guarding: guarding(host) }
     }
 
     fn council(&self, owner: &Host, keeper: Option<&Host>, ward: &WardReport) -> Council {
@@ -193,10 +202,6 @@ fn is_up(host: &Host) -> bool {
     matches!(host.presence, Presence::Up { .. })
 }
 
-fn home(host: &Host) -> Home {
-    Home { name: host.name.clone(), up: is_up(host), guarding: guarding(host) }
-}
-
 fn guarding(host: &Host) -> Guarding {
     match &host.guard {
         _ if host.alarms.iter().any(|alarm| alarm.code == GUARD_AWAY) => Guarding::Away,
@@ -211,7 +216,7 @@ mod test {
     use super::*;
 
     fn home(name: &str) -> Home {
-        Home { name: name.into(), up: true, guarding: Guarding::Works }
+        Home { name: name.into(), up: true, maintenance: false, guarding: Guarding::Works }
     }
 
     fn sound() -> Sight {
@@ -236,7 +241,9 @@ mod test {
         let away = Home { up: false, ..home("h2") };
         let council = Council { keeper_is_home: true, voters: 3, others_up: 2 };
         let old = Millis(MAX_RPO.0 + 60_000);
-        let cases: [(Sight, &str); 11] = [
+        let kept_out = Home { maintenance: true, ..home("h2") };
+        let cases: [(Sight, &str); 12] = [
+            (Sight { keeper: Some(kept_out), ..sound() }, "h2, the host with its copy, is in maintenance"),
             (Sight { runs: false, ..sound() }, "not wished to run"),
             (Sight { owner: ill(Guarding::Missing), ..sound() }, "h1, its own host, has no guard"),
             (Sight { owner: ill(Guarding::Away), ..sound() }, "doesn't answer"),

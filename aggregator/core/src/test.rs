@@ -3,6 +3,7 @@
 mod chains;
 mod councils;
 mod guards;
+mod maintenance;
 mod peers;
 mod takeover;
 
@@ -66,7 +67,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let record = HostRecord { name: "h".into(), key: KEY, joined: Stamp(0), removed: None };
+        let record = HostRecord { name: "h".into(), key: KEY, joined: Stamp(0), removed: None, maintenance: None };
         let intent = Intent { hosts: BTreeMap::from([(HOST, record)]), ..Intent::default() };
         let mut rig = Self { grid: Grid::new(config(), intent, Vec::new()), now: Time(1_000_000), kinds: Vec::new() };
         rig.hello(LINK, HOST, Generation(0), true);

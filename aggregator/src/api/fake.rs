@@ -80,8 +80,13 @@ fn report(number: u128, name: &str, state: PowerState) -> GuestReport {
 }
 
 fn intent(secret: &Secret, password_hash: Option<String>) -> Intent {
-    let host_record =
-        |name: &str, key: u8| HostRecord { name: name.into(), key: [key; 32], joined: Stamp(1), removed: None };
+    let host_record = |name: &str, key: u8| HostRecord {
+        name: name.into(),
+        key: [key; 32],
+        joined: Stamp(1),
+        removed: None,
+        maintenance: None,
+    };
     let user = |hash: String| UserRecord { password_hash: hash, created: Stamp(1), full_name: String::new() };
     let record = ApiTokenRecord {
         hash: secret.hash(),
@@ -185,7 +190,13 @@ impl Fake {
 
     /// A host joins with this token.
     pub(super) fn join(&self, token: &str, number: u8, name: &str) {
-        let record = HostRecord { name: name.into(), key: [number; 32], joined: clock::wall(), removed: None };
+        let record = HostRecord {
+            name: name.into(),
+            key: [number; 32],
+            joined: clock::wall(),
+            removed: None,
+            maintenance: None,
+        };
         self.called(Call::Enrol { host: host(number.into()), record, token: token.into() });
     }
 

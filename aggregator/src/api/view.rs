@@ -49,6 +49,7 @@ fn some_text(text: &str) -> Value {
 /// A host, and when it is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HostView<'a> {
+    pub(crate) grid: &'a Grid,
     pub(crate) host: &'a Host,
     pub(crate) now: Time,
     pub(crate) wall: Stamp,
@@ -155,6 +156,7 @@ impl Listed for HostView<'_> {
             "last_seen" => self.last_seen(),
             "guests" => json!(self.host.guests.len()),
             "guests_running" => json!(running(self.host)),
+            "maintenance" => json!(self.grid.maintenance_word(self.host)),
             "stale" => json!(!self.host.fresh()),
             "alarms" => self.host.alarms.iter().map(alarm).collect(),
             "store" => self.host.backups.store.as_ref().map_or(Value::Null, backup::store),

@@ -279,6 +279,10 @@ pub struct WardStatus {
     #[n(12)]
     #[cbor(default)]
     pub votes: bool,
+    /// This home takes nothing over.
+    #[n(13)]
+    #[cbor(default)]
+    pub disarmed: bool,
 }
 
 /// How a peer is, seen from here.

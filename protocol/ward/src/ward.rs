@@ -267,6 +267,11 @@ impl Ward {
         self.voter.promise.since(now)
     }
 
+    /// Whether this home was told to take nothing over.
+    pub fn is_disarmed(&self) -> bool {
+        self.bars.disarmed
+    }
+
     /// The epoch owned here.
     pub fn owns(&self) -> Option<Epoch> {
         match &self.seat {

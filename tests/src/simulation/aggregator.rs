@@ -23,8 +23,13 @@ pub(crate) struct Aggregator {
 
 impl Aggregator {
     pub(crate) fn new(hosts: &[HostId]) -> Self {
-        let record =
-            |id: &HostId| HostRecord { name: format!("host-{id}"), key: key(*id), joined: Stamp(0), removed: None };
+        let record = |id: &HostId| HostRecord {
+            name: format!("host-{id}"),
+            key: key(*id),
+            joined: Stamp(0),
+            removed: None,
+            maintenance: None,
+        };
         let user = UserRecord { password_hash: String::new(), created: Stamp(0), full_name: String::new() };
         let mut intent = Intent { hosts: hosts.iter().map(|id| (*id, record(id))).collect(), ..Intent::default() };
         intent.users.insert("admin".into(), user);

@@ -6,8 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use reqwest::Method;
 use roost_protocol::GuestId;
-use roost_tests::grid::{self, Grid, eventually, until};
+use roost_tests::grid::{self, Grid, START, eventually, tiny, until};
 use roost_tests::guards::{Guards, now_ms};
 use roost_ward::Standing;
 
@@ -124,5 +125,62 @@ fn real_guest_is_handed_over_with_what_it_wrote_last_and_back_and_stays_where_no
         println!("… and on to h{home}: {pause} ms");
         let by = protected_by(grid, home)?;
         goes_on_where_it_was(grid, &guards, guest, home, by)
+    });
+}
+
+/// What people see of a host's maintenance.
+fn maintenance(grid: &Grid, word: &str) -> Result<()> {
+    eventually("the host's maintenance is shown", HANDED_OVER, || {
+        let shown = grid.api.get("/hosts/h1")?;
+        ensure!(shown["maintenance"] == word, "{shown}");
+        Ok(())
+    })
+}
+
+#[test]
+fn real_host_is_drained_of_what_others_can_go_on_with_and_kept_so_until_it_is_resumed() {
+    grid::story(3, |grid| {
+        let guards = join(grid)?;
+        grid.api.done(Method::POST, "/guests", &tiny("pet", "h1", true))?;
+        let guest = make_guest(grid)?;
+        let second = await_protected(&guards, guest)?;
+        shows_protected(grid, second)?;
+        grid.roost(&["host", "drain", "h1"])?;
+        eventually("the protected guest is elsewhere", HANDED_OVER, || is(grid, second, "running"))?;
+        is(grid, 1, "shut off")?;
+        // What nobody can go on with stays, and it is said why.
+        maintenance(grid, "draining")?;
+        let stays = grid.roost(&["host", "if-lost", "h1"])?;
+        ensure!(stays.contains("pet") && stays.contains("no replica_failover") && !stays.contains("desk"), "{stays}");
+        ensure!(grid.virsh(1, &["domstate", "pet"])?.trim() == "running", "it was disturbed");
+
+        // It is intent, and its guard knows.
+        grid.kill_aggregator()?;
+        grid.start_aggregator()?;
+        grid.log_in()?;
+        for host in 1..=3 {
+            grid.await_host(host, "up", START)?;
+        }
+        maintenance(grid, "draining")?;
+        let refused = grid.roost(&["guest", "create", "--name", "new", "--memory", "16", "--host", "h1"]);
+        let why = format!("{:#}", refused.err().context("it takes new guests")?);
+        ensure!(why.contains("in maintenance"), "{why}");
+        eventually("its guard takes nothing over", PROTECTED, || {
+            let ward = ward(&guards, 1, guest)?;
+            ensure!(ward.disarmed && ward.standing == Standing::Off, "{ward:?}");
+            Ok(())
+        })?;
+        ensure!(protected_by(grid, second)? != 1, "a host in maintenance has the replica");
+
+        grid.roost(&["guest", "stop", "pet"])?;
+        maintenance(grid, "drained")?;
+        grid.roost(&["host", "resume", "h1"])?;
+        eventually("its guard takes guests over again", PROTECTED, || {
+            ensure!(guards.status(1)?.wards.iter().all(|ward| !ward.disarmed), "it does not");
+            Ok(())
+        })?;
+        let shown = grid.api.get("/hosts/h1")?;
+        ensure!(shown["maintenance"].is_null(), "{shown}");
+        Ok(())
     });
 }

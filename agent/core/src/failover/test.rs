@@ -100,8 +100,9 @@ fn what_the_aggregator_says_reaches_the_guard_and_its_silence_changes_nothing() 
     rig.tell(Event::Tick);
     assert_eq!(rig.wish.councils, None);
     let guard = |host| Guard { host, seat: None };
-    let told = ToAgent::Councils { guards: vec![guard(OWN), guard(OTHER)], councils: Vec::new() };
+    let told = ToAgent::Councils { guards: vec![guard(OWN), guard(OTHER)], councils: Vec::new(), disarmed: true };
     rig.tell(Event::Received(told));
+    assert!(rig.wish.disarmed);
     assert_eq!((rig.wish.guards.clone(), rig.wish.councils.clone()), (vec![guard(OTHER)], Some(Vec::new())));
     rig.tell(Event::LinkDown);
     assert_eq!(rig.wish.councils, Some(Vec::new()));

@@ -247,6 +247,7 @@ impl Guard {
             homes: known.councils().newest.homes.clone(),
             settled: known.councils().are_settled(),
             votes: known.councils().newest.has(self.me),
+            disarmed: known.is_disarmed(),
         });
         let silent = |id| self.seal.heard(id).map(|heard| now.since(heard));
         Status {

@@ -11,7 +11,7 @@ use roost_agent_core::GuardWish;
 use roost_protocol::failover::{Council, Guard, MAX_RPO};
 use roost_protocol::{GuestId, HostId, Millis, Stamp};
 use roost_ward::door::{Copied, MOST_ADDRESSES, Peer, Request, Status, Told, WardStatus};
-use roost_ward::{Change, MemberId, Policy, Profile, Standing, WardId};
+use roost_ward::{Bars, Change, MemberId, Policy, Profile, Standing, WardId};
 
 /// A ward that goes on without this host is forgotten after this long: a change of its council that came to nothing would
 /// still need its vote.
@@ -45,6 +45,10 @@ pub(super) fn steps(status: &Status, wish: &GuardWish, wall: Stamp, memory: &mut
     steps.extend(councils.iter().filter(stays).filter_map(|council| step(status, council)));
     steps.extend(wish.release.iter().filter_map(|guest| release(status, *guest)));
     if wish.councils.is_some() {
+        let bars = Bars { disarmed: wish.disarmed, ..Bars::default() };
+        let other = |ward: &&WardStatus| ward.disarmed != wish.disarmed;
+        let tell = |ward: &WardStatus| Request::Tell { ward: ward.ward, what: Told::Bars(bars) };
+        steps.extend(status.wards.iter().filter(other).map(tell));
         let wished = |guest: &GuestId| councils.iter().any(|council| council.guest == *guest);
         steps.extend(status.wards.iter().filter_map(|ward| end(status.me, ward, wished)));
         let wished: Vec<WardId> = councils.iter().map(|council| WardId::of(council.guest)).collect();
@@ -211,6 +215,7 @@ mod test {
             homes: vec![member(owner)],
             settled: true,
             votes: true,
+            disarmed: false,
         }
     }
 
@@ -295,6 +300,21 @@ mod test {
             |ward: &mut WardStatus| (ward.processes, ward.standing, ward.may_run) = (0, Standing::Off, false);
         given_up(&mut status.wards[0]);
         assert_eq!(ask(&status), []);
+    }
+
+    #[test]
+    fn a_host_in_maintenance_takes_nothing_over_until_it_is_out_of_it() {
+        let ask = |disarmed: bool, seen: bool| {
+            let ward = WardStatus { disarmed: seen, ..ward(2, false) };
+            let wish = GuardWish { disarmed, councils: Some(Vec::new()), ..GuardWish::default() };
+            steps(&status(1, vec![ward]), &wish, Stamp(0), &mut ran())
+        };
+        let bars = |disarmed| {
+            let bars = Bars { disarmed, ..Bars::default() };
+            vec![Request::Tell { ward: WardId::of(GUEST), what: Told::Bars(bars) }]
+        };
+        assert_eq!((ask(true, false), ask(true, true)), (bars(true), Vec::new()));
+        assert_eq!((ask(false, true), ask(false, false)), (bars(false), Vec::new()));
     }
 
     /// A guard's present run.

@@ -27,7 +27,13 @@ struct Rig {
 
 impl Rig {
     fn new(hosts: u8) -> Self {
-        let record = |n: u8| HostRecord { name: format!("h{n}"), key: [n; 32], joined: Stamp(0), removed: None };
+        let record = |n: u8| HostRecord {
+            name: format!("h{n}"),
+            key: [n; 32],
+            joined: Stamp(0),
+            removed: None,
+            maintenance: None,
+        };
         let config = Config {
             grid: GridId::from_u128(1),
             epoch: Epoch(1),
@@ -93,10 +99,10 @@ fn a_host_whose_guest_wants_it_is_told_its_council_and_all_where_guards_are() {
     }
     rig.says(1, true, GuardReport { wants: vec![Want { guest: GUEST, keeper: host(3) }], ..guard(1) });
     rig.pass(3);
-    let Some(ToAgent::Councils { guards, councils }) = rig.told.get(&1) else { panic!("{:?}", rig.told) };
+    let Some(ToAgent::Councils { guards, councils, .. }) = rig.told.get(&1) else { panic!("{:?}", rig.told) };
     assert_eq!((councils.len(), &councils[0].homes, councils[0].voters.len()), (1, &vec![host(1), host(3)], 3));
     let addresses: Vec<_> = guards.iter().filter_map(|guard| guard.seat.as_ref()).map(|seat| &seat.addresses).collect();
     assert_eq!(addresses, [&["192.0.2.2:7946"], &["192.0.2.3:7946"]]);
-    let Some(ToAgent::Councils { guards, councils }) = rig.told.get(&2) else { panic!("{:?}", rig.told) };
+    let Some(ToAgent::Councils { guards, councils, .. }) = rig.told.get(&2) else { panic!("{:?}", rig.told) };
     assert_eq!((guards.len(), councils.len()), (2, 0));
 }

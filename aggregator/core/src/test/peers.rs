@@ -36,7 +36,13 @@ struct Rig {
 impl Rig {
     /// So many hosts in the intent, none heard.
     fn new(hosts: u8) -> Self {
-        let record = |n: u8| HostRecord { name: format!("h{n}"), key: [n; 32], joined: Stamp(0), removed: None };
+        let record = |n: u8| HostRecord {
+            name: format!("h{n}"),
+            key: [n; 32],
+            joined: Stamp(0),
+            removed: None,
+            maintenance: None,
+        };
         let hosts = (1..=hosts).map(|n| (host(n), record(n))).collect();
         let config = Config {
             grid: GridId::from_u128(1),

@@ -36,6 +36,7 @@ impl Rig {
             key: [u8::try_from(n).unwrap(); 32],
             joined: Stamp(0),
             removed: None,
+            maintenance: None,
         };
         let policy = BackupPolicy { name: POLICY.into(), generation: Generation(3), ..BackupPolicy::default() };
         let intent = Intent {

@@ -31,6 +31,46 @@ pub(super) const TABLE: &[Operation] = &[
         )
     },
     Operation {
+        detail: "It gets no new guests and replicas, and takes over nothing; its own guests stay and go on.",
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "maintenance"),
+        ..write(
+            "host.maintenance",
+            "Keep new guests, replicas and takeovers off a host",
+            Http::Post,
+            "/hosts/{ref}/actions/maintenance",
+            Output::Object("host"),
+        )
+    },
+    Operation {
+        detail: "Maintenance, and its protected guests are handed over, two at a time; `roost host get` shows how far it \
+                 is, `roost host if-lost` what stays and why. It is kept empty until `roost host resume`.",
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "drain"),
+        ..write(
+            "host.drain",
+            "Hand a host's protected guests over to other hosts",
+            Http::Post,
+            "/hosts/{ref}/actions/drain",
+            Output::Object("host"),
+        )
+    },
+    Operation {
+        detail: "Guests that were handed over stay where they are.",
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "resume"),
+        ..write(
+            "host.resume",
+            "End a host's maintenance",
+            Http::Post,
+            "/hosts/{ref}/actions/resume",
+            Output::Object("host"),
+        )
+    },
+    Operation {
         detail: "Its key is refused from then on; its guests go on running. To bring the machine back, join it anew.",
         inputs: &[REF_HOST],
         errors: &["not_found", "ambiguous"],
