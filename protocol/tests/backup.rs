@@ -191,6 +191,7 @@ fn backup_words_survive_the_way() {
         pull: Some(order()),
         since: Some(Stamp(5)),
         taken: Some(Stamp(8)),
+        handed_over: true,
         leftover: vec![Leftover { at: Target::Local, point: POINT }],
     });
 }

@@ -219,6 +219,10 @@ impl Agent {
     /// A guest that was started behind the agent's back is no longer what a backup of it while off reads.
     pub(crate) fn came_alive(&mut self, guest: GuestId, actions: &mut Vec<Action>) {
         if self.guests.get(guest).is_some_and(|known| alive(known.seen.state)) {
+            // Its disks have what no other host was given.
+            if self.backups.cares.get_mut(&guest).is_some_and(|care| std::mem::take(&mut care.run.handed_over)) {
+                self.keep_run(guest, actions);
+            }
             self.cancel_readers(guest, true, false, false, actions);
         }
     }

@@ -46,7 +46,7 @@ pub struct GuardWish {
 #[derive(Debug, Default)]
 pub(crate) struct Failover {
     seen: Option<GuardSeen>,
-    pub(crate) wish: GuardWish,
+    wish: GuardWish,
     /// Not said yet.
     changed: bool,
     /// What the aggregator was told last.

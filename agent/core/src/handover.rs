@@ -281,6 +281,8 @@ impl Agent {
 
     fn handed_over(&mut self, operation: OperationId, guest: GuestId, actions: &mut Vec<Action>) {
         self.release_ward(guest, false);
+        self.backups.cares.entry(guest).or_default().run.handed_over = true;
+        self.keep_run(guest, actions);
         // From here on it is none of this host's: no branch is made of what the other one was given.
         let wish = self.wish_change(guest, None);
         self.end_with(operation, None, wish.into_iter().collect(), actions);

@@ -121,8 +121,9 @@ impl Agent {
         if known.is_none() {
             return StartFrom::Point(Box::new(newest.clone()));
         }
+        let handed_over = self.backups.cares.get(&guest).is_some_and(|care| care.run.handed_over);
         let branch = whole().filter(own).max_by(later).is_some_and(|point| point.why == Why::Branch);
-        if branch { StartFrom::Point(Box::new(newest.clone())) } else { StartFrom::AfterBranch }
+        if branch || handed_over { StartFrom::Point(Box::new(newest.clone())) } else { StartFrom::AfterBranch }
     }
 
     fn take_over_from(&mut self, now: Now, point: &BackupSummary, actions: &mut Vec<Action>) {

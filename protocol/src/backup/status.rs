@@ -232,6 +232,10 @@ pub struct BackupRun {
     /// The moment shown by the point from which this host took the guest over last.
     #[n(9)]
     pub taken: Option<Stamp>,
+    /// This host handed the guest over, and has nothing of it that the new host was not given.
+    #[n(10)]
+    #[cbor(default)]
+    pub handed_over: bool,
 }
 
 /// A copy that has outlived its point.

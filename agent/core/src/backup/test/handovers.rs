@@ -3,7 +3,6 @@
 use roost_protocol::backup::{BackupPolicy, ReplicaPolicy, Why};
 use roost_protocol::failover::{Council, Voter, WardReport};
 use roost_protocol::guest::{Power, PowerState};
-use roost_protocol::message::ToAgent;
 use roost_protocol::operation::{FailureCode, Verb};
 use roost_protocol::{Generation, HostId, Millis, OperationId, Stamp};
 
@@ -15,7 +14,6 @@ use crate::right::Right;
 const KEEPER: HostId = HostId::from_u128(2);
 /// Longer than all of a hand-over takes.
 const ALL: u64 = 60_000;
-const STEP: u64 = 500;
 const SHUTDOWN: Millis = Millis(5_000);
 
 fn right(rig: &mut Rig, right: Right) {
@@ -44,24 +42,8 @@ fn protected() -> Rig {
     rig.command(1, Verb::Manage { power: Power::Running });
     let replica = ReplicaPolicy { host: None, every: Millis(30_000), max_lag: Millis(90_000), failover: true };
     rig.follow(1, BackupPolicy { generation: Generation(1), replica: Some(replica), ..BackupPolicy::default() });
-    live(&mut rig, 10_000);
+    rig.live(10_000);
     rig
-}
-
-/// Lives for that long; a guest that was switched off is off.
-fn live(rig: &mut Rig, span: u64) {
-    let forced = |rig: &Rig| rig.tasks.values().any(|(task, _)| matches!(task, Task::ForceOff { .. }));
-    for _ in 0..span / STEP {
-        let was_forced = forced(rig);
-        rig.live(STEP);
-        if was_forced && !forced(rig) {
-            rig.set_state(1, PowerState::Off);
-        }
-    }
-}
-
-fn cancel(rig: &mut Rig, operation: OperationId) {
-    rig.tell(Event::Received(ToAgent::Cancel { operation }));
 }
 
 fn hand_over(rig: &mut Rig) -> OperationId {
@@ -70,7 +52,7 @@ fn hand_over(rig: &mut Rig) -> OperationId {
 }
 
 fn releases(rig: &Rig) -> bool {
-    rig.agent.failover.wish.release.contains(&guest(1))
+    rig.guard.release.contains(&guest(1))
 }
 
 fn steps(rig: &Rig) -> Vec<&str> {
@@ -85,7 +67,7 @@ fn steps(rig: &Rig) -> Vec<&str> {
 /// It is this host's as before, and runs.
 fn goes_on_here(rig: &mut Rig, operation: OperationId, why: FailureCode) {
     assert_eq!(rig.outcome(operation), Some(Some(why)));
-    live(rig, ALL);
+    rig.live(ALL);
     assert_eq!((rig.guests[&guest(1)], releases(rig)), (PowerState::Running, false));
     assert_eq!(rig.kept.wishes[&guest(1)].power, Power::Running);
 }
@@ -94,17 +76,17 @@ fn goes_on_here(rig: &mut Rig, operation: OperationId, why: FailureCode) {
 fn it_is_given_up_only_once_the_other_host_has_what_it_wrote_until_it_was_off() {
     let mut rig = protected();
     let operation = hand_over(&mut rig);
-    live(&mut rig, SHUTDOWN.0 + 3_500);
+    rig.live(SHUTDOWN.0 + 3_500);
     assert_eq!(steps(&rig), ["Backup", "Ship", "Shutdown", "ForceOff", "Backup"], "it does not listen");
     assert!(!releases(&rig), "the last delta is not there yet");
-    live(&mut rig, 5_000);
+    rig.live(5_000);
     assert_eq!(steps(&rig), ["Backup", "Ship", "Shutdown", "ForceOff", "Backup", "Ship"]);
     assert!(releases(&rig));
     assert_eq!(rig.outcome(operation), None);
     right(&mut rig, Right::Waits);
     right(&mut rig, Right::Elsewhere);
     assert_eq!((rig.outcome(operation), releases(&rig)), (Some(None), false));
-    live(&mut rig, ALL);
+    rig.live(ALL);
     assert_eq!((rig.guests[&guest(1)], rig.kept.wishes.get(&guest(1))), (PowerState::Off, None));
     assert_eq!(steps(&rig).len(), 6, "no branch is made of what the other host has: {:?}", rig.log);
     assert!(rig.agent.backups.sets.of(guest(1)).all(|point| point.why == Why::Replica));
@@ -116,35 +98,35 @@ fn whatever_goes_wrong_before_it_is_given_up_the_guest_goes_on_where_it_was() {
     let mut rig = protected();
     rig.peers_gone = true;
     let operation = hand_over(&mut rig);
-    live(&mut rig, ALL);
+    rig.live(ALL);
     assert!(!steps(&rig).contains(&"Shutdown"), "{:?}", rig.log);
     goes_on_here(&mut rig, operation, FailureCode::TargetAway);
     // … and once it is off.
     let mut rig = protected();
     let operation = hand_over(&mut rig);
-    live(&mut rig, SHUTDOWN.0);
+    rig.live(SHUTDOWN.0);
     rig.peers_gone = true;
-    live(&mut rig, 5_000);
+    rig.live(5_000);
     goes_on_here(&mut rig, operation, FailureCode::TargetAway);
     // The last delta can't be made.
     let mut rig = protected();
     let operation = hand_over(&mut rig);
-    live(&mut rig, SHUTDOWN.0);
+    rig.live(SHUTDOWN.0);
     rig.broken = Some(FailureCode::NoSpace);
-    live(&mut rig, 5_000);
+    rig.live(5_000);
     goes_on_here(&mut rig, operation, FailureCode::TargetAway);
     // Whoever has it hangs.
     let mut rig = protected();
     let operation = hand_over(&mut rig);
-    live(&mut rig, SHUTDOWN.0 + 3_500);
+    rig.live(SHUTDOWN.0 + 3_500);
     rig.by_hand = true;
-    live(&mut rig, 4 * ALL);
+    rig.live(4 * ALL);
     assert_eq!(rig.outcome(operation), Some(Some(FailureCode::TimedOut)));
     assert!(!releases(&rig));
     // The lease ends meanwhile.
     let mut rig = protected();
     let operation = hand_over(&mut rig);
-    live(&mut rig, 3_000);
+    rig.live(3_000);
     right(&mut rig, Right::Waits);
     assert_eq!(rig.outcome(operation), Some(Some(FailureCode::WrongState)));
 }
@@ -153,10 +135,10 @@ fn whatever_goes_wrong_before_it_is_given_up_the_guest_goes_on_where_it_was() {
 fn where_nobody_takes_it_it_comes_back() {
     let mut rig = protected();
     let operation = hand_over(&mut rig);
-    live(&mut rig, 20_000);
+    rig.live(20_000);
     assert!(releases(&rig));
     right(&mut rig, Right::Waits);
-    live(&mut rig, 30_000);
+    rig.live(30_000);
     assert_eq!((rig.outcome(operation), releases(&rig)), (None, false), "what it wins back is not given up again");
     right(&mut rig, Right::Here);
     goes_on_here(&mut rig, operation, FailureCode::TargetAway);
@@ -167,9 +149,9 @@ fn an_agent_killed_in_any_step_goes_back_or_finds_it_done() {
     for lived in (500..15_000).step_by(500) {
         let mut rig = protected();
         let operation = hand_over(&mut rig);
-        live(&mut rig, lived);
+        rig.live(lived);
         rig.restart();
-        live(&mut rig, 1_000);
+        rig.live(1_000);
         assert_eq!((rig.outcome(operation), starts(&rig)), (None, 0), "{lived}: the guard was not heard");
         guard(&mut rig);
         goes_on_here(&mut rig, operation, FailureCode::Interrupted);
@@ -177,13 +159,13 @@ fn an_agent_killed_in_any_step_goes_back_or_finds_it_done() {
     for then in [Right::Waits, Right::Elsewhere] {
         let mut rig = protected();
         let operation = hand_over(&mut rig);
-        live(&mut rig, 20_000);
+        rig.live(20_000);
         assert!(releases(&rig));
         rig.restart();
         right(&mut rig, then);
-        live(&mut rig, 1_000);
+        rig.live(1_000);
         right(&mut rig, Right::Elsewhere);
-        live(&mut rig, ALL);
+        rig.live(ALL);
         assert_eq!((rig.outcome(operation), starts(&rig)), (Some(None), 0));
         assert_eq!(rig.kept.wishes.get(&guest(1)), None);
     }
@@ -217,12 +199,37 @@ fn what_can_t_be_handed_over_is_refused_with_the_reason_and_not_touched() {
 fn it_can_be_cancelled_until_it_is_shut_down() {
     let mut rig = protected();
     let operation = hand_over(&mut rig);
-    live(&mut rig, 500);
-    cancel(&mut rig, operation);
+    rig.live(500);
+    rig.cancel(operation);
     goes_on_here(&mut rig, operation, FailureCode::Cancelled);
     let mut rig = protected();
     let operation = hand_over(&mut rig);
-    live(&mut rig, 4_000);
-    cancel(&mut rig, operation);
+    rig.live(4_000);
+    rig.cancel(operation);
     assert_eq!(rig.outcome(operation), None);
+}
+
+#[test]
+fn a_guest_that_comes_back_is_started_from_the_other_host_s_last_point_with_no_branch_before() {
+    let mut rig = protected();
+    hand_over(&mut rig);
+    rig.live(20_000);
+    right(&mut rig, Right::Elsewhere);
+    rig.live(ALL);
+    let at = rig.wall;
+    rig.brought(roost_protocol::backup::BackupSummary {
+        origin: KEEPER,
+        why: Why::Replica,
+        ..super::rig::summary(77, guest(1), at)
+    });
+    rig.restart();
+    rig.log.clear();
+    right(&mut rig, Right::Here);
+    rig.live(5_000);
+    assert_eq!(rig.guests[&guest(1)], PowerState::Running);
+    assert!(rig.log.iter().any(|line| line.starts_with("run Restore")));
+    assert!(rig.agent.backups.sets.of(guest(1)).all(|point| point.why == Why::Replica), "{:?}", rig.log);
+    assert!(!rig.kept.runs[&guest(1)].handed_over, "what it writes now no other host was given");
+    let restored = |task: &Task| matches!(task, Task::Pull { .. });
+    assert!(rig.tasks.values().all(|(task, _)| restored(task)) || rig.tasks.is_empty());
 }

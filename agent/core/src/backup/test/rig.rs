@@ -14,6 +14,7 @@ use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, Op
 
 use crate::agent::Agent;
 use crate::event::{Action, Cause, Event, Lane, Made, Seen, Task, TaskId, TaskResult};
+use crate::failover::GuardWish;
 use crate::ledger::{Change, Kept};
 use crate::sample::config;
 
@@ -101,6 +102,7 @@ pub(super) struct Rig {
     pub(super) gone: Option<HostId>,
     /// Whether it has a guard, from the next restart on.
     pub(super) guarded: bool,
+    pub(super) guard: GuardWish,
     pub(super) proofs_fail: bool,
     pub(super) damaged: BTreeSet<PointId>,
 }
@@ -132,6 +134,7 @@ impl Rig {
             peers_gone: false,
             gone: None,
             guarded: false,
+            guard: GuardWish::default(),
             proofs_fail: false,
             damaged: BTreeSet::new(),
         };
@@ -152,6 +155,7 @@ impl Rig {
     /// The agent dies and comes back; its monotonic clock begins anew.
     pub(super) fn restart(&mut self) {
         self.tasks.clear();
+        self.guard = GuardWish::default();
         self.time = 0;
         self.agent = Agent::new(config(OWN, self.guarded), self.kept.clone());
         self.begin();
@@ -240,7 +244,8 @@ impl Rig {
                 let domains = self.guests.keys().map(|guest| self.seen(*guest)).collect();
                 self.tell(Event::Listed { domains });
             }
-            Action::Send(_) | Action::KeepDocument { .. } | Action::SendDocument | Action::Guard(_) => {}
+            Action::Send(_) | Action::KeepDocument { .. } | Action::SendDocument => {}
+            Action::Guard(wish) => self.guard = *wish,
             Action::Peers { peers, .. } => self.heard = peers.iter().map(|peer| peer.host).collect(),
             Action::Note { text, .. } => self.log.push(text),
         }
@@ -361,10 +366,13 @@ impl Rig {
                 self.guests.insert(*guest, PowerState::Running);
                 Made::Nothing
             }
+            Task::ForceOff { guest } => {
+                self.guests.insert(*guest, PowerState::Off);
+                Made::Nothing
+            }
             Task::Create { .. }
             | Task::Import { .. }
             | Task::Shutdown { .. }
-            | Task::ForceOff { .. }
             | Task::Pause { .. }
             | Task::Resume { .. }
             | Task::Reset { .. }
@@ -383,6 +391,10 @@ impl Rig {
         let command = Command { operation, epoch: Epoch(1), budget_ms, guest: guest(number), verb };
         self.tell(Event::Received(ToAgent::Command(command)));
         operation
+    }
+
+    pub(super) fn cancel(&mut self, operation: OperationId) {
+        self.tell(Event::Received(ToAgent::Cancel { operation }));
     }
 
     pub(super) fn follow(&mut self, number: u128, policy: BackupPolicy) {
