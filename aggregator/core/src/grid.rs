@@ -16,6 +16,7 @@ use crate::event::{Action, Event, GridEvent, LinkId};
 use crate::history::{History, Line};
 use crate::hosts::Greeting;
 use crate::intent::Intent;
+use crate::lapse::Lapses;
 use crate::operation::Operation;
 use crate::peers::Told;
 use crate::places::Places;
@@ -111,6 +112,7 @@ pub struct Grid {
     pub(crate) history: History,
     pub(crate) uses: LastUses,
     pub(crate) questions: Questions,
+    pub(crate) lapses: Lapses,
     /// The last write of the intent failed: the next one writes all of it.
     pub(crate) resave: bool,
     /// The time of the event that was dealt with last.
@@ -147,6 +149,7 @@ impl Grid {
             intent,
             uses: LastUses::new(),
             questions: Questions::default(),
+            lapses: Lapses::default(),
             hosts: BTreeMap::new(),
             links: BTreeMap::new(),
             places: Places::default(),
@@ -186,6 +189,7 @@ impl Grid {
             self.give_up_questions(now, &mut actions);
             self.tell_peers(now, &mut actions);
             self.drain_hosts(now, &mut actions);
+            self.watch_lapses(now, &mut actions);
         }
         actions
     }

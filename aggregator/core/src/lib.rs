@@ -13,6 +13,7 @@ mod history;
 mod hosts;
 pub mod intent;
 mod joining;
+mod lapse;
 mod loss;
 mod maintenance;
 pub mod operation;

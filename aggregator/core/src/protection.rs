@@ -149,6 +149,13 @@ impl Grid {
         Err(error(CallErrorCode::WrongState, format!("no host can go on with this guest: {text}")))
     }
 
+    /// What a guest of this host that is to run lacks; nothing where failover is not wished.
+    pub(crate) fn lacking(&self, owner: &Host, guest: GuestId) -> Vec<String> {
+        let wished = self.is_failover_wished(owner, guest);
+        let sight = wished.then(|| self.sight(owner, guest)).filter(|sight| sight.runs);
+        sight.map_or_else(Vec::new, |sight| lacks(&sight))
+    }
+
     /// By policy, or because it is so already.
     fn is_failover_wished(&self, owner: &Host, guest: GuestId) -> bool {
         let named = owner.backups.sets.get(&guest).map(|set| &set.policy_name);

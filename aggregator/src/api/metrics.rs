@@ -69,7 +69,7 @@ fn count(grid: &Grid) -> Counts {
     let mut guests: BTreeMap<_, usize> = BTreeMap::new();
     for host in grid.hosts().values() {
         *counts.hosts.entry(presence(host).to_owned()).or_default() += 1;
-        counts.alarms += host.alarms.len();
+        counts.alarms += grid.alarms(host).count();
         for guest in host.guests.values() {
             match grid.protection(guest.report.id) {
                 _ if grid.guest_host(guest.report.id) != Some(host.id) => {}

@@ -158,7 +158,7 @@ impl Listed for HostView<'_> {
             "guests_running" => json!(running(self.host)),
             "maintenance" => json!(self.grid.maintenance_word(self.host)),
             "stale" => json!(!self.host.fresh()),
-            "alarms" => self.host.alarms.iter().map(alarm).collect(),
+            "alarms" => self.grid.alarms(self.host).map(|one| alarm(&one)).collect(),
             "store" => self.host.backups.store.as_ref().map_or(Value::Null, backup::store),
             "clock_offset_s" if self.host.facts.is_some() => self.clock_offset(),
             "memory_available_mib" | "cpu_percent" | "pressure" => self.sampled(name),

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use roost_protocol::failover::{GuardReport, Want};
-use roost_protocol::guest::PowerState;
+use roost_protocol::failover::{Council, GuardReport, Voter, Want, WardReport};
+use roost_protocol::guest::{Desired, GuestReport, Power, PowerState};
 use roost_protocol::message::{Snapshot, ToAgent, ToAggregator};
-use roost_protocol::{Epoch, GridId, GuestId, HostId, Millis, Stamp, Time};
+use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, Millis, Stamp, Time};
 
 use super::{hello, report};
 use crate::event::LinkId;
@@ -23,6 +23,8 @@ struct Rig {
     now: Time,
     /// What each host was told last.
     told: BTreeMap<u8, ToAgent>,
+    /// Events on protection.
+    lapses: Vec<String>,
 }
 
 impl Rig {
@@ -42,7 +44,12 @@ impl Rig {
             recovering: false,
         };
         let intent = Intent { hosts: (1..=hosts).map(|n| (host(n), record(n))).collect(), ..Intent::default() };
-        let mut rig = Self { grid: Grid::new(config, intent, Vec::new()), now: Time(1_000_000), told: BTreeMap::new() };
+        let mut rig = Self {
+            grid: Grid::new(config, intent, Vec::new()),
+            now: Time(1_000_000),
+            told: BTreeMap::new(),
+            lapses: Vec::new(),
+        };
         for number in 1..=hosts {
             let hello = hello(host(number));
             let remote = format!("192.0.2.{number}:40000");
@@ -55,13 +62,20 @@ impl Rig {
         for action in self.grid.on(self.now, Stamp(0), event) {
             if let Action::Send { link, message: message @ ToAgent::Councils { .. } } = action {
                 self.told.insert(u8::try_from(link.0).unwrap(), message);
+            } else if let Action::Publish { event } = action
+                && event.kind.starts_with("guest.")
+                && event.kind.contains("protected")
+            {
+                self.lapses.push(event.kind);
             }
         }
     }
 
     /// A host with the guest or without, and its guard.
     fn says(&mut self, number: u8, has: bool, guard: GuardReport) {
-        let guests = if has { vec![report(GUEST, "g", PowerState::Running)] } else { Vec::new() };
+        let desired = Some(Desired { power: Power::Running, generation: Generation(1) });
+        let guest = GuestReport { desired, ..report(GUEST, "g", PowerState::Running) };
+        let guests = if has { vec![guest] } else { Vec::new() };
         let snapshot = Snapshot { guests, guard: Some(Box::new(guard)), ..Snapshot::default() };
         self.tell(Event::Received { link: link(number), message: ToAggregator::Snapshot(snapshot) });
     }
@@ -105,4 +119,25 @@ fn a_host_whose_guest_wants_it_is_told_its_council_and_all_where_guards_are() {
     assert_eq!(addresses, [&["192.0.2.2:7946"], &["192.0.2.3:7946"]]);
     let Some(ToAgent::Councils { guards, councils, .. }) = rig.told.get(&2) else { panic!("{:?}", rig.told) };
     assert_eq!((guards.len(), councils.len()), (2, 0));
+}
+
+/// A guest's ward stands, and no host has a copy of it.
+#[test]
+fn a_guest_that_nobody_would_go_on_with_for_long_is_an_alarm_of_its_host() {
+    let mut rig = Rig::new(3);
+    let alarms = |rig: &Rig| rig.grid.hosts().values().map(|host| rig.grid.alarms(host).count()).collect::<Vec<_>>();
+    let voters = (1..=3).map(|n| Voter { host: host(n), incarnation: u32::from(n) }).collect();
+    let council = Council { guest: GUEST, voters, homes: vec![host(1), host(2)] };
+    rig.says(1, true, GuardReport { wards: vec![WardReport { council, settled: true }], ..guard(1) });
+    rig.pass(170);
+    assert_eq!((alarms(&rig), rig.lapses.len()), (vec![0, 0, 0], 0));
+    rig.pass(20);
+    assert_eq!((alarms(&rig), rig.lapses.as_slice()), (vec![1, 0, 0], ["guest.unprotected".to_owned()].as_slice()));
+    let alarm = rig.grid.alarms(&rig.grid.hosts()[&host(1)]).next().unwrap();
+    assert!(alarm.guest == Some(GUEST) && alarm.code == "unprotected" && alarm.text.contains("no host keeps a copy"));
+    rig.says(1, true, guard(1));
+    rig.pass(20);
+    assert_eq!(alarms(&rig), [1, 0, 0], "not wished any more, but only just");
+    rig.pass(20);
+    assert_eq!((alarms(&rig), rig.lapses.last().unwrap().as_str()), (vec![0, 0, 0], "guest.protected"));
 }
