@@ -189,6 +189,7 @@ impl Grid {
             self.give_up_questions(now, &mut actions);
             self.tell_peers(now, &mut actions);
             self.drain_hosts(now, &mut actions);
+            self.hand_on_policies(now, &mut actions);
             self.watch_lapses(now, &mut actions);
         }
         actions

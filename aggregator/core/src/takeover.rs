@@ -35,6 +35,25 @@ impl Grid {
         self.hand_on_policy(now, guest, &name, (from, to), actions);
     }
 
+    /// A takeover that no aggregator saw: the ward of a guest that is looked after here still names the host before it as
+    /// first home, as it does until a policy is followed here.
+    pub(crate) fn hand_on_policies(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let mut unseen = Vec::new();
+        for host in self.hosts.values().filter(|host| is_up(host)) {
+            for ward in host.guard.iter().flat_map(|guard| &guard.wards) {
+                let (guest, first) = (ward.council.guest, ward.council.homes.first());
+                let report = host.guests.get(&guest).map(|it| &it.report).filter(|report| report.desired.is_some());
+                let here = self.guest_host(guest) == Some(host.id);
+                if let (Some(first), Some(report)) = (first.filter(|first| **first != host.id && here), report) {
+                    unseen.push((guest, report.name.clone(), (*first, host.id)));
+                }
+            }
+        }
+        for (guest, name, way) in unseen {
+            self.hand_on_policy(now, guest, &name, way, actions);
+        }
+    }
+
     /// Where the guest was and where it is. No host can take another's guest by its own word alone: the one that had it is
     /// not up and said who keeps its replica, or it says that it does not look after the guest.
     fn taken_over(&self, guest: GuestId, told_by: Option<HostId>) -> Option<(HostId, HostId)> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use roost_protocol::backup::{BackupBeat, BackupPolicy, ReplicaState, ReplicaStatus, SetSummary};
+use roost_protocol::failover::{Council, GuardReport, Voter, WardReport};
 use roost_protocol::guest::{Desired, GuestReport, Power, PowerState};
 use roost_protocol::message::{Beat, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::Verb;
@@ -117,6 +118,24 @@ impl Rig {
         self.tell(Event::Received { link: LinkId(number), message });
     }
 
+    /// A host owns the guest's ward, which has these homes.
+    fn owns(&mut self, number: u64, homes: [u64; 2]) {
+        let voters = (1..=3).map(|number| Voter { host: host(number), incarnation: 1 }).collect();
+        let council = Council { guest: GUEST, voters, homes: homes.map(host).to_vec() };
+        let guard = GuardReport {
+            incarnation: 1,
+            key: [1; 32],
+            listen: String::new(),
+            may_own: true,
+            wards: vec![WardReport { council, settled: true }],
+            wants: Vec::new(),
+            remembers: None,
+            notes: Vec::new(),
+        };
+        let beat = Beat { guard: Some(Box::new(guard)), ..Beat::default() };
+        self.tell(Event::Received { link: LinkId(number), message: ToAggregator::Beat(beat) });
+    }
+
     /// So many seconds go by in which all but the first host are heard.
     fn without_the_first(&mut self, seconds: u64) {
         for _ in 0..seconds {
@@ -187,4 +206,27 @@ fn a_host_that_gives_a_guest_up_after_the_other_was_heard_loses_its_place() {
     assert_eq!((rig.place(), rig.taken_over()), (host(1), 0), "it is looked after by its own host");
     rig.says(1, PowerState::Off, false);
     assert_eq!((rig.place(), rig.taken_over()), (host(2), 1));
+}
+
+#[test]
+fn a_takeover_that_no_aggregator_saw_hands_the_policy_on_whoever_is_heard_first() {
+    let silent = || {
+        let mut rig = Rig::new();
+        rig.grid = Grid::new(config(), rig.grid.intent().clone(), Vec::new());
+        (1..=3).for_each(|number| rig.up(number));
+        rig.says(2, PowerState::Running, true);
+        rig
+    };
+    let mut rig = silent();
+    rig.owns(2, [1, 2]);
+    rig.without_the_first(1);
+    assert_eq!(rig.given, [], "who had it was not heard: its policy is not known");
+    rig.says(1, PowerState::Off, false);
+    rig.without_the_first(1);
+    assert_eq!((rig.place(), rig.given), (host(2), vec![(LinkId(2), POLICY.to_owned())]));
+    let mut rig = silent();
+    rig.owns(2, [2, 1]);
+    rig.says(1, PowerState::Off, false);
+    rig.without_the_first(1);
+    assert_eq!(rig.given, [], "its ward was not taken over: an admin left it without a policy here");
 }
