@@ -189,7 +189,7 @@ fn accelerator(facts: &HostFacts) -> Accelerator {
 fn start_guarding(config: &Config, host: HostId, events: &mpsc::Sender<Event>) -> watch::Sender<GuardWish> {
     let (wish, wishes) = watch::channel(GuardWish::default());
     if let Some(socket) = config.guard_socket.clone() {
-        tokio::spawn(observe::guard::watch(socket, host, wishes, events.clone()));
+        tokio::spawn(observe::guard::watch(socket, host, config.failover_profile.timers(), wishes, events.clone()));
     }
     wish
 }

@@ -4,7 +4,7 @@
 #   up N               start hosts 1..N with empty disks, after removing what an earlier run left
 #   boot I | off I     power on (same disks) | cut the power
 #   cut I | heal I     pull host I's network cable | put it back, and end its loss
-#   loss I PERCENT     drop that share of the frames from and to host I; at 100 the link stays up and is silent
+#   loss I PERCENT [from|to]  drop that share of the frames from and to host I, or one way; at 100 the link stays up and is silent
 #   exec I CMD...      run CMD in host I; host 0 is the machine itself
 #   spawn I LOG CMD... start CMD in host I and return at once; prints its process id there; output goes to LOG
 #   restart-libvirt I  kill -9 libvirtd and start it again; guests go on
@@ -204,13 +204,14 @@ take_down() {
 }
 
 loss() { # frames dropped on their way through the switch
-  local way share="numgen random mod 100 < $2 "
+  local way ways='iifname oifname' share="numgen random mod 100 < $2 "
+  case ${3:-} in from) ways=iifname ;; to) ways=oifname ;; esac # the switch takes in what comes from a host
   [ "$2" -lt 100 ] || share='' # nft takes no comparison that is always true
   ip netns exec "$SWITCH" nft -f - <<N
 add table bridge lab
 add chain bridge lab loss$1 { type filter hook forward priority 0; policy accept; }
 flush chain bridge lab loss$1
-$([ "$2" = 0 ] || for way in iifname oifname; do echo "add rule bridge lab loss$1 $way v$1 ${share}drop"; done)
+$([ "$2" = 0 ] || for way in $ways; do echo "add rule bridge lab loss$1 $way v$1 ${share}drop"; done)
 N
 }
 
@@ -273,7 +274,7 @@ case $command in
   off) power_off "$1" ;;
   cut) on_switch link set "v$1" down ;;
   heal) on_switch link set "v$1" up; loss "$1" 0 ;;
-  loss) [[ ${2:-} =~ ^[0-9]+$ ]] && [ "$2" -le 100 ] || fail "loss I PERCENT, 0 to 100"; loss "$1" "$2" ;;
+  loss) [[ ${2:-} =~ ^[0-9]+$ ]] && [ "$2" -le 100 ] || fail "loss I PERCENT, 0 to 100"; loss "$1" "$2" "${3:-}" ;;
   exec) [ $# -gt 1 ] || fail "exec I CMD..."; if [ "$1" = 0 ]; then shift; exec "$@"; else enter "$@"; fi ;;
   spawn) [ $# -gt 2 ] || fail "spawn I LOG CMD..."; spawn "$@" ;;
   restart-libvirt) restart_libvirt "$1" ;;

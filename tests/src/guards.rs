@@ -218,17 +218,30 @@ impl Guards {
         if let Some(dog) = self.dogs.get(usize::from(host) - 1) {
             dog.dark.store(true, Ordering::Relaxed);
         }
-        self.lab.host("off", host)?;
-        Ok(fs::remove_dir_all(self.run_dir(host))?)
+        self.lab.host("off", host)
     }
 
-    /// Gives it power again and starts its guard.
+    /// Gives it power again and starts its guard, which finds nothing that it kept in memory.
     pub fn power_on(&mut self, host: u8) -> Result<()> {
+        match fs::remove_dir_all(self.run_dir(host)) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(why.into()),
+            Ok(()) | Err(_) => {}
+        }
         self.lab.host("boot", host)?;
         if let Some(dog) = self.dogs.get(usize::from(host) - 1) {
             dog.dark.store(false, Ordering::Relaxed);
         }
         self.spawn(host)
+    }
+
+    /// Whether the guard that was started last on a host still lives.
+    pub fn is_running(&self, host: u8) -> bool {
+        self.running.get(usize::from(host)).copied().flatten().is_some_and(|pid| self.lab.is_alive(host, pid))
+    }
+
+    /// Whether a host's watchdog ended it since this was asked last.
+    pub fn take_reset(&self, host: u8) -> bool {
+        self.dogs.get(usize::from(host) - 1).is_some_and(|dog| dog.fired.swap(false, Ordering::Relaxed))
     }
 
     /// Whether a host's watchdog ended it.

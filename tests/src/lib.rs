@@ -4,3 +4,4 @@ pub mod grid;
 pub mod guards;
 pub mod memory;
 pub mod simulation;
+pub mod storm;

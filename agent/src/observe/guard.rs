@@ -12,7 +12,7 @@ use roost_protocol::cause::Noted;
 use roost_protocol::failover::{Council, Voter, WardReport};
 use roost_protocol::{GuestId, HostId, Stamp, codec};
 use roost_ward::door::{LONGEST_FRAME, Note, Reply, Request, Status, WardStatus};
-use roost_ward::{Standing, WardId};
+use roost_ward::{Profile, Standing, WardId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
@@ -46,12 +46,14 @@ enum GuardError {
 pub(crate) async fn watch(
     socket: PathBuf,
     host: HostId,
+    profile: Profile,
     wish: watch::Receiver<GuardWish>,
     events: mpsc::Sender<Event>,
 ) {
     let mut turn = interval(EVERY);
     let memory = Memory::default();
-    let mut visitor = Visitor { socket, host, wish, memory, refused: String::new(), next_note: 0, notes: Vec::new() };
+    let mut visitor =
+        Visitor { socket, host, profile, wish, memory, refused: String::new(), next_note: 0, notes: Vec::new() };
     let mut told: Option<Result<BTreeMap<GuestId, Right>, String>> = None;
     let mut seen: Option<GuardSeen> = None;
     loop {
@@ -96,6 +98,8 @@ pub(crate) async fn watch(
 struct Visitor {
     socket: PathBuf,
     host: HostId,
+    /// Of wards that this host founds.
+    profile: Profile,
     wish: watch::Receiver<GuardWish>,
     memory: Memory,
     /// Why it did not do what it was asked last; told once.
@@ -125,7 +129,7 @@ impl Visitor {
             return Ok((status, None));
         }
         let wish = self.wish.borrow().clone();
-        for request in steps(&status, &wish, wall(), &mut self.memory) {
+        for request in steps(&status, &wish, self.profile, wall(), &mut self.memory) {
             if let Reply::Refused(why) = ask(&mut stream, &request).await?
                 && why != self.refused
             {

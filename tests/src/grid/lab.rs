@@ -72,6 +72,11 @@ impl Lab {
         self.script(&["loss", &host.to_string(), &percent.to_string()]).map(drop)
     }
 
+    /// Has a host lose so many percent of the frames that come `from` it, or go `to` it.
+    pub fn loss_one_way(&self, host: u8, percent: u8, way: &str) -> Result<()> {
+        self.script(&["loss", &host.to_string(), &percent.to_string(), way]).map(drop)
+    }
+
     /// Folder with the test guests, built at the first use.
     pub fn guest_folder(&self) -> Result<PathBuf> {
         let folder = cache()?.join("guest");

@@ -208,8 +208,13 @@ impl Grid {
 
     /// Has a host's agent listen to its guard from its next start on.
     pub fn guarded(&self, host: u8, socket: &Path) -> Result<()> {
+        self.set(host, &format!("guard_socket = '{}'", socket.display()))
+    }
+
+    /// Adds a line to the settings of a host's agent.
+    pub fn set(&self, host: u8, line: &str) -> Result<()> {
         let settings = self.folder.join(format!("agent-{host}.toml"));
-        let told = format!("{}guard_socket = '{}'\n", fs::read_to_string(&settings)?, socket.display());
+        let told = format!("{}{line}\n", fs::read_to_string(&settings)?);
         Ok(fs::write(settings, told)?)
     }
 

@@ -20,5 +20,6 @@ mod peers;
 mod proof;
 mod rogue;
 mod slow;
+mod storm;
 mod survival;
 mod xmlrpc;

@@ -30,7 +30,13 @@ pub(super) struct Memory {
 }
 
 /// What to ask now, in this order.
-pub(super) fn steps(status: &Status, wish: &GuardWish, wall: Stamp, memory: &mut Memory) -> Vec<Request> {
+pub(super) fn steps(
+    status: &Status,
+    wish: &GuardWish,
+    profile: Profile,
+    wall: Stamp,
+    memory: &mut Memory,
+) -> Vec<Request> {
     let run = Some((status.me, status.next_note / NOTES_PER_START));
     if memory.run != run {
         *memory = Memory { run, ..Memory::default() };
@@ -42,7 +48,7 @@ pub(super) fn steps(status: &Status, wish: &GuardWish, wall: Stamp, memory: &mut
     }
     let councils = wish.councils.as_deref().unwrap_or_default();
     let stays = |council: &&Council| !wish.release.contains(&council.guest);
-    steps.extend(councils.iter().filter(stays).filter_map(|council| step(status, council)));
+    steps.extend(councils.iter().filter(stays).filter_map(|council| step(status, council, profile)));
     steps.extend(wish.release.iter().filter_map(|guest| release(status, *guest)));
     if wish.councils.is_some() {
         let bars = Bars { disarmed: wish.disarmed, ..Bars::default() };
@@ -70,8 +76,8 @@ fn pin(guards: &[Guard]) -> Request {
     Request::Pin { peers: guards.iter().filter_map(peer).collect(), keep }
 }
 
-/// The next step to this council.
-fn step(status: &Status, council: &Council) -> Option<Request> {
+/// The next step to this council, with the timers of this profile.
+fn step(status: &Status, council: &Council, profile: Profile) -> Option<Request> {
     let me = status.me;
     let members: Vec<MemberId> =
         council.voters.iter().map(|voter| MemberId { id: voter.host, incarnation: voter.incarnation }).collect();
@@ -82,7 +88,7 @@ fn step(status: &Status, council: &Council) -> Option<Request> {
     }
     let id = WardId::of(council.guest);
     let change = |homes: Vec<MemberId>| {
-        let change = Change { members: members.clone(), homes, policy: Policy::Strict, profile: Profile::Normal };
+        let change = Change { members: members.clone(), homes, policy: Policy::Strict, profile };
         Some(Request::Tell { ward: id, what: Told::Change(change) })
     };
     let Some(ward) = status.wards.iter().find(|ward| ward.ward == id) else {
@@ -235,7 +241,7 @@ mod test {
     fn settle(status: &mut Status, wish: &GuardWish) -> Vec<Request> {
         let (mut memory, mut asked) = (Memory::default(), Vec::new());
         loop {
-            let now = steps(status, wish, Stamp(0), &mut memory);
+            let now = steps(status, wish, Profile::Fast, Stamp(0), &mut memory);
             if now.is_empty() {
                 return asked;
             }
@@ -266,6 +272,7 @@ mod test {
         assert!(asked[..held].iter().all(|step| homes(step) <= 1), "{asked:?}");
         assert_eq!(homes(asked.last().unwrap()), 2);
         assert_eq!(status.wards[0].members.len(), 3);
+        assert!(asked.iter().filter_map(change).all(|change| change.profile == Profile::Fast), "{asked:?}");
     }
 
     #[test]
@@ -288,7 +295,9 @@ mod test {
         let mut status = status(1, Vec::new());
         settle(&mut status, &wish());
         let going = GuardWish { release: [GUEST].into(), ..wish() };
-        let ask = |status: &Status| steps(status, &going, Stamp(0), &mut Memory { guards: wish().guards, ..ran() });
+        let ask = |status: &Status| {
+            steps(status, &going, Profile::Fast, Stamp(0), &mut Memory { guards: wish().guards, ..ran() })
+        };
         let release = Request::Tell { ward: WardId::of(GUEST), what: Told::Release };
         assert_eq!(ask(&status), std::slice::from_ref(&release));
         status.wards[0].processes = 1;
@@ -326,7 +335,8 @@ mod test {
     fn a_ward_that_goes_on_without_this_host_is_forgotten_after_a_while() {
         let (mut memory, mut seen) =
             (Memory::default(), status(3, vec![WardStatus { votes: false, ..ward(1, false) }]));
-        let mut ask = |seen: &Status, at: u64| steps(seen, &GuardWish::default(), Stamp(at), &mut memory);
+        let mut ask =
+            |seen: &Status, at: u64| steps(seen, &GuardWish::default(), Profile::Fast, Stamp(at), &mut memory);
         assert_eq!(ask(&seen, 1_000), []);
         assert_eq!(ask(&seen, LEFT_FOR.0), [], "a change that came to nothing needs its vote");
         seen.wards[0].votes = true;
@@ -341,7 +351,7 @@ mod test {
         let check = |change: fn(&mut WardStatus)| {
             let mut ward = ward(1, true);
             change(&mut ward);
-            assert_eq!(steps(&status(1, vec![ward]), &wish(), Stamp(0), &mut Memory::default()), []);
+            assert_eq!(steps(&status(1, vec![ward]), &wish(), Profile::Fast, Stamp(0), &mut Memory::default()), []);
         };
         check(|ward| ward.settled = false);
         check(|ward| ward.may_run = false);
@@ -354,7 +364,7 @@ mod test {
         let mut memory = Memory::default();
         let mut wish = GuardWish { copies: vec![(GUEST, Stamp(10_000))], ..GuardWish::default() };
         let mut seen = status(2, vec![WardStatus { homes: vec![member(1), member(2)], ..ward(1, false) }]);
-        let mut ask = |seen: &Status, wish: &GuardWish| steps(seen, wish, Stamp(12_000), &mut memory);
+        let mut ask = |seen: &Status, wish: &GuardWish| steps(seen, wish, Profile::Fast, Stamp(12_000), &mut memory);
         let guests = Request::Guests { ward: WardId::of(GUEST), guests: vec![GUEST], anywhere: false };
         assert_eq!(ask(&seen, &wish), [guests]);
         seen.wards[0].guests = vec![GUEST];
@@ -375,9 +385,9 @@ mod test {
         let known = Guard { host: HostId::from_u128(2), seat };
         let unknown = Guard { host: HostId::from_u128(3), seat: None };
         let wish = GuardWish { guards: vec![known, unknown], ..GuardWish::default() };
-        let asked = steps(&seen, &wish, Stamp(0), &mut memory);
+        let asked = steps(&seen, &wish, Profile::Fast, Stamp(0), &mut memory);
         let peer = Peer { id: HostId::from_u128(2), key: [2; 32], addresses: vec!["192.0.2.2:7946".into()] };
         assert_eq!(asked, [Request::Pin { peers: vec![peer], keep: vec![HostId::from_u128(3)] }]);
-        assert_eq!(steps(&seen, &wish, Stamp(0), &mut memory), []);
+        assert_eq!(steps(&seen, &wish, Profile::Fast, Stamp(0), &mut memory), []);
     }
 }
