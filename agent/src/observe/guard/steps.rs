@@ -316,7 +316,7 @@ mod test {
         let ask = |disarmed: bool, seen: bool| {
             let ward = WardStatus { disarmed: seen, ..ward(2, false) };
             let wish = GuardWish { disarmed, councils: Some(Vec::new()), ..GuardWish::default() };
-            steps(&status(1, vec![ward]), &wish, Stamp(0), &mut ran())
+            steps(&status(1, vec![ward]), &wish, Profile::Normal, Stamp(0), &mut ran())
         };
         let bars = |disarmed| {
             let bars = Bars { disarmed, ..Bars::default() };
