@@ -19,9 +19,10 @@ use super::{Badge, Keeper, Known};
 use crate::report::link::wall;
 use crate::told::chain;
 
-/// Callers at a time, and of these from one host: each has a thread.
-const SESSIONS: usize = 12;
-const SESSIONS_EACH: usize = 4;
+/// Callers at a time, and of these from one host: each has a thread. A guest that reads its point from afar has up to two
+/// talks at a time, and fifteen may be brought to one host when another is emptied.
+const SESSIONS: usize = 64;
+pub(super) const SESSIONS_EACH: usize = 32;
 /// A port that is taken is tried again so often.
 const RETRY: Duration = Duration::from_secs(10);
 const ALARM: &str = "peer-port";

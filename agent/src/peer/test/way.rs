@@ -86,7 +86,7 @@ fn too_many_callers_of_one_host_are_told_to_come_again_and_others_get_in() {
     let mut hosts = Hosts::new(3);
     let point = hosts.host(1).make(None, &many(10, 1), Why::Schedule);
     let other = hosts.host(3).make(None, &many(10, 2), Why::Schedule);
-    let held: Vec<_> = (0..4).map(|_| lies::welcome(&hosts, 1)).collect();
+    let held: Vec<_> = (0..listen::SESSIONS_EACH).map(|_| lies::welcome(&hosts, 1)).collect();
     assert!(matches!(hosts.bring(point), Err(PeerError::Refused { reason: No::Busy, .. })));
     let three = &hosts.hosts[2];
     let watch = Watch { wanted: &|| true, moved: &|_| {} };
