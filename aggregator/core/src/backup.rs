@@ -13,16 +13,15 @@ use roost_protocol::backup::{
 use roost_protocol::calendar::Calendar;
 use roost_protocol::message::ToAgent;
 use roost_protocol::operation::Verb;
-use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp, Time};
+use roost_protocol::{GuestId, HostId, Millis, OperationId, Time};
 
 use crate::call::{CallError, CallErrorCode, Done, Reply};
 use crate::calls::{error, within};
-use crate::commands::GRACE;
 use crate::event::{Action, CallId, LinkId};
 use crate::grid::{Grid, Host, Now};
 use crate::history::Line;
 use crate::intent::IntentChange;
-use crate::operation::{Operation, State};
+use crate::operation::Operation;
 
 /// Bound on the intent, so that the grid document stays small enough to travel in one frame.
 const POLICIES: usize = 100;
@@ -261,29 +260,14 @@ impl Grid {
         actions: &mut Vec<Action>,
     ) {
         let Some(link) = self.hosts.get(&host).and_then(Host::link) else { return };
-        let operation = Operation {
-            id: renewal(host, guest, &policy, self.config.epoch),
-            host,
-            guest,
-            guest_name,
-            verb: Verb::SetBackupPolicy { policy: Some(Box::new(policy)) },
-            created_by: GRID.into(),
-            created: now.wall,
-            started: None,
-            ended: None,
-            expires: Stamp(now.wall.0.saturating_add(POLICY_BUDGET.0)),
-            state: State::Queued,
-            percent: 0,
-            step: String::new(),
-            key: None,
-        };
+        let id = renewal(host, guest, &policy, self.config.epoch);
+        let verb = Verb::SetBackupPolicy { policy: Some(Box::new(policy)) };
+        let operation = Operation::asked(id, host, (guest, guest_name), verb, GRID, (now.wall, POLICY_BUDGET));
         // Tried and refused since the aggregator started: an admin has to look, not we again each beat.
         if self.operations().contains_key(&operation.id) {
             return;
         }
-        self.commands.add(operation.clone(), now.time + POLICY_BUDGET + GRACE);
-        let operations = vec![operation.clone()];
-        actions.push(Action::Persist { intent: Vec::new(), generation: self.intent.generation, operations });
+        self.take_on(now, &operation, POLICY_BUDGET, actions);
         self.send_command(now, link, &operation, actions);
     }
 

@@ -2,15 +2,14 @@
 
 use roost_protocol::backup::{RestoreAs, Target};
 use roost_protocol::operation::Verb;
-use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp};
+use roost_protocol::{GuestId, HostId, Millis, OperationId};
 
 use crate::call::{Call, CallError, CallErrorCode, Done, Reply};
-use crate::commands::GRACE;
 use crate::event::{Action, CallId};
 use crate::grid::{Grid, Host, Now, Presence};
 use crate::history::Line;
 use crate::intent::{HostRecord, IntentChange};
-use crate::operation::{Operation, State};
+use crate::operation::Operation;
 
 /// Operations that wait on one host at a time.
 const WAITING_PER_HOST: usize = 500;
@@ -78,28 +77,10 @@ impl Grid {
                 format!("{WAITING_PER_HOST} operations wait on this host already; try again later"),
             ));
         }
-        let operation = Operation {
-            id: wish.operation,
-            host,
-            guest: wish.guest,
-            guest_name,
-            verb: wish.verb,
-            created_by: by.into(),
-            created: now.wall,
-            started: None,
-            ended: None,
-            expires: Stamp(now.wall.0.saturating_add(wish.timeout.0)),
-            state: State::Queued,
-            percent: 0,
-            step: String::new(),
-            key: wish.key,
-        };
-        self.commands.add(operation.clone(), now.time + wish.timeout + GRACE);
-        actions.push(Action::Persist {
-            intent: Vec::new(),
-            generation: self.intent.generation,
-            operations: vec![operation.clone()],
-        });
+        let (subject, times) = ((wish.guest, guest_name), (now.wall, wish.timeout));
+        let operation = Operation::asked(wish.operation, host, subject, wish.verb, by, times);
+        let operation = Operation { key: wish.key, ..operation };
+        self.take_on(now, &operation, wish.timeout, actions);
         if let Some(giver) = giver(&operation.verb) {
             // Both ends learn of it at once: who takes, and who gives.
             self.look_at_peers(host, now.time);

@@ -15,7 +15,7 @@ use crate::operation::{Operation, State};
 /// Ended operations kept in memory for callers; the ledger keeps more.
 const ENDED_KEPT: usize = 10_000;
 /// An outcome may come this long after the time given to the host.
-pub(crate) const GRACE: Millis = Millis::seconds(10);
+const GRACE: Millis = Millis::seconds(10);
 /// What an operation found in the ledger at start gets, to be asked for again.
 const AFTER_RESTART: Millis = Millis::seconds(60);
 
@@ -88,6 +88,13 @@ impl Commands {
 }
 
 impl Grid {
+    /// Keeps an operation that was asked for, on disk too: from here on it survives a power cut.
+    pub(crate) fn take_on(&mut self, now: Now, operation: &Operation, budget: Millis, actions: &mut Vec<Action>) {
+        self.commands.add(operation.clone(), now.time + budget + GRACE);
+        let operations = vec![operation.clone()];
+        actions.push(Action::Persist { intent: Vec::new(), generation: self.intent.generation, operations });
+    }
+
     pub(crate) fn send_command(&self, now: Now, link: LinkId, operation: &Operation, actions: &mut Vec<Action>) {
         let until = self.commands.waiting.get(&(operation.host, operation.id)).copied().unwrap_or(now.time);
         let command = Command {

@@ -8,13 +8,12 @@ use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp};
 
 use crate::call::{CallError, CallErrorCode, Done, Reply};
 use crate::calls::error;
-use crate::commands::GRACE;
 use crate::event::Action;
 use crate::grid::{Grid, Host, Now};
 use crate::history::Line;
 use crate::intent::{HostRecord, IntentChange, Maintenance};
 use crate::loss::Fate;
-use crate::operation::{Operation, State};
+use crate::operation::Operation;
 
 /// Guests of one host handed over at once: each is off while its last delta travels, and all use one network card.
 const AT_ONCE: usize = 2;
@@ -100,25 +99,10 @@ impl Grid {
         host.drained.insert(guest, now.time);
         let Some(link) = host.link() else { return };
         let by = self.maintenance(id).map_or_else(String::new, |it| it.by.clone());
-        let operation = Operation {
-            id: number(id, guest, now.wall, self.config.epoch.0),
-            host: id,
-            guest,
-            guest_name,
-            verb: Verb::HandOver { shutdown_ms: SHUTDOWN },
-            created_by: by,
-            created: now.wall,
-            started: None,
-            ended: None,
-            expires: Stamp(now.wall.0.saturating_add(BUDGET.0)),
-            state: State::Queued,
-            percent: 0,
-            step: String::new(),
-            key: None,
-        };
-        self.commands.add(operation.clone(), now.time + BUDGET + GRACE);
-        let operations = vec![operation.clone()];
-        actions.push(Action::Persist { intent: Vec::new(), generation: self.intent.generation, operations });
+        let number = number(id, guest, now.wall, self.config.epoch.0);
+        let verb = Verb::HandOver { shutdown_ms: SHUTDOWN };
+        let operation = Operation::asked(number, id, (guest, guest_name), verb, &by, (now.wall, BUDGET));
+        self.take_on(now, &operation, BUDGET, actions);
         self.send_command(now, link, &operation, actions);
         let text = format!("hand-over of {} begun: its host is drained", operation.guest_name);
         self.publish(now, Line::info("operation.started", text).host(id).guest(guest).operation(operation.id), actions);
@@ -135,12 +119,14 @@ impl Grid {
     }
 }
 
-/// The same for the same moment.
+/// The same for the same moment. Random ids never have a zero version.
 fn number(host: HostId, guest: GuestId, at: Stamp, epoch: u64) -> OperationId {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         (salt, host, guest, at, epoch).hash(&mut hasher);
         u128::from(hasher.finish())
     };
-    OperationId::from_u128(half(0) << 64 | half(1))
+    let mut id = (half(0) << 64 | half(1)).to_be_bytes();
+    id[6] &= 0x0f;
+    OperationId::from_bytes(id)
 }

@@ -1,7 +1,7 @@
 //! Operations as the aggregator keeps them.
 
 use roost_protocol::operation::{Failure, Verb};
-use roost_protocol::{GuestId, HostId, OperationId, Stamp};
+use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp};
 
 /// One operation. Durable before the API answers; durable again when it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,36 @@ pub struct Operation {
     pub step: String,
     /// The caller's Idempotency-Key, prefixed with the user's name.
     pub key: Option<String>,
+}
+
+impl Operation {
+    /// One that is asked for at that moment and may be begun for so long. `subject`: a guest and its name.
+    pub(crate) fn asked(
+        id: OperationId,
+        host: HostId,
+        subject: (GuestId, String),
+        verb: Verb,
+        by: &str,
+        (created, budget): (Stamp, Millis),
+    ) -> Self {
+        let (guest, guest_name) = subject;
+        Self {
+            id,
+            host,
+            guest,
+            guest_name,
+            verb,
+            created_by: by.into(),
+            created,
+            started: None,
+            ended: None,
+            expires: Stamp(created.0.saturating_add(budget.0)),
+            state: State::Queued,
+            percent: 0,
+            step: String::new(),
+            key: None,
+        }
+    }
 }
 
 /// Where an operation stands.

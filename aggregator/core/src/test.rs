@@ -35,6 +35,17 @@ fn config() -> Config {
     }
 }
 
+/// A host as admins know it.
+fn record(number: u8) -> HostRecord {
+    let (name, key) = (format!("h{number}"), [number; 32]);
+    HostRecord { name, key, joined: Stamp(0), removed: None, maintenance: None }
+}
+
+/// A grid in which hosts may be silent for hours.
+fn patient() -> Config {
+    Config { suspect_after: Millis::seconds(3_600), down_after: Millis::seconds(7_200), ..config() }
+}
+
 /// The first words of a host that knows nothing yet.
 fn hello(host: HostId) -> Hello {
     let (facts, epoch, document, clock) = (HostFacts::default(), Epoch(0), Generation(0), Stamp(0));

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use roost_protocol::failover::{Council, GuardReport, Voter, Want, WardReport};
 use roost_protocol::guest::{Desired, GuestReport, Power, PowerState};
 use roost_protocol::message::{Snapshot, ToAgent, ToAggregator};
-use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, Millis, Stamp, Time};
+use roost_protocol::{Generation, GuestId, HostId, Millis, Stamp, Time};
 
-use super::{hello, report};
+use super::{hello, patient, record, report};
 use crate::event::LinkId;
-use crate::intent::HostRecord;
-use crate::{Action, Config, Event, Grid, Intent};
+use crate::{Action, Event, Grid, Intent};
 
 const GUEST: GuestId = GuestId::from_u128(50);
 
@@ -29,23 +28,9 @@ struct Rig {
 
 impl Rig {
     fn new(hosts: u8) -> Self {
-        let record = |n: u8| HostRecord {
-            name: format!("h{n}"),
-            key: [n; 32],
-            joined: Stamp(0),
-            removed: None,
-            maintenance: None,
-        };
-        let config = Config {
-            grid: GridId::from_u128(1),
-            epoch: Epoch(1),
-            suspect_after: Millis::seconds(3_600),
-            down_after: Millis::seconds(7_200),
-            recovering: false,
-        };
         let intent = Intent { hosts: (1..=hosts).map(|n| (host(n), record(n))).collect(), ..Intent::default() };
         let mut rig = Self {
-            grid: Grid::new(config, intent, Vec::new()),
+            grid: Grid::new(patient(), intent, Vec::new()),
             now: Time(1_000_000),
             told: BTreeMap::new(),
             lapses: Vec::new(),

@@ -10,9 +10,8 @@ use roost_protocol::message::{Beat, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::{Failure, FailureCode, Outcome, Verb};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
 
-use super::{config, hello, report};
+use super::{config, hello, record, report};
 use crate::event::{CallId, LinkId};
-use crate::intent::HostRecord;
 use crate::{Action, Call, CallErrorCode, Event, Fate, Grid, Intent};
 
 fn host(number: u128) -> HostId {
@@ -37,13 +36,6 @@ struct Rig {
 
 impl Rig {
     fn new(protected: u128, others: u128) -> Self {
-        let record = |n: u8| HostRecord {
-            name: format!("h{n}"),
-            key: [n; 32],
-            joined: Stamp(0),
-            removed: None,
-            maintenance: None,
-        };
         let hosts = (1..=3).map(|n| (host(u128::from(n)), record(n))).collect();
         let grid = Grid::new(config(), Intent { hosts, ..Intent::default() }, Vec::new());
         let (disarmed, up) = (BTreeMap::new(), BTreeSet::new());

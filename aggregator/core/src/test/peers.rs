@@ -9,13 +9,12 @@ use roost_protocol::guest::PowerState;
 use roost_protocol::host::HostFacts;
 use roost_protocol::message::{Beat, Hello, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::{Outcome, Verb};
-use roost_protocol::{Epoch, GridId, GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
+use roost_protocol::{GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
 
-use super::{hello, report};
+use super::{hello, patient, record, report};
 use crate::call::{Call, CallErrorCode, Reply};
 use crate::event::{CallId, LinkId};
-use crate::intent::HostRecord;
-use crate::{Action, Config, Event, Grid, Intent};
+use crate::{Action, Event, Grid, Intent};
 
 const GUEST: GuestId = GuestId::from_u128(50);
 const POINT: PointId = PointId::from_u128(60);
@@ -36,22 +35,8 @@ struct Rig {
 impl Rig {
     /// So many hosts in the intent, none heard.
     fn new(hosts: u8) -> Self {
-        let record = |n: u8| HostRecord {
-            name: format!("h{n}"),
-            key: [n; 32],
-            joined: Stamp(0),
-            removed: None,
-            maintenance: None,
-        };
         let hosts = (1..=hosts).map(|n| (host(n), record(n))).collect();
-        let config = Config {
-            grid: GridId::from_u128(1),
-            epoch: Epoch(1),
-            suspect_after: Millis::seconds(3_600),
-            down_after: Millis::seconds(7_200),
-            recovering: false,
-        };
-        let grid = Grid::new(config, Intent { hosts, ..Intent::default() }, Vec::new());
+        let grid = Grid::new(patient(), Intent { hosts, ..Intent::default() }, Vec::new());
         Self { grid, now: Time(1_000_000), told: BTreeMap::new(), times: 0, reply: None }
     }
 
