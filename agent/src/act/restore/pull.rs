@@ -45,19 +45,22 @@ const TOLD: Duration = Duration::from_secs(30);
 const SETTLE_AGAIN: Duration = Duration::from_secs(5);
 /// Jobs on one disk that may end early before this is told; it is tried again all the same.
 const TRIES: u32 = 3;
+/// And how long they may: QEMU, once it found nobody at the socket, looks again after 1, 2, 4, 8 and then every 16 s, and
+/// until then all its reads fail.
+const FOUND_AGAIN: Duration = Duration::from_secs(20);
 /// How long a start waits for the point to be served, which is the first thing an agent does.
 const SERVED: Duration = Duration::from_secs(30);
 
 /// Points that are served to running guests.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
-    /// By guest, with the number of each.
-    all: Mutex<BTreeMap<GuestId, (u64, Server)>>,
+    /// By guest, with the number of each; none where what is served may be at fault.
+    all: Mutex<BTreeMap<GuestId, (Option<u64>, Server)>>,
     last: AtomicU64,
 }
 
 impl Served {
-    fn all(&self) -> MutexGuard<'_, BTreeMap<GuestId, (u64, Server)>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<GuestId, (Option<u64>, Server)>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,7 +73,7 @@ impl Served {
         let server = Server::start(&socket, exports).map_err(|error| io_failure("serve the point", &error))?;
         server.let_qemu_in().map_err(|error| io_failure("open the point to QEMU", &error))?;
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.all().insert(guest, (number, server));
+        self.all().insert(guest, (Some(number), server));
         Ok(())
     }
 
@@ -80,9 +83,16 @@ impl Served {
         drop(server);
     }
 
+    /// Stays there for QEMU to find, until another takes its place.
+    fn doubt(&self, guest: GuestId) {
+        if let Some((number, _)) = self.all().get_mut(&guest) {
+            *number = None;
+        }
+    }
+
     /// Which one is served now.
     fn number(&self, guest: GuestId) -> Option<u64> {
-        self.all().get(&guest).map(|(number, _)| *number)
+        self.all().get(&guest).and_then(|(number, _)| *number)
     }
 }
 
@@ -143,9 +153,23 @@ pub(crate) struct Pull<'a> {
 struct Job {
     done: u64,
     all: u64,
-    /// Ended early so often.
+    /// Ended early so often since it last brought something.
     early: u32,
+    /// The first of these times.
+    since: Option<Instant>,
     why: String,
+}
+
+impl Job {
+    fn ended_early(&mut self, why: String) {
+        (self.early, self.why) = (self.early + 1, why);
+        self.since.get_or_insert_with(Instant::now);
+        thread::sleep(AGAIN);
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.early >= TRIES && self.since.is_some_and(|since| since.elapsed() >= FOUND_AGAIN)
+    }
 }
 
 impl Pull<'_> {
@@ -325,31 +349,33 @@ impl Pull<'_> {
     fn advance(&self, target: &str, job: &mut Job) -> Result<(), Failure> {
         let uuid = self.guest.bytes();
         match self.hypervisor.block_job(&uuid, target) {
-            Ok(Some(now)) => (job.done, job.all) = (now.done, now.all),
+            Ok(Some(now)) => {
+                // A job that is begun again starts from nothing, and passes over what is here.
+                if now.done > job.done {
+                    (job.early, job.since, job.done) = (0, None, now.done);
+                }
+                job.all = now.all;
+            }
             // Off, or gone: the next look shows it.
             Err(error) => job.why = error.to_string(),
             Ok(None) => {
                 if job.all > 0 {
-                    job.early += 1;
-                    job.why = "reading the point failed".into();
+                    job.ended_early("reading the point failed".into());
                     job.all = 0;
-                    thread::sleep(AGAIN);
                 }
                 if let Err(error) = self.hypervisor.block_pull(&uuid, target, 0) {
-                    job.early += 1;
-                    job.why = error.to_string();
-                    thread::sleep(AGAIN);
+                    job.ended_early(error.to_string());
                 } else {
                     // Before it tells anything of itself it may have ended.
                     job.all = job.all.max(1);
                 }
             }
         }
-        if job.early < TRIES {
+        if !job.is_stuck() {
             return Ok(());
         }
-        // What is served may be at fault: the next try opens it anew.
-        self.served.end(self.guest);
+        // The next try opens it anew.
+        self.served.doubt(self.guest);
         let text = format!(
             "disk {target}: {} MiB are here, the rest is still in the backup ({}); what the guest wrote is kept",
             job.done >> 20,

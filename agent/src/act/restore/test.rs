@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use roost_libvirt::{ForceOff, State, XmlForm};
 use roost_protocol::backup::RestoreAs;
@@ -208,6 +209,25 @@ fn real_qemu_that_dies_as_all_data_is_in_loses_nothing_of_the_point() {
             hypervisor.start(&new.bytes()).unwrap();
             pulled.join().unwrap();
         });
+        rig.kill(new);
+        assert!(!is_over_something(&layer));
+        assert!(rig.has_its_data(new));
+    });
+}
+
+#[test]
+fn real_qemu_that_long_found_nobody_to_read_from_gets_its_data_in_one_try() {
+    in_lab_as("act::restore::test::real_qemu_that_long_found_nobody_to_read_from_gets_its_data_in_one_try", |lab| {
+        let rig = Rig::new(lab);
+        let new = GuestId::from_u128(0x9996);
+        let layer = rig.at_once(new, "alone");
+        rig.served.end(new);
+        let since = Instant::now();
+        until("it reads in vain, and looks for its point every 16 s only", || {
+            let _ = rig.lab.hypervisor.block_pull(&new.bytes(), "hda", 0);
+            since.elapsed() > Duration::from_secs(16)
+        });
+        rig.pull(new);
         rig.kill(new);
         assert!(!is_over_something(&layer));
         assert!(rig.has_its_data(new));
