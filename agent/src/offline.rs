@@ -19,11 +19,10 @@ use roost_protocol::{PointId, Stamp};
 use roost_store::{Encryption, Options, Progress, Scope, Store, Summary};
 
 use crate::act::backup::DEFINITION;
-use crate::act::image::Format;
 use crate::act::nbd::server::Image;
 use crate::act::points::ship::ship;
 use crate::act::points::{aside, prune, store_failure};
-use crate::act::restore::disk::{Meter, fill, weight};
+use crate::act::restore::disk::{self, Meter, weight};
 use crate::act::restore::origin::{FromStore, Origin};
 use crate::config::Config;
 use crate::files;
@@ -288,7 +287,7 @@ fn write_disk(origin: &FromStore, disk: &str, path: &Path) -> anyhow::Result<()>
     let tell = |percent: u32, _: &str| say_progress("write", u64::from(percent));
     let unwanted = AtomicBool::new(false);
     let mut meter = Meter::new(&unwanted, &tell, weight(image.as_ref()));
-    let filled = fill(&folder, disk, &image, &part, Format::Qcow2, &mut meter).map_err(told);
+    let filled = disk::export(&folder, disk, &image, &part, &mut meter).map_err(told);
     end_progress();
     let _ = fs::remove_dir_all(&folder);
     let named = filled.and_then(|()| fs::rename(&part, path).with_context(|| format!("write {}", path.display())));

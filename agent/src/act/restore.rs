@@ -4,6 +4,7 @@
 pub(crate) mod disk;
 pub(crate) mod identity;
 mod iso;
+mod laid;
 pub(crate) mod origin;
 pub(crate) mod pull;
 mod seed;
@@ -22,6 +23,7 @@ use roost_protocol::backup::RestoreAs;
 use roost_protocol::operation::{Failure, FailureCode};
 
 use self::identity::Change;
+use self::laid::Laid;
 use self::origin::Origin;
 use super::backup::definition::{self, State};
 use super::backup::{DEFINITION, INITRD, KERNEL, NVRAM, TPM, TPM_FOLDER};
@@ -102,7 +104,7 @@ impl Restore<'_> {
         if order.at_once {
             return self.at_once(order, &definition, change, images, origin, (before.as_ref(), made));
         }
-        let change = self.fill(change, &state, &images, &folder)?;
+        let change = self.fill(change, &state, &images)?;
         self.define(order, &definition, &change, origin, before.as_ref(), made)?;
         if order.start {
             (self.tell)(99, "start");
@@ -195,7 +197,6 @@ impl Restore<'_> {
         change: Change,
         state: &State,
         images: &BTreeMap<String, Arc<dyn Image>>,
-        folder: &Path,
     ) -> Result<Change, Failure> {
         let all: u64 = images.values().map(|image| disk::weight(image.as_ref())).sum();
         let mut meter = disk::Meter::new(self.unwanted, self.tell, all * 2);
@@ -203,8 +204,9 @@ impl Restore<'_> {
             let (Some(path), Some(image)) = (change.disks.get(&disk.target), images.get(&disk.target)) else {
                 continue;
             };
-            disk::fill(folder, &disk.target, image, path, disk.format, &mut meter)?;
-            disk::compare(folder, &disk.target, image.as_ref(), path, disk.format, &mut meter)?;
+            let laid = Laid::create(path, disk.format, image.size())?;
+            laid.fill(&disk.target, image.as_ref(), &mut meter)?;
+            laid.compare(&disk.target, path, image.as_ref(), &mut meter)?;
         }
         Ok(change)
     }

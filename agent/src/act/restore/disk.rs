@@ -1,4 +1,4 @@
-//! Fills a new disk with a point's content, and reads it back from the disk itself to compare.
+//! A point's disks as files of QEMU's: exported in one piece, or as layers over what is served.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,6 @@ use std::time::Duration;
 
 use roost_protocol::operation::{Failure, FailureCode};
 
-use crate::act::backup::definition::Disk;
-use crate::act::backup::reader;
-use crate::act::image::Format;
-use crate::act::nbd::client::{Client, NbdError};
 use crate::act::nbd::server::{Exports, Image, Server};
 use crate::act::{failure, io_failure};
 
@@ -37,7 +33,7 @@ impl<'a> Meter<'a> {
     }
 
     /// So many bytes of the present step are done.
-    fn at(&mut self, now: u64, step: &str) -> Result<(), Failure> {
+    pub(super) fn at(&mut self, now: u64, step: &str) -> Result<(), Failure> {
         let part = u128::from(self.done + now) * 95 / u128::from(self.all.max(1));
         let percent = u32::try_from(part).unwrap_or(95).min(95);
         if percent != self.told {
@@ -48,6 +44,11 @@ impl<'a> Meter<'a> {
             true => Err(failure(FailureCode::Cancelled, "the restore was broken off and undone")),
             false => Ok(()),
         }
+    }
+
+    /// A step of so many bytes is done.
+    pub(super) fn done(&mut self, bytes: u64) {
+        self.done += bytes;
     }
 }
 
@@ -91,13 +92,12 @@ fn served(socket: &Path, target: &str) -> Result<String, Failure> {
     Ok(format!("driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={socket},file.export={target}"))
 }
 
-/// Fills a new file, durably.
-pub(crate) fn fill(
+/// Makes a file that is as small as can be, and durable.
+pub(crate) fn export(
     folder: &Path,
     target: &str,
     image: &Arc<dyn Image>,
     path: &Path,
-    format: Format,
     meter: &mut Meter<'_>,
 ) -> Result<(), Failure> {
     let socket = folder.join(format!("{target}.fill"));
@@ -108,7 +108,7 @@ pub(crate) fn fill(
     let _server = Server::start(&socket, exports).map_err(|error| io_failure("serve the point", &error))?;
     let mut command = Command::new("nice");
     command.args(["-n", NICE, "qemu-img", "convert", "-q", "--image-opts", &served(&socket, target)?]);
-    command.args(["-O", format.name()]).arg(path);
+    command.args(["-O", "qcow2"]).arg(path);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let child = child.map_err(|error| io_failure("run qemu-img", &error))?;
     let step = format!("restore disk {target}");
@@ -118,7 +118,7 @@ pub(crate) fn fill(
         (Err(_), Some(fault)) => return Err(failure(FailureCode::Damaged, format!("disk {target} at {fault}"))),
         (ended, _) => ended?,
     }
-    meter.done += weight(image.as_ref());
+    meter.done(weight(image.as_ref()));
     let synced = File::open(path).and_then(|file| file.sync_all());
     synced.map_err(|error| io_failure(format!("write {}", path.display()), &error))
 }
@@ -146,72 +146,8 @@ fn watch(mut child: Child, mut wanted: impl FnMut() -> Result<(), Failure>) -> R
     }
 }
 
-enum Broken {
-    Read(NbdError),
-    Other(Failure),
-}
-
-impl From<NbdError> for Broken {
-    fn from(error: NbdError) -> Self {
-        Self::Read(error)
-    }
-}
-
-impl From<Broken> for Failure {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Read(error) => failure(FailureCode::Internal, format!("read a restored disk back: {error}")),
-            Broken::Other(why) => why,
-        }
-    }
-}
-
-/// Reads the file back, past the page cache, and compares every block with the point's, by its hash.
-pub(super) fn compare(
-    folder: &Path,
-    target: &str,
-    image: &dyn Image,
-    path: &Path,
-    format: Format,
-    meter: &mut Meter<'_>,
-) -> Result<(), Failure> {
-    let disk = Disk { target: target.to_owned(), path: path.to_owned(), format, device: false, below: None };
-    let server = reader::Server::start(folder, &disk, None, false)?;
-    let mut client =
-        Client::connect(&server.socket, target, None).map_err(|error| Failure::from(Broken::Read(error)))?;
-    let differs = |at: u64| failure(FailureCode::Internal, format!("disk {target} reads back otherwise at byte {at}"));
-    if client.size() != image.size() {
-        return Err(differs(client.size().min(image.size())));
-    }
-    let step = format!("read disk {target} back");
-    let (data, weight) = (image.data(), weight(image));
-    let (mut at, mut done) = (0, 0);
-    while at < client.size() {
-        let extents = client.extents(at).map_err(Broken::Read)?;
-        let mut reads = Vec::new();
-        for extent in extents {
-            at = extent.offset + extent.length;
-            match extent.zero {
-                // All zeroes there: so must be the point's data in it.
-                true => zeroes(image, &data, extent.offset, extent.length)
-                    .map_err(|error| error.unwrap_or(differs(extent.offset)))?,
-                false => reads.push((extent.offset, extent.length)),
-            }
-        }
-        client.read(reads.into_iter(), |offset, bytes| {
-            let held = image.holds(offset, bytes);
-            let held = held.map_err(|error| Broken::Other(failure(FailureCode::Damaged, error.to_string())))?;
-            done += u64::try_from(bytes.len()).unwrap_or(0);
-            meter.at(done.min(weight), &step).map_err(Broken::Other)?;
-            if held { Ok(()) } else { Err(Broken::Other(differs(offset))) }
-        })?;
-    }
-    meter.done += weight;
-    Ok(())
-}
-
 /// Fails where a point has anything but zeroes in a range; without a failure of its own when it simply has.
-fn zeroes(image: &dyn Image, data: &[(u64, u64)], offset: u64, length: u64) -> Result<(), Option<Failure>> {
+pub(super) fn zeroes(image: &dyn Image, data: &[(u64, u64)], offset: u64, length: u64) -> Result<(), Option<Failure>> {
     let end = offset.saturating_add(length);
     let first = data.partition_point(|(from, length)| from.saturating_add(*length) <= offset);
     for (from, length) in data[first..].iter().take_while(|(from, _)| *from < end) {
@@ -254,7 +190,7 @@ fn below(socket: &Path, target: &str) -> Result<String, Failure> {
     Ok(format!("json:{below}"))
 }
 
-fn carried_out(what: &str, command: &mut Command) -> Result<(), Failure> {
+pub(super) fn carried_out(what: &str, command: &mut Command) -> Result<(), Failure> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| io_failure("run qemu-img", &error))?;
     match output.status.success() {
