@@ -148,19 +148,17 @@ impl Points {
                 done.map(|()| Made::Nothing).map_err(|error| store_failure("pin the point", &error))
             }
             Task::Prune { at: Target::Local, remove, .. } => prune(&self.store, remove),
-            Task::Prune { at: Target::Directory { path, key: None }, remove, .. } => {
-                self.prune_aside(path, remove, hands)
-            }
-            Task::Ship { point, to: Target::Directory { path, key: None }, bandwidth, .. } => {
+            Task::Prune { at: Target::Directory { path }, remove, .. } => self.prune_aside(path, remove, hands),
+            Task::Ship { point, to: Target::Directory { path }, bandwidth, .. } => {
                 self.ship_aside(*point, path, *bandwidth, hands)?;
-                self.shipped(*point, Target::Directory { path: path.clone(), key: None })
+                self.shipped(*point, Target::Directory { path: path.clone() })
             }
-            Task::Ship { point, to: Target::Peer { host, key: None }, bandwidth, .. } => {
+            Task::Ship { point, to: Target::Peer { host }, bandwidth, .. } => {
                 self.bring(*point, *host, *bandwidth, hands)
             }
-            Task::Prune { at: Target::Peer { host, key: None }, remove, .. } => self.take_back(*host, remove, hands),
-            Task::Ship { .. } | Task::Prune { .. } => {
-                Err(failure(FailureCode::Unsupported, "encrypted copies are not there yet"))
+            Task::Prune { at: Target::Peer { host }, remove, .. } => self.take_back(*host, remove, hands),
+            Task::Ship { to: Target::Local, .. } => {
+                Err(failure(FailureCode::Invalid, "a point is in its own host's store from the first"))
             }
             Task::Restore { guest, order } => self.restore(*guest, order, hands),
             Task::Prove { guest, point, patience } => self.prove(*guest, *point, *patience, hands),
@@ -283,16 +281,13 @@ impl Points {
         let point = order.point;
         let store = match &order.from {
             Target::Local => self.store.clone(),
-            Target::Directory { path, key: None } => self.fetch_aside(guest, point, path, hands)?,
-            Target::Peer { host, key: None } if order.at_once && self.store.manifest(point).is_err() => {
+            Target::Directory { path } => self.fetch_aside(guest, point, path, hands)?,
+            Target::Peer { host } if order.at_once && self.store.manifest(point).is_err() => {
                 return Ok(Box::new(FromAfar(self.far(point, *host, hands)?)));
             }
-            Target::Peer { host, key: None } => {
+            Target::Peer { host } => {
                 self.borrow(guest, point, *host, hands)?;
                 self.store.clone()
-            }
-            Target::Directory { .. } | Target::Peer { .. } => {
-                return Err(failure(FailureCode::Unsupported, "encrypted points can't be restored yet"));
             }
         };
         Ok(Box::new(FromStore { store, point }))

@@ -331,7 +331,7 @@ fn point(guest: GuestId, at: u64) -> BackupSummary {
         stored: 1,
         pinned: false,
         proof: Proof::Untried,
-        copies: vec![Target::Peer { host: host(2), key: None }],
+        copies: vec![Target::Peer { host: host(2) }],
         damaged: None,
         note: String::new(),
     }

@@ -112,7 +112,7 @@ pub struct Retention {
     pub yearly: u32,
 }
 
-/// A place for points. `key` names the key they are encrypted with at rest; absent: plain.
+/// A place for points. Whoever keeps its own encrypted keeps them so everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
 #[serde(tag = "to", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Target {
@@ -125,18 +125,12 @@ pub enum Target {
     Peer {
         #[n(0)]
         host: HostId,
-        #[n(1)]
-        #[serde(default)]
-        key: Option<String>,
     },
     /// A folder below one of those that the host's configuration allows; NFS and SMB mounts are folders.
     #[n(2)]
     Directory {
         #[n(0)]
         path: String,
-        #[n(1)]
-        #[serde(default)]
-        key: Option<String>,
     },
 }
 
@@ -256,21 +250,12 @@ impl Zone {
 
 impl Target {
     fn check(&self) -> Result<(), String> {
-        let key = match self {
-            Target::Local => return Ok(()),
-            Target::Peer { key, .. } => key,
-            Target::Directory { path, key } => {
-                let climbs = path.split('/').any(|part| part == "..");
-                if !path.starts_with('/') || climbs || path.len() > PATH || path.chars().any(char::is_control) {
-                    return Err(format!("a target folder is an absolute path without .. and at most {PATH} bytes"));
-                }
-                key
-            }
-        };
-        match key {
-            Some(key) if key.is_empty() || key.len() > NAME => Err("the key's name is empty or too long".into()),
-            Some(_) | None => Ok(()),
+        let Target::Directory { path } = self else { return Ok(()) };
+        let climbs = path.split('/').any(|part| part == "..");
+        if !path.starts_with('/') || climbs || path.len() > PATH || path.chars().any(char::is_control) {
+            return Err(format!("a target folder is an absolute path without .. and at most {PATH} bytes"));
         }
+        Ok(())
     }
 }
 

@@ -225,7 +225,7 @@ impl Agent {
         }
         let care = self.care(guest);
         let Some((_, shows, captured)) = care.replica.made.filter(|(made, ..)| *made == point) else { return };
-        let backup_host = care.run.replica.map(|host| Target::Peer { host, key: None });
+        let backup_host = care.run.replica.map(|host| Target::Peer { host });
         if backup_host.as_ref() != Some(to) {
             return;
         }
@@ -252,7 +252,7 @@ impl Agent {
         let care = self.care(guest);
         let failures = care.places.get(place).map_or(0, |(failures, _)| *failures).saturating_add(1);
         // A replica has a promise in seconds to keep: its host is tried again soon.
-        let backup_host = care.run.replica.map(|host| Target::Peer { host, key: None });
+        let backup_host = care.run.replica.map(|host| Target::Peer { host });
         let replica = backup_host.as_ref() == Some(place);
         let wait = if replica { limits.retry_first.min(SOON) } else { limits.retry(failures) };
         care.places.insert(place.clone(), (failures, now.time + wait));

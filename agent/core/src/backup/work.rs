@@ -251,7 +251,7 @@ impl Agent {
     fn replica_to_ship(&self, guest: GuestId, now: Time) -> Option<(PointId, Target)> {
         let care = self.backups.cares.get(&guest)?;
         care.policy.as_ref()?.replica.filter(|_| self.is_primary(guest))?;
-        let to = Target::Peer { host: care.run.replica?, key: None };
+        let to = Target::Peer { host: care.run.replica? };
         let (point, ..) = care.replica.made?;
         self.place_free(guest, care, &to, now).then_some((point, to))
     }

@@ -29,7 +29,7 @@ impl Points {
         let Moved { chunks, bytes } =
             self.others()?.bring(&self.store, point, to, bandwidth, &watch).map_err(|why| told(&why))?;
         tracing::info!(%point, %to, chunks, bytes, "a point is kept by another host");
-        self.shipped(point, Target::Peer { host: to, key: None })
+        self.shipped(point, Target::Peer { host: to })
     }
 
     pub(super) fn take_back(&self, at: HostId, points: &[PointId], hands: &Hands<'_>) -> TaskResult {

@@ -85,7 +85,7 @@ fn a_copy_in_a_folder_outlives_the_point_and_a_second_one_takes_little() {
 #[test]
 fn where_copies_are_is_known_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let place = Target::Directory { path: "/mnt/nas".into(), key: None };
+    let place = Target::Directory { path: "/mnt/nas".into() };
     let kept = points(folder.path(), &[]);
     let point = make(&kept, 1, 10);
     for _ in 0..2 {

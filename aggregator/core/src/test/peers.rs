@@ -93,7 +93,7 @@ impl Rig {
     }
 
     fn restore(&mut self, on: u8, to_be: RestoreAs) -> Reply {
-        let from = Target::Peer { host: host(1), key: None };
+        let from = Target::Peer { host: host(1) };
         let order = RestoreOrder { set: GUEST, point: POINT, from, to_be, start: false, at_once: false };
         let (verb, operation) = (Verb::Restore { order: Box::new(order) }, OperationId::from_u128(7));
         let (guest, host, timeout) = (GuestId::from_u128(51), Some(host(on)), Millis::seconds(600));
@@ -107,7 +107,7 @@ impl Rig {
 
     /// A host still brings in a point from host 1, or nothing.
     fn pulls(&mut self, number: u8, point: Option<PointId>) {
-        let from = Target::Peer { host: host(1), key: None };
+        let from = Target::Peer { host: host(1) };
         let guest = GuestId::from_u128(51);
         let pull = point.map(|point| Pulling { guest, point, from, percent: 3, trouble: None });
         let backup = Some(Box::new(BackupBeat { pulls: Some(pull.into_iter().collect()), ..BackupBeat::default() }));

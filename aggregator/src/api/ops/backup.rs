@@ -262,7 +262,7 @@ pub(crate) async fn restore(api: &Api, caller: &Caller, mut input: Input) -> Don
 fn folder(input: &Input) -> Result<Option<Target>, Problem> {
     match input.text("from") {
         None => Ok(None),
-        Some(path) if path.starts_with('/') => Ok(Some(Target::Directory { path: path.to_owned(), key: None })),
+        Some(path) if path.starts_with('/') => Ok(Some(Target::Directory { path: path.to_owned() })),
         Some(_) => Err(Problem::fault("/from", "must be an absolute folder on the host that restores")),
     }
 }
@@ -284,7 +284,7 @@ async fn source(
         false => Vec::new(),
     };
     let here = kept.iter().any(|kept| kept.point == point);
-    Ok(if here { Target::Local } else { Target::Peer { host: home, key: None } })
+    Ok(if here { Target::Local } else { Target::Peer { host: home } })
 }
 
 fn to_be(input: &Input) -> Result<RestoreAs, Problem> {

@@ -149,8 +149,8 @@ async fn targets(api: &Api, input: &Input) -> Result<Vec<Target>, Problem> {
     let mut targets = Vec::new();
     for text in input.value("targets").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
         targets.push(match text.strip_prefix("host:") {
-            Some(host) => Target::Peer { host: host_id(api, host).await?, key: None },
-            None if text.starts_with('/') => Target::Directory { path: text.to_owned(), key: None },
+            Some(host) => Target::Peer { host: host_id(api, host).await? },
+            None if text.starts_with('/') => Target::Directory { path: text.to_owned() },
             None => {
                 return Err(Problem::fault("/targets", "must be host:NAME or an absolute folder on the guest's host"));
             }

@@ -73,8 +73,8 @@ impl Listed for PolicyView<'_> {
 fn target(target: &Target) -> Value {
     match target {
         Target::Local => json!("local"),
-        Target::Peer { host, key: _ } => json!(format!("host:{host}")),
-        Target::Directory { path, key: _ } => json!(path),
+        Target::Peer { host } => json!(format!("host:{host}")),
+        Target::Directory { path } => json!(path),
     }
 }
 

@@ -33,7 +33,7 @@ fn a_peer_that_lied_is_cut_off_for_an_hour_and_told_of_and_replicas_go_elsewhere
     rig.live(20_000);
     let status = rig.agent.replica_status(guest(1), rig.now()).unwrap();
     assert_eq!((status.host, status.state), (Some(other), ReplicaState::Following));
-    let bad = Target::Peer { host: first, key: None };
+    let bad = Target::Peer { host: first };
     let ships = |rig: &Rig| {
         let to_bad = |line: &&String| line.contains("run Ship") && line.contains(&format!("{bad:?}"));
         rig.log.iter().filter(to_bad).count()

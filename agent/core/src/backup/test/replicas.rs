@@ -161,7 +161,7 @@ fn a_backup_host_that_stays_away_is_replaced_where_there_is_another_and_no_soone
 fn a_target_that_hangs_holds_up_neither_backups_nor_the_replica() {
     let mut rig = Rig::new(1);
     rig.peers(vec![peer(2)]);
-    let targets = vec![Target::Directory { path: "/mnt/nfs".into(), key: None }];
+    let targets = vec![Target::Directory { path: "/mnt/nfs".into() }];
     rig.follow(
         1,
         BackupPolicy {
@@ -180,7 +180,7 @@ fn a_target_that_hangs_holds_up_neither_backups_nor_the_replica() {
     assert_eq!((rig.points(1).len(), rig.alarms()), (6, Vec::<String>::new()));
     rig.tasks.get_mut(&hanging).unwrap().1 = 0;
     rig.live(60_000);
-    let directory = Target::Directory { path: "/mnt/nfs".into(), key: None };
+    let directory = Target::Directory { path: "/mnt/nfs".into() };
     let copies = rig.agent.backups.sets.of(guest(1)).filter(|point| point.copies.contains(&directory)).count();
     assert_eq!(copies, 6);
 }
