@@ -1,8 +1,10 @@
 //! Points and errors in the words that people and the core know.
 
 use roost_protocol::HostId;
-use roost_protocol::backup::{BackupSummary, SENTENCE};
+use roost_protocol::backup::{BackupSummary, Meant, SENTENCE};
 use roost_store::Summary;
+
+use crate::act::backup::{OFF, PAUSED};
 
 /// A point as the core and lists know it. `here`: the origin of points that don't say.
 pub(crate) fn told(summary: &Summary, here: HostId) -> BackupSummary {
@@ -28,6 +30,18 @@ pub(crate) fn told(summary: &Summary, here: HostId) -> BackupSummary {
         copies: summary.copies.clone(),
         damaged: None,
         note,
+        meant: meant(&summary.files),
+    }
+}
+
+fn meant(files: &[String]) -> Meant {
+    let has = |name: &str| files.iter().any(|file| file == name);
+    if has(OFF) {
+        Meant::StayOff
+    } else if has(PAUSED) {
+        Meant::Pause
+    } else {
+        Meant::Run
     }
 }
 

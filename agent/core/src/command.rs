@@ -360,7 +360,7 @@ impl Agent {
             return self.end_with_wish(command, Some(power), actions);
         }
         self.pending.set(command.operation, Phase::StartingNew);
-        self.run(Task::Start { guest: command.guest }, Purpose::Operation(command.operation), actions);
+        self.run(Task::Start { guest: command.guest, paused: false }, Purpose::Operation(command.operation), actions);
     }
 
     pub(crate) fn end_with_wish(&mut self, command: &Command, power: Option<Power>, actions: &mut Vec<Action>) {

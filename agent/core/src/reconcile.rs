@@ -50,7 +50,7 @@ impl Agent {
                 at: Some(now.wall),
                 text: "started by the host: it should run and was off".into(),
             });
-            self.run(Task::Start { guest }, Purpose::Wish, actions);
+            self.run(Task::Start { guest, paused: false }, Purpose::Wish, actions);
         }
     }
 

@@ -4,18 +4,20 @@
 //! that ran it itself starts its own disks, unless a replica shows that another host ran it later. Own disks that a
 //! replica is put in the place of are kept as a branch first. Nothing is started before that is decided.
 //!
+//! A point tells what the guest was meant to do. Who was off stays off here, and who stood paused is started paused.
+//!
 //! Points are put in order by the moments they show, which are of their hosts' wall clocks: clocks that differ by less
 //! than a takeover takes put nothing in the wrong order.
 
 use std::collections::BTreeMap;
 
-use roost_protocol::backup::{BackupSummary, RestoreAs, RestoreOrder, Target, Why};
-use roost_protocol::guest::Power;
+use roost_protocol::backup::{BackupSummary, Meant, RestoreAs, RestoreOrder, Target, Why};
+use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::{GuestId, Millis, Stamp, Time};
 
 use crate::agent::{Agent, Hypervisor, Now, Purpose};
 use crate::backup::Store;
-use crate::event::{Action, Task};
+use crate::event::{Action, Cause, Task};
 use crate::guests::alive;
 
 /// Alarm while a ward was won and there is nothing to start its guest from.
@@ -127,15 +129,20 @@ impl Agent {
     }
 
     fn take_over_from(&mut self, now: Now, point: &BackupSummary, actions: &mut Vec<Action>) {
-        let (set, at_once) = (point.guest, true);
+        let (set, starts) = (point.guest, point.meant != Meant::StayOff);
         let age = Millis(now.wall.0.saturating_sub(point.started.0));
         let seconds = age.0 / 1_000;
         let (id, made_by) = (point.point, point.origin);
-        let text = format!("taken over: it is started from point {id} that {made_by} made, {seconds} s old");
+        let (what, then) = match point.meant {
+            Meant::Run => ("started", ""),
+            Meant::Pause => ("started", ", and stands paused as it did"),
+            Meant::StayOff => ("made", ", and stays off as it was"),
+        };
+        let text = format!("taken over: it is {what} from point {id} that {made_by} made, {seconds} s old{then}");
         actions.push(Action::Note { guest: Some(set), at: Some(now.wall), text: text.clone() });
         self.chosen(now, set, Some((point.origin, age)), text);
         let (to_be, from) = (RestoreAs::AsItWas, Target::Local);
-        let order = RestoreOrder { set, point: point.point, from, to_be, start: true, at_once };
+        let order = RestoreOrder { set, point: point.point, from, to_be, start: starts, at_once: starts };
         self.run(Task::Restore { guest: set, order: Box::new(order) }, Purpose::Takeover, actions);
     }
 
@@ -148,23 +155,47 @@ impl Agent {
             self.not_started(now, guest, text.clone());
             return actions.push(Action::Note { guest: Some(guest), at: Some(now.wall), text });
         }
+        let mut meant = Meant::Run;
         if let Task::Restore { order, .. } = what {
-            let shows = self.backups.sets.get(guest, order.point).map(|point| point.started);
+            let point = self.backups.sets.get(guest, order.point);
+            meant = point.map_or(Meant::Run, |point| point.meant);
+            let shows = point.map(|point| point.started);
             self.backups.cares.entry(guest).or_default().run.taken = shows;
             self.keep_run(guest, actions);
         }
         if self.rights.bar(guest).is_none() {
             self.takeovers.remove(&guest);
             self.clear_alarm(NO_COPY, Some(guest));
-            self.wish(guest, Some(Power::Running), actions);
-            self.run(Task::Start { guest }, Purpose::Wish, actions);
+            self.wish(guest, Some(power(meant)), actions);
+            if meant != Meant::StayOff {
+                self.run(Task::Start { guest, paused: meant == Meant::Pause }, Purpose::Wish, actions);
+            }
         }
     }
 
     /// A guest that this host only kept for the case of a takeover is looked after by it from now on.
     fn looked_after_here(&mut self, guest: GuestId, actions: &mut Vec<Action>) {
         if !self.wishes.contains_key(&guest) {
-            self.wish(guest, Some(Power::Running), actions);
+            let ran = |point: &&BackupSummary| point.whole() && point.why != Why::Branch;
+            let newest = self.backups.sets.of(guest).filter(ran).max_by_key(|point| point.started);
+            self.wish(guest, Some(power(newest.map_or(Meant::Run, |point| point.meant))), actions);
         }
+    }
+
+    /// What the guest is to do now: each point tells it to who may go on with it.
+    pub(crate) fn meant(&self, guest: GuestId) -> Meant {
+        let seen = self.guests.get(guest).map(|known| (known.seen.state, known.seen.cause));
+        match self.wishes.get(&guest).map(|desired| desired.power) {
+            Some(Power::Stopped) => Meant::StayOff,
+            Some(Power::Running) | None if seen == Some((PowerState::Paused, Cause::ByUser)) => Meant::Pause,
+            Some(Power::Running) | None => Meant::Run,
+        }
+    }
+}
+
+fn power(meant: Meant) -> Power {
+    match meant {
+        Meant::Run | Meant::Pause => Power::Running,
+        Meant::StayOff => Power::Stopped,
     }
 }

@@ -218,6 +218,7 @@ impl World {
             copies: Vec::new(),
             damaged: None,
             note: String::new(),
+            meant: roost_protocol::backup::Meant::Run,
         };
         if self.random.chance(20) {
             self.hosts[host].rotten.insert(point);

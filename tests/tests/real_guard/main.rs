@@ -4,6 +4,7 @@
 mod agents;
 mod handover;
 mod joined;
+mod states;
 mod takeover;
 
 use std::time::Duration;

@@ -50,6 +50,7 @@ impl Agent {
             why: Why::Branch,
             freeze: Freeze::Never,
             note: NOTE.into(),
+            meant: self.meant(guest),
             bandwidth,
             ..BackupOrder::default()
         };

@@ -294,7 +294,7 @@ impl Agent {
         let managed = self.wishes.contains_key(&command.guest) || order.to_be != RestoreAs::AsItWas;
         if order.start {
             self.pending.set(command.operation, Phase::Working);
-            return self.work(command, Task::Start { guest: command.guest }, actions);
+            return self.work(command, Task::Start { guest: command.guest, paused: false }, actions);
         }
         if managed {
             return self.end_with_wish(command, Some(Power::Stopped), actions);

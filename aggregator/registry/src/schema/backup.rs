@@ -57,6 +57,7 @@ pub(super) const POINT: &[Property] = &[
     wide("finished", Time, "When it was whole"),
     shown("why", Choice(&["schedule", "command", "replica", "branch"]), "What it was made for"),
     shown("consistency", Choice(&["crash", "filesystem", "stopped"]), "What the guest finds when it boots from it"),
+    wide("meant", Choice(&["run", "pause", "stay_off"]), "What the guest was meant to do, and does after a failover"),
     shown("size_mib", Integer, "Sizes of its disks, MiB"),
     wide("read_mib", Integer, "What was read, MiB"),
     shown("stored_mib", Integer, "What the store grew by, MiB"),

@@ -142,6 +142,7 @@ impl Listed for &BackupSummary {
             "finished" => time(self.finished),
             "why" => word(self.why),
             "consistency" => word(self.consistency),
+            "meant" => word(self.meant),
             "size_mib" => mib(self.size),
             "read_mib" => mib(self.read),
             "stored_mib" => mib(self.stored),

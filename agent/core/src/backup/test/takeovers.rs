@@ -1,6 +1,6 @@
 //! What a guest is started from where its ward was won.
 
-use roost_protocol::backup::{BackupSummary, Why};
+use roost_protocol::backup::{BackupSummary, Meant, Why};
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::operation::{FailureCode, Verb};
 use roost_protocol::{HostId, PointId};
@@ -67,6 +67,34 @@ fn a_host_that_kept_replicas_starts_the_guest_from_the_newest_whole_one_and_look
     right(&mut rig, Right::Here);
     rig.live(60_000);
     assert_eq!((restored(&rig).len(), rig.guests[&guest(1)]), (1, PowerState::Running));
+}
+
+/// Takes over a guest that was meant to do this; what is started, and how the guest and its wish are then.
+fn taken_over(meant: Meant) -> (Vec<String>, PowerState, Power) {
+    let mut rig = Rig::new(0);
+    let origin = HostId::from_u128(2);
+    rig.brought(BackupSummary { origin, why: Why::Replica, meant, ..summary(1, guest(1), BEGIN + 1_000) });
+    right(&mut rig, Right::Here);
+    rig.live(60_000);
+    assert_eq!(restored(&rig).len(), 1);
+    let starts = rig.log.iter().filter(|line| line.starts_with("run Start")).cloned().collect();
+    let (state, wish) = (rig.guests[&guest(1)], rig.kept.wishes[&guest(1)].power);
+    // Whoever wants it to run starts it.
+    let operation = rig.command(1, Verb::Start);
+    rig.live(5_000);
+    assert_eq!((rig.outcome(operation), rig.guests[&guest(1)]), (Some(None), PowerState::Running));
+    (starts, state, wish)
+}
+
+#[test]
+fn a_guest_does_after_its_takeover_what_it_was_meant_to_do_before() {
+    let (starts, state, wish) = taken_over(Meant::StayOff);
+    assert_eq!((starts, state, wish), (Vec::new(), PowerState::Off, Power::Stopped));
+    let (starts, _, wish) = taken_over(Meant::Pause);
+    assert!(starts.len() == 1 && starts[0].contains("paused: true"), "{starts:?}");
+    assert_eq!(wish, Power::Running);
+    let (starts, ..) = taken_over(Meant::Run);
+    assert!(starts.len() == 1 && starts[0].contains("paused: false"), "{starts:?}");
 }
 
 #[test]
