@@ -269,6 +269,7 @@ pub struct BackupOrder {
     pub note: String,
     /// What the guest is meant to do now.
     pub meant: Meant,
+    pub priority: u32,
     /// Bytes per second read; absent: as fast as it goes.
     pub bandwidth: Option<u64>,
 }

@@ -6,6 +6,9 @@
 //!
 //! A point tells what the guest was meant to do. Who was off stays off here, and who stood paused is started paused.
 //!
+//! When a host dies many guests are won at once. They are begun a few at a time, fewer on a host that is busy, and none
+//! while one of a higher priority is being started.
+//!
 //! Points are put in order by the moments they show, which are of their hosts' wall clocks: clocks that differ by less
 //! than a takeover takes put nothing in the wrong order.
 
@@ -68,7 +71,14 @@ impl Agent {
             return;
         }
         let due = self.takeovers.iter().filter(|(_, at)| **at <= now.time).map(|(guest, _)| *guest);
-        for guest in due.filter(|guest| !self.busy(*guest)).collect::<Vec<_>>() {
+        let mut due = self.in_order(due.filter(|guest| !self.busy(*guest)).collect());
+        // Nobody waits for what is off.
+        due.sort_by_key(|guest| self.newest_point(*guest).is_some_and(|point| point.meant == Meant::StayOff));
+        for guest in due {
+            if !self.may_begin(guest) {
+                // The end of what is started now brings us here again.
+                return;
+            }
             match self.start_from(guest) {
                 StartFrom::Here => {
                     self.takeovers.remove(&guest);
@@ -78,6 +88,8 @@ impl Agent {
                     }
                     self.looked_after_here(guest, actions);
                 }
+                // All its data is brought in at once.
+                StartFrom::Point(point) if point.meant == Meant::StayOff && self.takes_over() => {}
                 StartFrom::Point(point) => {
                     self.takeovers.insert(guest, now.time + RETRY);
                     self.take_over_from(now, &point, actions);
@@ -180,6 +192,22 @@ impl Agent {
             let newest = self.backups.sets.of(guest).filter(ran).max_by_key(|point| point.started);
             self.wish(guest, Some(power(newest.map_or(Meant::Run, |point| point.meant))), actions);
         }
+    }
+
+    /// Something is being started or taken over now.
+    fn takes_over(&self) -> bool {
+        self.tasks.values().any(|running| running.purpose == Purpose::Takeover || running.starts())
+    }
+
+    /// By the policy that is followed here, or that its former host followed.
+    pub(crate) fn priority(&self, guest: GuestId) -> u32 {
+        let policy = self.backups.cares.get(&guest).and_then(|care| care.policy.as_ref());
+        let told = || self.newest_point(guest).map(|point| point.priority);
+        policy.map(|policy| policy.priority).or_else(told).unwrap_or(0)
+    }
+
+    fn newest_point(&self, guest: GuestId) -> Option<&BackupSummary> {
+        self.backups.sets.of(guest).max_by_key(|point| point.started)
     }
 
     /// What the guest is to do now: each point tells it to who may go on with it.

@@ -36,6 +36,7 @@ fn point(number: u128, at: u64) -> BackupSummary {
         damaged: None,
         note: String::new(),
         meant: roost_protocol::backup::Meant::Run,
+        priority: 0,
     }
 }
 

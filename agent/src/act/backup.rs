@@ -46,6 +46,8 @@ pub(crate) const TPM: &str = "tpm-";
 /// In points of a guest that was not meant to run: empty files, so that hosts which don't know them keep them too.
 pub(crate) const PAUSED: &str = "meant-paused";
 pub(crate) const OFF: &str = "meant-off";
+/// The same of guests that others go before or after: its priority follows; absent: 0.
+pub(crate) const PRIORITY: &str = "priority-";
 /// The checkpoint that a point was made at.
 pub(crate) const MARK: &str = "mark";
 /// Where libvirt keeps the states of TPMs, below a folder named by the guest's id.
@@ -70,6 +72,7 @@ pub(crate) struct Wish {
     pub(crate) full: bool,
     /// What the guest is meant to do.
     pub(crate) meant: Meant,
+    pub(crate) priority: u32,
     /// For tests and measurements; else the best for the case.
     pub(crate) way: Option<Way>,
     /// For tests: changed bytes above which layers are taken.
@@ -131,11 +134,14 @@ fn keep_files(
     guest: GuestId,
     state: &State,
     definition: &str,
-    meant: Meant,
+    wish: &Wish,
     mark: Option<&str>,
 ) -> Result<(), Failure> {
     sink.file(DEFINITION, definition.as_bytes())?;
-    match meant {
+    if wish.priority > 0 {
+        sink.file(&format!("{PRIORITY}{}", wish.priority), &[])?;
+    }
+    match wish.meant {
         Meant::Run => {}
         Meant::Pause => sink.file(PAUSED, &[])?,
         Meant::StayOff => sink.file(OFF, &[])?,

@@ -335,6 +335,7 @@ fn point(guest: GuestId, at: u64) -> BackupSummary {
         damaged: None,
         note: String::new(),
         meant: roost_protocol::backup::Meant::Run,
+        priority: 0,
     }
 }
 

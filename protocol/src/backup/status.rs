@@ -63,6 +63,11 @@ pub struct BackupSummary {
     #[cbor(default)]
     #[serde(default)]
     pub meant: Meant,
+    /// Its guest's, by the policy that its host followed ([`super::BackupPolicy::priority`]).
+    #[n(18)]
+    #[cbor(default)]
+    #[serde(default)]
+    pub priority: u32,
 }
 
 impl BackupSummary {

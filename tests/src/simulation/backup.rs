@@ -219,6 +219,7 @@ impl World {
             damaged: None,
             note: String::new(),
             meant: roost_protocol::backup::Meant::Run,
+            priority: 0,
         };
         if self.random.chance(20) {
             self.hosts[host].rotten.insert(point);

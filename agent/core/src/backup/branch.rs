@@ -51,6 +51,7 @@ impl Agent {
             freeze: Freeze::Never,
             note: NOTE.into(),
             meant: self.meant(guest),
+            priority: self.priority(guest),
             bandwidth,
             ..BackupOrder::default()
         };

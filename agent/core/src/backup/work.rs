@@ -108,8 +108,16 @@ impl Agent {
         let Verb::Backup { options } = &command.verb else { return };
         let BackupOptions { freeze, full, pin, label } = options.clone();
         let full = full || self.backups.cares.get(&command.guest).is_some_and(|care| care.full_next);
-        let (bandwidth, meant) = (self.read_bandwidth(), self.meant(command.guest));
-        let order = BackupOrder { why: Why::Command, freeze, full, pin, note: label, meant, bandwidth };
+        let order = BackupOrder {
+            why: Why::Command,
+            freeze,
+            full,
+            pin,
+            note: label,
+            meant: self.meant(command.guest),
+            priority: self.priority(command.guest),
+            bandwidth: self.read_bandwidth(),
+        };
         // The set shows that one is being made.
         self.backups.sets.dirty.insert(command.guest);
         self.work(&command, Task::Backup { guest: command.guest, order }, actions);
@@ -123,6 +131,7 @@ impl Agent {
             freeze,
             full: care.full_next,
             meant: self.meant(guest),
+            priority: self.priority(guest),
             bandwidth: self.read_bandwidth(),
             ..BackupOrder::default()
         };
@@ -153,6 +162,7 @@ impl Agent {
                     freeze: Freeze::Never,
                     full: self.backups.cares.get(&guest).is_some_and(|care| care.full_next),
                     meant: self.meant(guest),
+                    priority: self.priority(guest),
                     ..BackupOrder::default()
                 };
                 self.run(Task::Backup { guest, order }, Purpose::Backup, actions);
@@ -187,9 +197,9 @@ impl Agent {
         let Some(care) = self.backups.cares.get(&guest) else { return false };
         let ages = care.policy.as_ref().and_then(|policy| policy.replica).is_some_and(|replica| replica.failover);
         care.run.shows.is_some_and(|(point, at)| {
-            let told = self.backups.sets.get(guest, point).map(|point| point.meant);
+            let told = self.backups.sets.get(guest, point).map(|point| (point.meant, point.priority));
             let old = ages && now.wall.0.saturating_sub(at.0) >= TOLD_AGAIN.0;
-            told == Some(self.meant(guest)) && !old
+            told == Some((self.meant(guest), self.priority(guest))) && !old
         })
     }
 

@@ -59,6 +59,7 @@ fn point(number: u128, origin: HostId) -> BackupSummary {
         damaged: None,
         note: String::new(),
         meant: roost_protocol::backup::Meant::Run,
+        priority: 0,
     }
 }
 

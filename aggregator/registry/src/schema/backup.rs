@@ -24,6 +24,7 @@ pub(super) const POLICY: &[Property] = &[
     maybe(wide("replica_max_lag_s", Integer, "Told when the replica is older")),
     maybe(wide("replica_host", Text, "Id of the host that keeps the replica; absent: chosen")),
     wide("replica_failover", Boolean, "The host that keeps the replica goes on with the guest when its own dies"),
+    wide("priority", Integer, "Higher goes first where not all can at once"),
     wide("freeze", Choice(&["try", "require", "never"]), "Whether file systems are frozen"),
     maybe(wide("prove_every_s", Integer, "How often the newest point is booted to prove it")),
     wide("generation", Integer, "Rises with every change"),

@@ -60,6 +60,7 @@ impl Listed for PolicyView<'_> {
             "replica_max_lag_s" => replica.map_or(Value::Null, |replica| seconds(replica.max_lag)),
             "replica_host" => json!(replica.and_then(|replica| replica.host)),
             "replica_failover" => json!(replica.is_some_and(|replica| replica.failover)),
+            "priority" => json!(policy.priority),
             "freeze" => word(policy.freeze),
             "prove_every_s" => policy.proof.map_or(Value::Null, |proof| seconds(proof.every)),
             "generation" => json!(policy.generation),

@@ -68,6 +68,7 @@ pub(super) fn summary(number: u128, guest: GuestId, at: u64) -> BackupSummary {
         damaged: None,
         note: String::new(),
         meant: roost_protocol::backup::Meant::Run,
+        priority: 0,
     }
 }
 
@@ -331,8 +332,12 @@ impl Rig {
             Task::Backup { guest, order } => {
                 self.next_point += 1;
                 let at = self.wall.saturating_sub(TAKES);
-                let point =
-                    BackupSummary { why: order.why, meant: order.meant, ..summary(self.next_point, *guest, at) };
+                let point = BackupSummary {
+                    why: order.why,
+                    meant: order.meant,
+                    priority: order.priority,
+                    ..summary(self.next_point, *guest, at)
+                };
                 self.store.insert(point.point, point.clone());
                 Made::Point(Box::new(point))
             }
