@@ -2,6 +2,7 @@
 //! One thread owns the file; it is asked through a bounded channel.
 
 mod chunk;
+mod course;
 mod law;
 mod store;
 #[cfg(test)]
@@ -12,13 +13,16 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use roost_protocol::GuestId;
-use roost_protocol::guest::GuestSample;
-use roost_protocol::host::HostSample;
+use roost_protocol::look::{self, Course};
+use roost_protocol::operation::{Failure, FailureCode};
+use roost_protocol::{GuestId, Millis, Stamp};
 use roost_snmp::mib::number::{Change, Kept};
 use tokio::sync::oneshot;
 
-pub(crate) use law::{Bucket, LANES};
+use crate::act::failure;
+
+pub(crate) use course::{of_guest, of_host};
+pub(crate) use law::Bucket;
 use store::Store;
 pub(crate) use store::{Answer, HistoryError};
 
@@ -59,7 +63,6 @@ pub(crate) enum Request {
     },
     KeepNumbers(Vec<Change>),
     /// All series when none is named; at most about `points` buckets of each.
-    #[allow(dead_code, reason = "asked once the aggregator passes charts and reports on; tested")]
     Query {
         series: Vec<Series>,
         span: Span,
@@ -85,6 +88,33 @@ impl History {
         Ok((Self { requests }, numbers))
     }
 
+    /// The course of one series over the time before `until`, now unless given. Waits for the thread.
+    pub(crate) fn course(
+        &self,
+        guest: Option<GuestId>,
+        span: Millis,
+        until: Option<Stamp>,
+        points: u32,
+    ) -> Result<look::History, Failure> {
+        let to = until.map_or_else(|| wall_s() + 1, |until| until.0.div_ceil(1_000));
+        let span = Span { from: to.saturating_sub(span.0.div_ceil(1_000)), to };
+        let series = guest.map_or(Series::HOST, Series::from);
+        let (answer, answered) = oneshot::channel();
+        let points = u64::from(points.clamp(1, look::MOMENTS));
+        let lost = || failure(FailureCode::Busy, "the host is behind with its history; try again later");
+        if !self.ask(Request::Query { series: vec![series], span, points, answer }) {
+            return Err(lost());
+        }
+        let answer = answered.blocking_recv().map_err(|_| lost())?;
+        let answer = answer.map_err(|error| failure(FailureCode::Internal, crate::told::chain(&error)))?;
+        let line = answer.series.get(&series).map(Vec::as_slice).unwrap_or_default();
+        let of = match guest {
+            Some(_) => Course::Guest(line.iter().map(course::guest).collect()),
+            None => Course::Host(line.iter().map(course::host).collect()),
+        };
+        Ok(look::History { step: Millis(answer.step_s * 1_000), of })
+    }
+
     /// Asks; false when the thread is behind or gone, and the request is lost.
     pub(crate) fn ask(&self, request: Request) -> bool {
         match self.requests.try_send(request) {
@@ -101,9 +131,8 @@ fn serve(mut store: Store, requests: &Receiver<Request>) {
             Request::Tick { at_s, buckets } => store.tick(at_s, &buckets),
             Request::KeepNumbers(changes) => store.keep_numbers(&changes),
             Request::Query { series, span, points, answer } => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
                 // Whoever asked may have gone.
-                let _ = answer.send(store.query(&series, span, points, now));
+                let _ = answer.send(store.query(&series, span, points, wall_s()));
                 continue;
             }
         };
@@ -119,33 +148,6 @@ fn serve(mut store: Store, requests: &Receiver<Request>) {
     }
 }
 
-/// What a guest's lanes mean: CPU permille, resident MiB, bytes read and written a second, balloon MiB and how many samples
-/// had one, available MiB and how many samples had it.
-pub(crate) fn of_guest(sample: &GuestSample) -> Bucket {
-    let optional = |mib: Option<roost_protocol::MiB>| mib.map_or([0, 0], |mib| [mib.0, 1]);
-    let ([balloon, balloons], [available, availables]) = (optional(sample.balloon_mib), optional(sample.available_mib));
-    let (cpu, resident) = (u64::from(sample.cpu_permille), sample.resident_mib.0);
-    Bucket::of([cpu, resident, sample.read_bps, sample.write_bps, balloon, balloons, available, availables, 0, 0])
-}
-
-/// What the host's lanes mean: CPU permille, available and swapped MiB, load in hundredths, pressure of CPU, memory and IO
-/// in hundredths of a percent, bytes received and sent a second, free MiB of the first file system.
-pub(crate) fn of_host(sample: &HostSample) -> Bucket {
-    let pressure = sample.pressure.unwrap_or_default();
-    let (received, sent) = sample.nics.iter().fold((0u64, 0u64), |(received, sent), nic| {
-        (received.saturating_add(nic.receive_bps), sent.saturating_add(nic.transmit_bps))
-    });
-    let lanes: [u64; LANES] = [
-        u64::from(sample.cpu_permille),
-        sample.memory_available_mib.0,
-        sample.swap_used_mib.0,
-        u64::from(sample.load_centi),
-        u64::from(pressure.cpu_centi),
-        u64::from(pressure.memory_centi),
-        u64::from(pressure.io_centi),
-        received,
-        sent,
-        sample.disks.first().map_or(0, |disk| disk.free_mib.0),
-    ];
-    Bucket::of(lanes)
+fn wall_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

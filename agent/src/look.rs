@@ -1,4 +1,4 @@
-//! What people look at through the aggregator: screens of running guests, and those of trials.
+//! What people look at through the aggregator: screens of running guests and of trials, and what was sampled.
 
 use std::fs;
 use std::io;
@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use roost_libvirt::{Code, XmlForm};
-use roost_protocol::look::{Look, PICTURE, Picture, Seen};
+use roost_protocol::look::{self, Look, PICTURE, Picture, Seen};
 use roost_protocol::operation::{Failure, FailureCode};
-use roost_protocol::{GuestId, Stamp};
+use roost_protocol::{GuestId, Millis, Stamp};
 
 use crate::act::domain::{Slot, hypervisor_failure};
 use crate::act::{backup, failure, io_failure, picture};
 use crate::files;
+use crate::history::History;
 
 /// Where pictures of trials lie, in the state folder.
 pub(crate) const PICTURES: &str = "pictures";
@@ -22,15 +23,29 @@ pub(crate) const PICTURES: &str = "pictures";
 pub(crate) struct Looks {
     pub(crate) hypervisor: Slot,
     pub(crate) pictures: PathBuf,
+    /// None where it can't be kept.
+    pub(crate) history: Option<History>,
 }
 
 impl Looks {
     pub(crate) fn answer(&self, look: Look) -> Seen {
         let seen = match look {
-            Look::Screen { guest } => self.screen(guest),
-            Look::Trial { guest } => trial(&self.pictures, guest),
+            Look::Screen { guest } => self.screen(guest).map(Seen::Picture),
+            Look::Trial { guest } => trial(&self.pictures, guest).map(Seen::Picture),
+            Look::History { guest, span, until, points } => self.history(guest, span, until, points).map(Seen::History),
         };
-        seen.map_or_else(Seen::Nothing, Seen::Picture)
+        seen.unwrap_or_else(Seen::Nothing)
+    }
+
+    fn history(
+        &self,
+        guest: Option<GuestId>,
+        span: Millis,
+        until: Option<Stamp>,
+        points: u32,
+    ) -> Result<look::History, Failure> {
+        let none = || failure(FailureCode::NotFound, "the host keeps no history; its journal says why");
+        self.history.as_ref().ok_or_else(none)?.course(guest, span, until, points)
     }
 
     fn screen(&self, guest: GuestId) -> Result<Picture, Failure> {
@@ -79,7 +94,7 @@ mod test {
     fn the_newest_trial_s_picture_is_shown_and_a_missing_one_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let (_sender, hypervisor) = tokio::sync::watch::channel(None);
-        let looks = Looks { hypervisor, pictures: dir.path().to_owned() };
+        let looks = Looks { hypervisor, pictures: dir.path().to_owned(), history: None };
         let guest = GuestId::from_u128(7);
         let Seen::Nothing(why) = looks.answer(Look::Trial { guest }) else { panic!() };
         assert_eq!(why.code, FailureCode::NotFound);

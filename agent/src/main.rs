@@ -139,7 +139,8 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let (demand, began) = (detail::Demand::new(), std::time::Instant::now());
     let details = details::start(watcher.hypervisor(), demand.clone())?;
     let monitor = monitoring::start(&config, details, demand, began, aggregator.is_some()).await?;
-    let looks = Looks { hypervisor: watcher.hypervisor(), pictures: config.state_dir.join(look::PICTURES) };
+    let (hypervisor, pictures) = (watcher.hypervisor(), config.state_dir.join(look::PICTURES));
+    let looks = Looks { hypervisor, pictures, history: monitor.history() };
     tokio::spawn(Link { store, aggregator, token, host, facts, looks, events: link_sender }.run());
     Driver {
         agent,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quinn::Connection;
 use roost_protocol::HostId;
-use roost_protocol::look::{Look, Picture, SINCE, Seen};
+use roost_protocol::look::{History, Look, Picture, SINCE, Seen};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::transport::{self, TransportError};
 use tokio::time::timeout;
@@ -15,7 +15,7 @@ use crate::handle::{Away, Handle};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks the host; what it says is as trustworthy as the host.
-pub(crate) async fn look(handle: &Handle, host: HostId, what: Look) -> Result<Result<Picture, Failure>, Away> {
+async fn look(handle: &Handle, host: HostId, what: Look) -> Result<Result<Seen, Failure>, Away> {
     let version = handle.read(move |grid, _, _| grid.hosts().get(&host).map(|host| host.version)).await?;
     if version.is_some_and(|version| version < SINCE) {
         return Ok(Err(failed(FailureCode::Unsupported, "its host's agent is too old to show it: upgrade it")));
@@ -24,14 +24,30 @@ pub(crate) async fn look(handle: &Handle, host: HostId, what: Look) -> Result<Re
         return Ok(Err(failed(FailureCode::HostUnreachable, "its host is not connected")));
     };
     Ok(match timeout(PATIENCE, ask(&connection, &what)).await {
-        Ok(Ok(Seen::Picture(picture))) => Ok(picture),
         Ok(Ok(Seen::Nothing(why))) => Err(why),
+        Ok(Ok(seen)) => Ok(seen),
         Ok(Err(error)) => Err(failed(FailureCode::HostUnreachable, &crate::chain(&error))),
         Err(_) => {
             let text = format!("its host did not answer within {} s", PATIENCE.as_secs());
             Err(failed(FailureCode::TimedOut, &text))
         }
     })
+}
+
+/// A picture of something on the host.
+pub(crate) async fn picture(handle: &Handle, host: HostId, what: Look) -> Result<Result<Picture, Failure>, Away> {
+    Ok(look(handle, host, what).await?.and_then(|seen| match seen {
+        Seen::Picture(picture) => Ok(picture),
+        Seen::History(_) | Seen::Nothing(_) => Err(failed(FailureCode::Internal, "its host showed something else")),
+    }))
+}
+
+/// What the host sampled.
+pub(crate) async fn history(handle: &Handle, host: HostId, what: Look) -> Result<Result<History, Failure>, Away> {
+    Ok(look(handle, host, what).await?.and_then(|seen| match seen {
+        Seen::History(history) => Ok(history),
+        Seen::Picture(_) | Seen::Nothing(_) => Err(failed(FailureCode::Internal, "its host told something else")),
+    }))
 }
 
 async fn ask(connection: &Connection, what: &Look) -> Result<Seen, TransportError> {

@@ -1,15 +1,17 @@
-//! What people look at for a moment, such as a screen: asked of a host on a stream of its own, which the aggregator opens,
+//! What people look at for a moment, such as a screen or a chart: asked of a host on a stream of its own, which the aggregator opens,
 //! answered from what the host sees just then, and kept nowhere on the way.
 
 use minicbor::{Decode, Encode};
 
 use crate::operation::Failure;
-use crate::{GuestId, Stamp};
+use crate::{GuestId, MiB, Millis, Stamp};
 
 /// The first message version whose agents answer.
 pub const SINCE: u32 = 4;
 /// Largest picture: what fits into one frame with room to spare.
 pub const PICTURE: usize = 960 << 10;
+/// Most moments of a history: a point for each pixel of a chart, and far less than a frame.
+pub const MOMENTS: u32 = 2_000;
 
 /// The question; the only message on its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -26,6 +28,22 @@ pub enum Look {
         #[n(0)]
         guest: GuestId,
     },
+    /// What was sampled of a guest, or of the host itself.
+    #[n(2)]
+    History {
+        /// Absent: the host.
+        #[n(0)]
+        guest: Option<GuestId>,
+        /// So far back from its end.
+        #[n(1)]
+        span: Millis,
+        /// Its end; absent: now, by the host's clock.
+        #[n(2)]
+        until: Option<Stamp>,
+        /// About so many moments, at most [`MOMENTS`].
+        #[n(3)]
+        points: u32,
+    },
 }
 
 /// The answer.
@@ -35,6 +53,89 @@ pub enum Seen {
     Picture(#[n(0)] Picture),
     #[n(1)]
     Nothing(#[n(0)] Failure),
+    #[n(2)]
+    History(#[n(0)] History),
+}
+
+/// What was sampled, in order of time. Where nothing was, there is no moment.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct History {
+    /// What each moment spans.
+    #[n(0)]
+    pub step: Millis,
+    #[n(1)]
+    pub of: Course,
+}
+
+/// The moments of one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Course {
+    #[n(0)]
+    Host(#[n(0)] Vec<HostMoment>),
+    #[n(1)]
+    Guest(#[n(0)] Vec<GuestMoment>),
+}
+
+/// A host on average over one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct HostMoment {
+    /// Its beginning.
+    #[n(0)]
+    pub at: Stamp,
+    /// Of all CPUs.
+    #[n(1)]
+    pub cpu_permille: u32,
+    /// The highest sample.
+    #[n(2)]
+    pub cpu_peak_permille: u32,
+    #[n(3)]
+    pub memory_available_mib: MiB,
+    #[n(4)]
+    pub swap_used_mib: MiB,
+    #[n(5)]
+    pub load_centi: u32,
+    /// Pressure stall, hundredths of a percent.
+    #[n(6)]
+    pub pressure_cpu_centi: u32,
+    #[n(7)]
+    pub pressure_memory_centi: u32,
+    #[n(8)]
+    pub pressure_io_centi: u32,
+    /// Bytes a second.
+    #[n(9)]
+    pub receive_bps: u64,
+    #[n(10)]
+    pub transmit_bps: u64,
+    /// Of the file system of the agent's state.
+    #[n(11)]
+    pub disk_free_mib: MiB,
+}
+
+/// A guest on average over one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct GuestMoment {
+    /// Its beginning.
+    #[n(0)]
+    pub at: Stamp,
+    /// Of one CPU.
+    #[n(1)]
+    pub cpu_permille: u32,
+    /// The highest sample.
+    #[n(2)]
+    pub cpu_peak_permille: u32,
+    #[n(3)]
+    pub resident_mib: MiB,
+    /// Bytes a second.
+    #[n(4)]
+    pub read_bps: u64,
+    #[n(5)]
+    pub write_bps: u64,
+    /// What its balloon leaves it, where it has one.
+    #[n(6)]
+    pub balloon_mib: Option<MiB>,
+    /// What it says it has free, where it says so.
+    #[n(7)]
+    pub available_mib: Option<MiB>,
 }
 
 /// A screen at a moment.

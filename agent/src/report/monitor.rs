@@ -109,6 +109,11 @@ impl Monitor {
         }
     }
 
+    /// For whoever asks what was.
+    pub(crate) fn history(&self) -> Option<History> {
+        self.parts.history.clone()
+    }
+
     /// Takes a look at an event before the core gets it; true when [`Monitor::second`] is due after it.
     pub(crate) fn saw(&mut self, now: Time, event: &Event) -> bool {
         if let Event::Sampled { host, guests } = event {

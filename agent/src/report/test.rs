@@ -43,7 +43,7 @@ impl Rig {
     }
 
     fn looks(&self) -> Looks {
-        Looks { hypervisor: watch::channel(None).1, pictures: self.dir.path().join("pictures") }
+        Looks { hypervisor: watch::channel(None).1, pictures: self.dir.path().join("pictures"), history: None }
     }
 
     fn link(&self) -> mpsc::Receiver<LinkEvent> {

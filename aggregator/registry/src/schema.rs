@@ -2,6 +2,7 @@
 
 mod backup;
 mod failover;
+mod history;
 
 use crate::FieldKind;
 use crate::FieldKind::{
@@ -114,6 +115,8 @@ static SCHEMAS: &[Schema] = &[
     Schema { name: "cause", help: "One link of a guest's cause chain", properties: failover::CAUSE },
     Schema { name: "failover", help: "A guest that another host took over", properties: failover::FAILOVER },
     Schema { name: "loss", help: "What would become of a guest if its host died", properties: failover::LOSS },
+    Schema { name: "host_moment", help: "A host on average over one step", properties: history::HOST_MOMENT },
+    Schema { name: "guest_moment", help: "A guest on average over one step", properties: history::GUEST_MOMENT },
     Schema { name: "host_loss", help: "What a host's death would cost", properties: failover::HOST_LOSS },
     Schema { name: "disk_spec", help: "Where a new guest's disk comes from", properties: DISK_SPEC },
     Schema { name: "nic_spec", help: "A new guest's network interface", properties: NIC_SPEC },

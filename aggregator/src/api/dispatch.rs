@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Api;
 use super::input::Input;
-use super::ops::{backup, event, failover, grid, guest, host, operation, policy, session, token, user};
+use super::ops::{backup, event, failover, grid, guest, history, host, operation, policy, session, token, user};
 use super::page::Page;
 use super::problem::Problem;
 use super::replay::{self, Turn};
@@ -111,6 +111,8 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.maintenance" => host::maintenance,
         "host.drain" => host::drain,
         "host.resume" => host::resume,
+        "host.history" => history::of_host,
+        "guest.history" => history::of_guest,
         "host.if_lost" => failover::if_lost,
         "failover.plan" => failover::plan,
         "host.remove" => host::remove,

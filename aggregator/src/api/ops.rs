@@ -7,6 +7,7 @@ pub(super) mod failover;
 pub(super) mod find;
 pub(super) mod grid;
 pub(super) mod guest;
+pub(super) mod history;
 pub(super) mod host;
 pub(super) mod operation;
 pub(super) mod policy;

@@ -86,11 +86,27 @@ async fn lists_are_filtered_sorted_cut_and_counted() {
 #[tokio::test]
 async fn nobody_waits_for_a_screen_of_a_host_that_is_away() {
     let fake = Fake::new();
-    for path in ["/guests/db/screen", "/backup-sets/db/picture"] {
+    for path in ["/guests/db/screen", "/backup-sets/db/picture", "/guests/db/history?last=60", "/hosts/h1/history"] {
         let answer = fake.get(path).await;
         assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (503, &json!("host_unreachable")), "{path}");
     }
     assert_eq!(fake.get("/guests/none/screen").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_history_nobody_can_give_is_refused_with_what_is_wrong() {
+    let fake = Fake::new();
+    for (query, wrong) in [
+        ("points=0", "/points"),
+        ("points=2001", "/points"),
+        ("last=0", "/last"),
+        ("until=noon", "/until"),
+        ("until=1900-01-01T00:00:00Z", "/until"),
+    ] {
+        let answer = fake.get(&format!("/guests/db/history?{query}")).await;
+        assert_eq!(answer.status.as_u16(), 422, "{query}");
+        assert_eq!(answer.json()["errors"][0]["pointer"], wrong, "{query}");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod failover;
+pub(crate) mod history;
 
 use std::cmp::Reverse;
 

@@ -43,8 +43,41 @@ fn real_host_is_watched_by_snmp_and_prometheus() {
         daemon("snmpd", "")?;
         watched_by_snmp(grid, &environment)?;
         traps_arrive(grid, &folder)?;
-        scraped(grid, &folder)
+        scraped(grid, &folder)?;
+        remembered(grid)
     });
+}
+
+/// What was sampled is asked of the host when somebody looks, also after its agent died.
+fn remembered(grid: &mut Grid) -> Result<()> {
+    let lines = |grid: &Grid, of: &str| -> Result<Vec<Value>> {
+        let told = grid.api.get(&format!("{of}/history?last=600&points=60"))?;
+        Ok(told["items"].as_array().context("items")?.clone())
+    };
+    let with = |grid: &Grid, of: &str, memory: &str| -> Result<usize> {
+        let lines = lines(grid, of)?;
+        ensure!(lines.iter().any(|line| line[memory].as_u64().is_some_and(|mib| mib > 0)), "{of}: {lines:?}");
+        ensure!(lines.iter().all(|line| line["step_s"] == 10), "{lines:?}");
+        Ok(lines.len())
+    };
+    eventually("two lines of a guest and of the host", SOON, || {
+        ensure!(with(grid, "/guests/two", "resident_mib")? > 1, "one");
+        ensure!(with(grid, "/hosts/h1", "memory_available_mib")? > 1, "one");
+        Ok(())
+    })?;
+    let before = lines(grid, "/guests/two")?;
+    grid.kill(1)?;
+    grid.start_agent(1)?;
+    grid.await_host(1, "up", SOON)?;
+    let first = before.first().context("a line")?;
+    eventually("what was, is still there", SOON, || {
+        let after = lines(grid, "/guests/two")?;
+        ensure!(after.contains(first), "{first} is not in {after:?}");
+        Ok(())
+    })?;
+    let long_ago = grid.api.get("/guests/two/history?until=2020-01-01T00:00:00Z")?;
+    ensure!(long_ago["items"].as_array().is_some_and(Vec::is_empty), "{long_ago}");
+    Ok(())
 }
 
 /// Settings of the agent, and the drop-in that it writes.

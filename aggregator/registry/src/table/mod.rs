@@ -5,6 +5,7 @@ mod backup;
 mod failover;
 mod grid;
 mod guest;
+mod history;
 mod host;
 mod operation;
 
@@ -13,7 +14,7 @@ use std::sync::LazyLock;
 use crate::{Cli, Faces, Field, Http, Kind, Operation, Output};
 
 pub(crate) static ALL: LazyLock<Vec<Operation>> = LazyLock::new(|| {
-    let parts = [host::TABLE, guest::TABLE, failover::TABLE, operation::TABLE, grid::TABLE]
+    let parts = [host::TABLE, guest::TABLE, failover::TABLE, history::TABLE, operation::TABLE, grid::TABLE]
         .into_iter()
         .chain(backup::TABLE.iter().copied());
     let parts = parts.chain(access::TABLE.iter().copied());

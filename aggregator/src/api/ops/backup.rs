@@ -18,7 +18,7 @@ use crate::api::problem::Problem;
 use crate::api::view::backup::{ReplicaView, SetView};
 use crate::auth::Caller;
 use crate::handle::Condition;
-use crate::look::look;
+use crate::look;
 
 /// A first full backup, a restore or a verification of a large guest takes hours.
 const TIMEOUT: Millis = Millis::seconds(24 * 3_600);
@@ -62,7 +62,7 @@ pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
 pub(crate) async fn picture(api: &Api, _: &Caller, input: Input) -> Done {
     let guest = set_of(api, &input).await?;
     let host = api.handle.read(move |grid, _, _| grid.set_host(guest)).await??;
-    let seen = look(&api.handle, host, Look::Trial { guest }).await?;
+    let seen = look::picture(&api.handle, host, Look::Trial { guest }).await?;
     Ok(Output::Picture(seen?))
 }
 

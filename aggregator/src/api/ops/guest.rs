@@ -19,7 +19,7 @@ use crate::api::problem::Problem;
 use crate::api::view::{GuestView, OperationView};
 use crate::auth::Caller;
 use crate::handle::Condition;
-use crate::look::look;
+use crate::look;
 
 /// A verb that has not ended after this long has failed.
 const TIMEOUT: Millis = Millis::seconds(300);
@@ -91,7 +91,7 @@ pub(crate) async fn screen(api: &Api, _: &Caller, input: Input) -> Done {
     let found =
         api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|view| (view.host.id, view.guest.report.id)));
     let (host, guest) = found.await??;
-    let seen = look(&api.handle, host, Look::Screen { guest }).await?;
+    let seen = look::picture(&api.handle, host, Look::Screen { guest }).await?;
     Ok(Output::Picture(seen?))
 }
 

@@ -1,0 +1,32 @@
+//! Shapes of what was sampled.
+
+use super::{Property, hidden, maybe, shown, wide};
+use crate::FieldKind::{Integer, Number, Time};
+
+pub(super) const HOST_MOMENT: &[Property] = &[
+    shown("time", Time, "When it began, by the host's clock"),
+    hidden("step_s", Integer, "How long it is, seconds"),
+    shown("cpu_percent", Number, "CPU in use, percent of all CPUs"),
+    shown("cpu_peak_percent", Number, "The highest sample"),
+    shown("memory_available_mib", Integer, "Memory that could be given out, MiB"),
+    wide("swap_used_mib", Integer, "Swap in use, MiB"),
+    shown("load", Number, "Load of a minute"),
+    wide("pressure_cpu_percent", Number, "Time in which something waited for CPU"),
+    wide("pressure_memory_percent", Number, "… for memory"),
+    wide("pressure_io_percent", Number, "… for disks"),
+    shown("receive_bps", Integer, "Received, bytes a second"),
+    shown("transmit_bps", Integer, "Sent, bytes a second"),
+    shown("disk_free_mib", Integer, "Free where the agent keeps its state, MiB"),
+];
+
+pub(super) const GUEST_MOMENT: &[Property] = &[
+    shown("time", Time, "When it began, by its host's clock"),
+    hidden("step_s", Integer, "How long it is, seconds"),
+    shown("cpu_percent", Number, "CPU in use, percent of one CPU"),
+    shown("cpu_peak_percent", Number, "The highest sample"),
+    shown("resident_mib", Integer, "Memory its process holds, MiB"),
+    maybe(wide("balloon_mib", Integer, "Memory its balloon leaves it, MiB")),
+    maybe(shown("available_mib", Integer, "Memory it says it has free, MiB")),
+    shown("read_bps", Integer, "Read from its disks, bytes a second"),
+    shown("write_bps", Integer, "Written to them, bytes a second"),
+];

@@ -1,0 +1,27 @@
+//! What hosts sampled.
+
+use super::{LOOK, REF_GUEST, REF_HOST, cli, read};
+use crate::{Field, FieldKind, Operation, Output};
+
+const KEPT: &str = "Asked of the host itself, which keeps steps of 10 s for a day, of a minute for a month and of 15 minutes \
+                    for a year. Where nothing was sampled there is no line.";
+const LAST: Field = Field::query("last", FieldKind::Seconds, "So far back (default one hour)");
+const UNTIL: Field = Field::query("until", FieldKind::Time, "To this moment (default: now, by the host's clock)");
+const POINTS: Field = Field::query("points", FieldKind::Integer, "About so many lines, 1 to 2000 (default 60)");
+
+pub(super) const TABLE: &[Operation] = &[
+    Operation {
+        detail: KEPT,
+        inputs: &[REF_HOST, LAST, UNTIL, POINTS],
+        errors: LOOK,
+        cli: cli("host", "history"),
+        ..read("host.history", "Show what a host was like", "/hosts/{ref}/history", Output::List("host_moment"))
+    },
+    Operation {
+        detail: KEPT,
+        inputs: &[REF_GUEST, LAST, UNTIL, POINTS],
+        errors: LOOK,
+        cli: cli("guest", "history"),
+        ..read("guest.history", "Show what a guest was like", "/guests/{ref}/history", Output::List("guest_moment"))
+    },
+];
