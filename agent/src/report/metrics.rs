@@ -1,6 +1,7 @@
 //! Prometheus text of one host. The `libvirt_domain_*` names are those of Tinkoff's libvirt-exporter, so that dashboards
 //! made for it work here. No names of users as labels.
 
+mod backup;
 mod text;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub(crate) fn text(shot: &Shot, details: &Details) -> String {
     memory(&mut text, shot, &look);
     disks(&mut text, shot);
     guests(&mut text, shot);
+    backup::backups(&mut text, shot);
     text.one("libvirt_up", Kind::Gauge, "Whether libvirt answers.", u64::from(shot.hypervisor_since.is_some()));
     info(&mut text, shot, &look);
     balloons(&mut text, &deep);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use roost_agent_core::alarm::{Alarms, Picture};
 use roost_agent_core::{Agent, Event};
+use roost_protocol::backup::BackupBeat;
 use roost_protocol::guest::{GuestReport, GuestSample};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
 use roost_protocol::message::{BEAT_EVERY, ToAgent};
@@ -38,6 +39,8 @@ pub(crate) struct Shot {
     pub(crate) sample: HostSample,
     pub(crate) guests: Vec<Shown>,
     pub(crate) alarms: Vec<Alarm>,
+    /// Absent where the host has no store.
+    pub(crate) backups: Option<BackupBeat>,
 }
 
 /// One guest in it.
@@ -150,7 +153,7 @@ impl Monitor {
         self.notify(now, facts, agent, &reports, fresh);
         if self.shown_at.is_none_or(|at| now.since(at) >= SHOW_EVERY) {
             self.shown_at = Some(now);
-            self.show(host, facts, agent, reports);
+            self.show(now, host, facts, agent, reports);
         }
         judged
     }
@@ -215,7 +218,7 @@ impl Monitor {
         }
     }
 
-    fn show(&mut self, host: HostId, facts: &HostFacts, agent: &Agent, reports: Vec<GuestReport>) {
+    fn show(&mut self, now: Time, host: HostId, facts: &HostFacts, agent: &Agent, reports: Vec<GuestReport>) {
         let shown = |report: GuestReport| Shown {
             number: self.numbering.get(report.id),
             sample: self.samples.get(&report.id).cloned(),
@@ -231,6 +234,7 @@ impl Monitor {
             sample: self.sample.clone(),
             guests: reports.into_iter().map(shown).collect(),
             alarms: agent.raised().cloned().collect(),
+            backups: agent.whole_backup_beat(now),
         });
         if let Some(snmp) = &self.parts.snmp {
             snmp.view.send_replace(Arc::new(snmp::view(&shot, &self.parts.details)));

@@ -43,6 +43,8 @@ fn real_host_is_watched_by_snmp_and_prometheus() {
         daemon("snmpd", "")?;
         watched_by_snmp(grid, &environment)?;
         traps_arrive(grid, &folder)?;
+        let made = grid.api.post("/backup-sets/two/actions/run", &json!({}))?;
+        ensure!(grid.api.ended(&made, SOON)?["state"] == "succeeded", "a backup");
         scraped(grid, &folder)?;
         remembered(grid)
     });
@@ -136,8 +138,12 @@ fn scraped(grid: &Grid, folder: &std::path::Path) -> Result<()> {
     // Whoever was first has set it; plain HTTP needs one all the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let page = format!("http://{}:{METRICS}/metrics", grid.lab.address(1));
-    let wanted =
-        ["libvirt_domain_vcpu_time_seconds_total{domain=\"two\"", "libvirt_domain_block_stats_write_bytes_total"];
+    let wanted = [
+        "libvirt_domain_vcpu_time_seconds_total{domain=\"two\"",
+        "libvirt_domain_block_stats_write_bytes_total",
+        "roost_backup_points{domain=\"two\"} 1\n",
+        "roost_backup_last_success_timestamp_seconds{domain=\"two\"}",
+    ];
     let mut metrics = String::new();
     eventually("metrics of both guests", SOON, || {
         metrics = reqwest::blocking::get(&page)?.text()?;
@@ -145,8 +151,9 @@ fn scraped(grid: &Grid, folder: &std::path::Path) -> Result<()> {
         Ok(())
     })?;
     checked_by_promtool(&metrics)?;
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent/prometheus/alerts.yml");
     let settings = format!(
-        "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: roost, static_configs: [{{targets: ['127.0.0.1:{METRICS}']}}]}}]\n"
+        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{rules}']\nscrape_configs: [{{job_name: roost, static_configs: [{{targets: ['127.0.0.1:{METRICS}']}}]}}]\n"
     );
     fs::write(folder.join("prometheus.yml"), settings)?;
     let line = format!(
@@ -158,6 +165,19 @@ fn scraped(grid: &Grid, folder: &std::path::Path) -> Result<()> {
         let query = format!("http://{}:9090/api/v1/query?query=libvirt_domain_info_meta", grid.lab.address(1));
         let answer: Value = reqwest::blocking::get(&query)?.json()?;
         ensure!(answer["data"]["result"].as_array().map(Vec::len) == Some(2), "{answer}");
+        Ok(())
+    })?;
+    eventually("Prometheus judges all rules, and finds nothing wrong but what is", SOON, || {
+        let page = format!("http://{}:9090/api/v1/rules", grid.lab.address(1));
+        let answer: Value = reqwest::blocking::get(&page)?.json()?;
+        let groups = answer["data"]["groups"].as_array().context("groups")?;
+        let rules: Vec<&Value> = groups.iter().filter_map(|group| group["rules"].as_array()).flatten().collect();
+        ensure!(rules.len() > 8 && rules.iter().all(|rule| rule["health"] == "ok"), "{answer}");
+        let quiet = ["RoostHostGone", "RoostHypervisorAway", "RoostAggregatorAway", "RoostBackupLate"];
+        ensure!(
+            rules.iter().all(|rule| rule["state"] == "inactive" || !quiet.iter().any(|name| rule["name"] == *name)),
+            "{answer}"
+        );
         Ok(())
     })
 }

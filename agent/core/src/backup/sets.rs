@@ -119,8 +119,8 @@ impl Agent {
         self.backups.sets.page(query)
     }
 
-    /// Everything, for a snapshot.
-    pub(crate) fn whole_backup_beat(&self, now: Time) -> Option<BackupBeat> {
+    /// Everything, for a snapshot and for monitoring; none where there is no store.
+    pub fn whole_backup_beat(&self, now: Time) -> Option<BackupBeat> {
         if self.backups.store == Store::Unseen && self.backups.cares.is_empty() {
             return None;
         }
