@@ -12,7 +12,7 @@ use roost_protocol::backup::{
 };
 use roost_protocol::calendar::Calendar;
 use roost_protocol::message::ToAgent;
-use roost_protocol::operation::Verb;
+use roost_protocol::operation::{FailureCode, Verb};
 use roost_protocol::{GuestId, HostId, Millis, OperationId, Time};
 
 use crate::call::{CallError, CallErrorCode, Done, Reply};
@@ -21,7 +21,7 @@ use crate::event::{Action, CallId, LinkId};
 use crate::grid::{Grid, Host, Now};
 use crate::history::Line;
 use crate::intent::IntentChange;
-use crate::operation::Operation;
+use crate::operation::{Operation, State};
 
 /// Bound on the intent, so that the grid document stays small enough to travel in one frame.
 const POLICIES: usize = 100;
@@ -33,6 +33,8 @@ const PATIENCE: Millis = Millis::seconds(10);
 const AT_ONCE: usize = 20;
 /// How long a host may take to take a policy in.
 const POLICY_BUDGET: Millis = Millis::seconds(60);
+/// Times that a host may be too slow for it: for so many minutes something else is wrong, and told of by alarms.
+const POLICY_TRIES: u8 = 60;
 /// Who asks when a policy changes.
 const GRID: &str = "grid";
 
@@ -260,13 +262,16 @@ impl Grid {
         actions: &mut Vec<Action>,
     ) {
         let Some(link) = self.hosts.get(&host).and_then(Host::link) else { return };
-        let id = renewal(host, guest, &policy, self.config.epoch);
+        // Tried and refused since the aggregator started: an admin has to look, not we again each beat. One that a host was
+        // too slow to begin is tried anew.
+        let lapsed = |code: FailureCode| matches!(code, FailureCode::TimedOut | FailureCode::HostUnreachable);
+        let late = |state: &State| matches!(state, State::Failed(why) if lapsed(why.code));
+        let tries = (0..POLICY_TRIES).map(|one| renewal(host, guest, &policy, self.config.epoch, one));
+        let open = |id: &OperationId| self.operations().get(id).is_none_or(|before| !late(&before.state));
+        let mut untried = tries.skip_while(|id| !open(id));
+        let Some(id) = untried.next().filter(|id| !self.operations().contains_key(id)) else { return };
         let verb = Verb::SetBackupPolicy { policy: Some(Box::new(policy)) };
         let operation = Operation::asked(id, host, (guest, guest_name), verb, GRID, (now.wall, POLICY_BUDGET));
-        // Tried and refused since the aggregator started: an admin has to look, not we again each beat.
-        if self.operations().contains_key(&operation.id) {
-            return;
-        }
         self.take_on(now, &operation, POLICY_BUDGET, actions);
         self.send_command(now, link, &operation, actions);
     }
@@ -327,13 +332,14 @@ fn check(policy: &BackupPolicy) -> Result<(), CallError> {
 }
 
 /// The same for the same wish, so that it is asked for once. Random ids never have a zero version.
-fn renewal(host: HostId, guest: GuestId, policy: &BackupPolicy, epoch: roost_protocol::Epoch) -> OperationId {
+fn renewal(host: HostId, guest: GuestId, policy: &BackupPolicy, epoch: roost_protocol::Epoch, one: u8) -> OperationId {
     let mut id = guest.bytes();
     id.iter_mut().zip(host.bytes()).for_each(|(byte, mixed)| *byte ^= mixed);
     for (byte, mixed) in id.iter_mut().zip(policy.generation.0.to_be_bytes().into_iter().chain(epoch.0.to_be_bytes())) {
         *byte ^= mixed;
     }
     id[6] &= 0x0f;
+    id[9] ^= one;
     OperationId::from_bytes(id)
 }
 

@@ -6,8 +6,8 @@ use roost_protocol::backup::{BackupBeat, BackupPolicy, ReplicaState, ReplicaStat
 use roost_protocol::failover::{Council, GuardReport, Voter, WardReport};
 use roost_protocol::guest::{Desired, GuestReport, Power, PowerState};
 use roost_protocol::message::{Beat, Snapshot, ToAgent, ToAggregator};
-use roost_protocol::operation::Verb;
-use roost_protocol::{Generation, GuestId, HostId, Millis, PointId, Stamp, Time};
+use roost_protocol::operation::{Failure, FailureCode, Outcome, Verb};
+use roost_protocol::{Generation, GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
 
 use super::{config, hello, report};
 use crate::event::LinkId;
@@ -28,6 +28,8 @@ struct Rig {
     kinds: Vec<String>,
     /// Hosts that were given a policy.
     given: Vec<(LinkId, String)>,
+    /// By which operation, the last time.
+    asked: OperationId,
 }
 
 impl Rig {
@@ -46,7 +48,8 @@ impl Rig {
             ..Intent::default()
         };
         let grid = Grid::new(config(), intent, Vec::new());
-        let mut rig = Self { grid, now: Time(1_000_000), kinds: Vec::new(), given: Vec::new() };
+        let mut rig =
+            Self { grid, now: Time(1_000_000), kinds: Vec::new(), given: Vec::new(), asked: OperationId::from_u128(0) };
         (1..=3).for_each(|n| rig.up(n));
         rig.says(1, PowerState::Running, true);
         rig
@@ -57,6 +60,7 @@ impl Rig {
             match action {
                 Action::Publish { event } => self.kinds.push(event.kind),
                 Action::Send { link, message: ToAgent::Command(command) } => {
+                    self.asked = command.operation;
                     if let Verb::SetBackupPolicy { policy: Some(policy) } = command.verb {
                         self.given.push((link, policy.name));
                     }
@@ -223,7 +227,15 @@ fn a_takeover_that_no_aggregator_saw_hands_the_policy_on_whoever_is_heard_first(
     assert_eq!(rig.given, [], "who had it was not heard: its policy is not known");
     rig.says(1, PowerState::Off, false);
     rig.without_the_first(1);
-    assert_eq!((rig.place(), rig.given), (host(2), vec![(LinkId(2), POLICY.to_owned())]));
+    assert_eq!((rig.place(), &rig.given[..]), (host(2), &[(LinkId(2), POLICY.to_owned())][..]));
+    // A host that was too slow for it is asked again, one that refuses is not.
+    for (code, asked) in [(FailureCode::TimedOut, 2), (FailureCode::Invalid, 2)] {
+        let failure = Some(Failure { code, text: "no".into() });
+        let outcome = ToAggregator::Outcome(Outcome { operation: rig.asked, failure });
+        rig.tell(Event::Received { link: LinkId(2), message: outcome });
+        rig.without_the_first(10);
+        assert_eq!(rig.given.len(), asked, "{code:?}");
+    }
     let mut rig = silent();
     rig.owns(2, [2, 1]);
     rig.says(1, PowerState::Off, false);
