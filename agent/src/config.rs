@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use roost_protocol::memory::MemoryPolicy;
 use roost_store::Encryption;
 use roost_ward::Profile;
 use serde::Deserialize;
@@ -76,6 +77,9 @@ pub(crate) enum Command {
     Console,
     /// Check the settings and print them.
     CheckConfig,
+    /// Started by the agent beside itself: gives guests their memory back when the agent is dead or hangs.
+    #[command(hide = true)]
+    KeepMemory,
 }
 
 /// What to do about SNMP.
@@ -153,6 +157,8 @@ pub(crate) struct Config {
     /// Merge equal pages of guests and resize their balloons by policy. Off unless set: it was not tried on enough real
     /// hosts yet.
     pub(crate) tune_memory: bool,
+    /// How dense this host may be packed, a table.
+    pub(crate) memory: MemoryPolicy,
     /// snmpd's AgentX socket; empty: no SNMP.
     pub(crate) snmp_socket: PathBuf,
     /// Where Prometheus finds /metrics, ADDRESS:PORT; 9177 is the usual port. Off unless set.
@@ -186,7 +192,7 @@ impl FailoverProfile {
 }
 
 /// All keys of the file, for suggestions; a test holds them to the struct.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "libvirt_uri",
     "state_dir",
     "images_dir",
@@ -203,6 +209,7 @@ const KEYS: [&str; 21] = [
     "restart_first_ms",
     "restart_longest_ms",
     "tune_memory",
+    "memory",
     "snmp_socket",
     "metrics_listen",
     "history_limit_mib",
@@ -229,6 +236,7 @@ impl Default for Config {
             restart_first_ms: 1_000,
             restart_longest_ms: 300_000,
             tune_memory: false,
+            memory: MemoryPolicy::default(),
             snmp_socket: "/var/agentx/master".into(),
             metrics_listen: None,
             history_limit_mib: 1_024,
@@ -315,6 +323,9 @@ impl Config {
         }
         if !(16..=1_048_576).contains(&self.history_limit_mib) {
             return problem("history_limit_mib", "must be 16 to 1048576");
+        }
+        if let Some(wrong) = self.memory.problem() {
+            return problem("memory", wrong);
         }
         self.name.as_deref().map_or(Ok(()), check_name)
     }
@@ -445,6 +456,8 @@ mod test {
         refused("snmp_socket = 'agentx'", "absolute");
         refused("metrics_listen = '9177'", "metrics_listen");
         refused("history_limit_mib = 1", "16 to 1048576");
+        refused("memory = { floor_permille = 1 }", "memory: floor_permille");
+        refused("memory = { flor_permille = 400 }", "flor_permille");
         refused("peer_listen = '4434'", "ADDRESS:PORT");
         refused("peer_listen = '[::]:0'", "ADDRESS:PORT");
         assert_eq!(Config::parse("peer_listen = ''").unwrap().peer_address(), None);

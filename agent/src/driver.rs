@@ -2,6 +2,7 @@
 //! only file that knows observing, acting and reporting. Nothing here waits but for the next event.
 
 pub(crate) mod exchange;
+pub(crate) mod keeper;
 pub(crate) mod memory;
 
 use std::collections::VecDeque;

@@ -7,8 +7,10 @@ use std::time::UNIX_EPOCH;
 
 use roost_libvirt::{Code, XmlForm};
 use roost_protocol::look::{self, Look, PICTURE, Picture, Seen};
+use roost_protocol::memory::MemoryReport;
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, Millis, Stamp};
+use tokio::sync::watch;
 
 use crate::act::domain::{Slot, hypervisor_failure};
 use crate::act::{backup, failure, io_failure, picture};
@@ -25,6 +27,8 @@ pub(crate) struct Looks {
     pub(crate) pictures: PathBuf,
     /// None where it can't be kept.
     pub(crate) history: Option<History>,
+    /// How the host's memory was at the last look at it; none where nobody looks after it.
+    pub(crate) memory: watch::Receiver<Option<MemoryReport>>,
 }
 
 impl Looks {
@@ -33,6 +37,7 @@ impl Looks {
             Look::Screen { guest } => self.screen(guest).map(Seen::Picture),
             Look::Trial { guest } => trial(&self.pictures, guest).map(Seen::Picture),
             Look::History { guest, span, until, points } => self.history(guest, span, until, points).map(Seen::History),
+            Look::Memory => self.memory(),
         };
         seen.unwrap_or_else(Seen::Nothing)
     }
@@ -46,6 +51,12 @@ impl Looks {
     ) -> Result<look::History, Failure> {
         let none = || failure(FailureCode::NotFound, "the host keeps no history; its journal says why");
         self.history.as_ref().ok_or_else(none)?.course(guest, span, until, points)
+    }
+
+    fn memory(&self) -> Result<Seen, Failure> {
+        let off = || failure(FailureCode::Unsupported, "this host doesn't tune its memory: set tune_memory there");
+        let report = self.memory.borrow().clone();
+        report.map(|report| Seen::Memory(Box::new(report))).ok_or_else(off)
     }
 
     fn screen(&self, guest: GuestId) -> Result<Picture, Failure> {
@@ -94,7 +105,10 @@ mod test {
     fn the_newest_trial_s_picture_is_shown_and_a_missing_one_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let (_sender, hypervisor) = tokio::sync::watch::channel(None);
-        let looks = Looks { hypervisor, pictures: dir.path().to_owned(), history: None };
+        let (_tuner, memory) = tokio::sync::watch::channel(None);
+        let looks = Looks { hypervisor, pictures: dir.path().to_owned(), history: None, memory };
+        let Seen::Nothing(why) = looks.answer(Look::Memory) else { panic!() };
+        assert_eq!(why.code, FailureCode::Unsupported);
         let guest = GuestId::from_u128(7);
         let Seen::Nothing(why) = looks.answer(Look::Trial { guest }) else { panic!() };
         assert_eq!(why.code, FailureCode::NotFound);

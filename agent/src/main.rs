@@ -22,6 +22,7 @@ mod setup;
 mod told;
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -31,7 +32,7 @@ use roost_agent_core::backup::plan::Limits;
 use roost_agent_core::{Agent, Event, GuardWish};
 use roost_protocol::enrol::JoinToken;
 use roost_protocol::host::{HostFacts, Virtualization};
-use roost_protocol::memory::MemoryPolicy;
+use roost_protocol::memory::MemoryReport;
 use roost_protocol::transport;
 use roost_protocol::{HostId, Millis};
 use roost_store::{Options, StoreError};
@@ -45,7 +46,8 @@ use act::xml::Accelerator;
 use config::{Arguments, Command, Config, SnmpCommand};
 use driver::Driver;
 use driver::exchange;
-use driver::memory::Tuner;
+use driver::keeper::{self, Keeper};
+use driver::memory::{self, Tuner};
 use ledger::Opened;
 use look::Looks;
 use observe::{details, facts, libvirt::Watcher, samples};
@@ -72,7 +74,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.command {
         Command::Run { aggregator, join_token } => {
             service::start_log();
-            runtime.block_on(run(config, aggregator, join_token))?;
+            runtime.block_on(run(config, arguments.config, aggregator, join_token))?;
             // A call to libvirt that hangs must not keep the agent from ending.
             runtime.shutdown_background();
             Ok(())
@@ -90,6 +92,10 @@ fn main() -> anyhow::Result<()> {
         Command::Status => status(&config),
         Command::Boot => boot::run(),
         Command::Console => console::run(&config, facts::addresses),
+        Command::KeepMemory => {
+            service::start_log();
+            keeper::keep(&config)
+        }
         Command::CheckConfig => {
             say(&format!("{config:#?}"));
             Ok(())
@@ -97,7 +103,12 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn run(config: Config, aggregator: Option<String>, token: Option<String>) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    settings: Option<PathBuf>,
+    aggregator: Option<String>,
+    token: Option<String>,
+) -> anyhow::Result<()> {
     let stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let token = match token {
         Some(token) => Some(token),
@@ -124,9 +135,7 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let watcher =
         Watcher::start(&config.libvirt_uri, new_boot.is_some(), facts.clone(), changed.clone(), sender.clone())?;
     samples::start(&[config.state_dir.clone(), config.guests()], changed, watcher.hypervisor(), sender.clone())?;
-    if config.tune_memory {
-        start_memory(&config, &facts.boot_id, watcher.hypervisor(), &sender)?;
-    }
+    let memory = start_memory((&config, settings.as_deref()), &facts.boot_id, watcher.hypervisor(), &sender)?;
     tokio::spawn(observe::console::watch(config.guests()));
     let guard = start_guarding(&config, host, &sender);
     let mut points = points(&config, host, watcher.hypervisor(), &sender).await?;
@@ -140,7 +149,7 @@ async fn run(config: Config, aggregator: Option<String>, token: Option<String>) 
     let details = details::start(watcher.hypervisor(), demand.clone())?;
     let monitor = monitoring::start(&config, details, demand, began, aggregator.is_some()).await?;
     let (hypervisor, pictures) = (watcher.hypervisor(), config.state_dir.join(look::PICTURES));
-    let looks = Looks { hypervisor, pictures, history: monitor.history() };
+    let looks = Looks { hypervisor, pictures, history: monitor.history(), memory };
     tokio::spawn(Link { store, aggregator, token, host, facts, looks, events: link_sender }.run());
     Driver {
         agent,
@@ -196,11 +205,23 @@ fn start_guarding(config: &Config, host: HostId, events: &mpsc::Sender<Event>) -
     wish
 }
 
-/// Memory density, by its own thread.
-fn start_memory(config: &Config, boot: &str, hypervisor: Slot, events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
-    let (found, boot) = (config.state_dir.join("ksm-found"), boot.to_owned());
-    let tuner = Tuner { hypervisor, events: events.clone(), policy: MemoryPolicy::default(), found, boot };
-    tuner.start().context("start the memory thread")
+/// Memory density, by its own thread; what comes back is how it stands, or stays empty.
+fn start_memory(
+    (config, settings): (&Config, Option<&Path>),
+    boot: &str,
+    hypervisor: Slot,
+    events: &mpsc::Sender<Event>,
+) -> anyhow::Result<watch::Receiver<Option<MemoryReport>>> {
+    let (report, reports) = watch::channel(None);
+    if !config.tune_memory {
+        return Ok(reports);
+    }
+    let (found, boot) = (memory::found_file(config), boot.to_owned());
+    let keeper = Keeper::new(settings.map(Path::to_owned));
+    let tuner =
+        Tuner { hypervisor, events: events.clone(), policy: config.memory.clone(), found, boot, keeper, report };
+    tuner.start().context("start the memory thread")?;
+    Ok(reports)
 }
 
 /// A store can't be turned into another.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use quinn::Connection;
 use roost_protocol::HostId;
 use roost_protocol::look::{History, Look, Picture, SINCE, Seen};
+use roost_protocol::memory::MemoryReport;
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::transport::{self, TransportError};
 use tokio::time::timeout;
@@ -38,7 +39,9 @@ async fn look(handle: &Handle, host: HostId, what: Look) -> Result<Result<Seen, 
 pub(crate) async fn picture(handle: &Handle, host: HostId, what: Look) -> Result<Result<Picture, Failure>, Away> {
     Ok(look(handle, host, what).await?.and_then(|seen| match seen {
         Seen::Picture(picture) => Ok(picture),
-        Seen::History(_) | Seen::Nothing(_) => Err(failed(FailureCode::Internal, "its host showed something else")),
+        Seen::History(_) | Seen::Memory(_) | Seen::Nothing(_) => {
+            Err(failed(FailureCode::Internal, "its host showed something else"))
+        }
     }))
 }
 
@@ -46,7 +49,19 @@ pub(crate) async fn picture(handle: &Handle, host: HostId, what: Look) -> Result
 pub(crate) async fn history(handle: &Handle, host: HostId, what: Look) -> Result<Result<History, Failure>, Away> {
     Ok(look(handle, host, what).await?.and_then(|seen| match seen {
         Seen::History(history) => Ok(history),
-        Seen::Picture(_) | Seen::Nothing(_) => Err(failed(FailureCode::Internal, "its host told something else")),
+        Seen::Picture(_) | Seen::Memory(_) | Seen::Nothing(_) => {
+            Err(failed(FailureCode::Internal, "its host told something else"))
+        }
+    }))
+}
+
+/// How the host's memory is shared out.
+pub(crate) async fn memory(handle: &Handle, host: HostId) -> Result<Result<MemoryReport, Failure>, Away> {
+    Ok(look(handle, host, Look::Memory).await?.and_then(|seen| match seen {
+        Seen::Memory(report) => Ok(*report),
+        Seen::Picture(_) | Seen::History(_) | Seen::Nothing(_) => {
+            Err(failed(FailureCode::Internal, "its host told something else"))
+        }
     }))
 }
 

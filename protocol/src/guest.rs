@@ -4,6 +4,7 @@ use minicbor::{Decode, Encode};
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use crate::memory::MemoryWish;
 use crate::{Generation, GuestId, MiB, Stamp};
 
 /// What the hypervisor says a guest does.
@@ -140,6 +141,10 @@ pub struct GuestSpec {
     #[n(5)]
     #[serde(default)]
     pub boot: Boot,
+    /// What it is owed of its host's memory; absent: what all are.
+    #[n(6)]
+    #[serde(default)]
+    pub memory: Option<MemoryWish>,
 }
 
 fn one() -> u32 {
@@ -232,6 +237,9 @@ impl GuestSpec {
         }
         for disk in &self.disks {
             check_disk(disk)?;
+        }
+        if let Some(problem) = self.memory.as_ref().and_then(|wish| wish.problem(self.memory_mib)) {
+            return Err(problem);
         }
         if let Boot::Kernel { cmdline, .. } = &self.boot
             && (cmdline.len() > 2_048 || cmdline.chars().any(char::is_control))

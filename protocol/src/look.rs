@@ -3,6 +3,7 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::memory::MemoryReport;
 use crate::operation::Failure;
 use crate::{GuestId, MiB, Millis, Stamp};
 
@@ -44,6 +45,9 @@ pub enum Look {
         #[n(3)]
         points: u32,
     },
+    /// The host's memory, how it is shared out and why.
+    #[n(3)]
+    Memory,
 }
 
 /// The answer.
@@ -55,6 +59,8 @@ pub enum Seen {
     Nothing(#[n(0)] Failure),
     #[n(2)]
     History(#[n(0)] History),
+    #[n(3)]
+    Memory(#[n(0)] Box<MemoryReport>),
 }
 
 /// What was sampled, in order of time. Where nothing was, there is no moment.

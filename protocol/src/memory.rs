@@ -10,6 +10,9 @@ pub const CAUSES: usize = 12;
 /// Acts that a host remembers and tells; older ones are dropped.
 pub const ACTS: usize = 64;
 
+/// Largest weight of a guest.
+pub const WEIGHT: u32 = 10_000;
+
 /// When equal pages of guests are merged (KSM).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -124,6 +127,19 @@ pub struct MemoryWish {
 impl Default for MemoryWish {
     fn default() -> Self {
         Self { weight: 100, floor_mib: None, squeeze: true, share: true }
+    }
+}
+
+impl MemoryWish {
+    /// What is wrong with it for a guest of so much memory.
+    pub fn problem(&self, full: MiB) -> Option<String> {
+        match self.floor_mib {
+            _ if !(1..=WEIGHT).contains(&self.weight) => {
+                Some(format!("memory weight {}: give 1 to {WEIGHT}", self.weight))
+            }
+            Some(floor) if floor > full => Some(format!("a memory floor of {floor} is more than its memory, {full}")),
+            Some(_) | None => None,
+        }
     }
 }
 
@@ -254,5 +270,8 @@ mod test {
         assert_eq!(codec::decode::<MemoryReport>(&codec::encode(&report)).unwrap(), report);
         let wish: MemoryWish = serde_json::from_str("{\"share\":false}").unwrap();
         assert_eq!((wish.weight, wish.share, wish.squeeze), (100, false, true));
+        assert_eq!(wish.problem(MiB(64)), None);
+        let (light, high) = (MemoryWish { weight: 0, ..wish.clone() }, MemoryWish { floor_mib: Some(MiB(65)), ..wish });
+        assert!(light.problem(MiB(64)).is_some() && high.problem(MiB(64)).is_some());
     }
 }

@@ -15,6 +15,7 @@ use roost_protocol::guest::{
     Boot, Desired, Disk, DiskSpec, GuestReport, GuestSample, GuestSpec, NicSpec, Power, PowerState,
 };
 use roost_protocol::host::{Alarm, DiskUse, Freshness, HostFacts, HostSample, NicRate, Pressure, Virtualization};
+use roost_protocol::memory::MemoryWish;
 use roost_protocol::message::{Beat, Der, FRAME, Hello, Refusal, Refused, Snapshot, ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Progress, Verb};
 use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, Stamp};
@@ -213,7 +214,10 @@ fn spec() -> impl Strategy<Value = GuestSpec> {
         (text(), of(text()), text()).prop_map(|(kernel, initrd, cmdline)| Boot::Kernel { kernel, initrd, cmdline }),
     ];
     (text(), mib(), any::<u32>(), vec(disk, 0..3), vec(nic, 0..3), boot).prop_map(
-        |(name, memory_mib, vcpus, disks, nics, boot)| GuestSpec { name, memory_mib, vcpus, disks, nics, boot },
+        |(name, memory_mib, vcpus, disks, nics, boot)| {
+            let memory = (vcpus > 2).then(|| MemoryWish { share: false, ..MemoryWish::default() });
+            GuestSpec { name, memory_mib, vcpus, disks, nics, boot, memory }
+        },
     )
 }
 

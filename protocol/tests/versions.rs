@@ -100,7 +100,7 @@ fn golden_command() -> Command {
         vec![DiskSpec::Blank { size_mib: MiB(10) }, DiskSpec::Image { path: "p".into(), format: "qcow2".into() }];
     let boot = Boot::Kernel { kernel: "k".into(), initrd: None, cmdline: "c".into() };
     let nics = vec![NicSpec { bridge: Some("br0".into()) }];
-    let spec = GuestSpec { name: "g".into(), memory_mib: MiB(64), vcpus: 2, disks, nics, boot };
+    let spec = GuestSpec { name: "g".into(), memory_mib: MiB(64), vcpus: 2, disks, nics, boot, memory: None };
     Command {
         operation: OperationId::from_u128(1),
         epoch: Epoch(2),

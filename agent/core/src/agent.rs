@@ -7,6 +7,7 @@ use roost_protocol::host::{Alarm, HostFacts};
 use roost_protocol::message::{Hello, OLDEST, ToAgent, ToAggregator, VERSION, Welcome};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
+use crate::admission::Admission;
 use crate::backup::Backups;
 use crate::backup::plan::{Limits, Room};
 use crate::beat::Beats;
@@ -58,6 +59,7 @@ pub struct Agent {
     pub(crate) takeovers: Takeovers,
     pub(crate) failover: Failover,
     pub(crate) chain: Chain,
+    pub(crate) admission: Admission,
     /// The time of the event that is dealt with.
     pub(crate) clock: Now,
     pub(crate) alarms: BTreeMap<(String, Option<GuestId>), Alarm>,
@@ -129,6 +131,7 @@ impl Agent {
             takeovers: Takeovers::new(),
             failover: Failover::default(),
             chain: Chain::default(),
+            admission: Admission::default(),
             clock: Now { time: Time(0), wall: Stamp(0) },
             alarms: BTreeMap::new(),
             unsaved: Vec::new(),
@@ -223,6 +226,7 @@ impl Agent {
             Event::Rights { guests } => self.rights_told(now, guests, &mut actions),
             Event::GuardSeen(seen) => self.guard_seen(now, *seen),
             Event::GuardNoted { notes } => self.guard_noted(now, notes),
+            Event::Room(room) => self.admission.told(now.time, *room),
             Event::GuardAway { why } => self.guard_away(now, &why),
         }
         actions
@@ -268,6 +272,7 @@ impl Agent {
 
     /// Numbers a task and asks for it.
     pub(crate) fn run(&mut self, what: Task, purpose: Purpose, actions: &mut Vec<Action>) {
+        self.admission_of(&what);
         let task = TaskId(self.next_task);
         self.next_task += 1;
         self.give_way(&what, actions);

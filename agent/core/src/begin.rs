@@ -77,7 +77,7 @@ impl Agent {
         let state = self.guests.get(guest).map(|known| known.seen.state);
         let end = match (&command.verb, state) {
             (Verb::Create { spec, start }, state) => {
-                return self.begin_create(command, spec, *start, state, again, actions);
+                return self.begin_create((command, spec, *start), state, again, actions);
             }
             (Verb::Import { .. }, Some(_)) if again => None,
             (Verb::Import { .. }, Some(_)) => {
@@ -104,7 +104,7 @@ impl Agent {
                 self.start_bar(guest).map(|why| failure(FailureCode::WrongState, why))
             }
             (Verb::Start | Verb::Manage { power: Power::Running }, Some(state)) => {
-                return self.begin_start(command, state, actions);
+                return self.begin_start(now, command, state, actions);
             }
             (Verb::Shutdown { force_after_ms }, Some(state)) => {
                 return self.begin_shutdown(now, command, state, *force_after_ms, actions);
@@ -134,15 +134,14 @@ impl Agent {
 
     fn begin_create(
         &mut self,
-        command: &Command,
-        spec: &GuestSpec,
-        start: bool,
+        (command, spec, start): (&Command, &GuestSpec, bool),
         state: Option<PowerState>,
         again: bool,
         actions: &mut Vec<Action>,
     ) {
         let guest = command.guest;
         let taken = self.guests.known.values().any(|known| known.seen.name == spec.name && known.seen.guest != guest);
+        let no_room = || if start { self.no_room_for(self.clock, guest, spec.memory_mib) } else { None };
         match state {
             // Defining is the last step of making a guest, so a defined one is whole.
             Some(state) if again => self.created(command, start && !alive(state), actions),
@@ -156,12 +155,20 @@ impl Agent {
                 self.end(command.operation, Some(failure(FailureCode::AlreadyExists, text)), actions);
             }
             None if again => self.work(command, Task::CleanUp { guest }, actions),
-            None => self.work(command, Task::Create { guest, spec: spec.clone() }, actions),
+            None => match no_room() {
+                Some(why) => self.end(command.operation, Some(why), actions),
+                None => self.work(command, Task::Create { guest, spec: spec.clone() }, actions),
+            },
         }
     }
 
-    fn begin_start(&mut self, command: &Command, state: PowerState, actions: &mut Vec<Action>) {
+    fn begin_start(&mut self, now: Now, command: &Command, state: PowerState, actions: &mut Vec<Action>) {
         let guest = command.guest;
+        if !alive(state)
+            && let Some(why) = self.no_room(now, guest)
+        {
+            return self.end(command.operation, Some(why), actions);
+        }
         self.asked_to_start(guest);
         let manage = matches!(command.verb, Verb::Manage { .. });
         if manage || self.wishes.contains_key(&guest) {

@@ -250,11 +250,7 @@ impl Agent {
             (_, Err(why)) if why.code == FailureCode::HypervisorAway => {
                 self.retry_later(operation, &command, why, actions)
             }
-            (Phase::StartingNew, Err(why)) => {
-                self.pending.set(operation, Phase::Undoing(why));
-                let undo = Task::Delete { guest: command.guest, keep_disks: false };
-                self.run(undo, Purpose::Operation(operation), actions);
-            }
+            (Phase::StartingNew, Err(why)) => self.undo_new(operation, command.guest, why, actions),
             (Phase::AwaitOff { .. } | Phase::HandingOver(_), Ok(_)) => {}
             (_, Err(why)) => self.end(operation, Some(why), actions),
             (_, Ok(Made::Proven { point, proof: Proof::Failed { why, .. } })) => {
@@ -359,8 +355,18 @@ impl Agent {
                 if matches!(command.verb, Verb::Create { start: true, .. }) { Power::Running } else { Power::Stopped };
             return self.end_with_wish(command, Some(power), actions);
         }
-        self.pending.set(command.operation, Phase::StartingNew);
-        self.run(Task::Start { guest: command.guest, paused: false }, Purpose::Operation(command.operation), actions);
+        let (guest, operation) = (command.guest, command.operation);
+        if let Some(why) = self.no_room(self.clock, guest) {
+            return self.undo_new(operation, guest, why, actions);
+        }
+        self.pending.set(operation, Phase::StartingNew);
+        self.run(Task::Start { guest, paused: false }, Purpose::Operation(operation), actions);
+    }
+
+    /// A new guest that could not be started is removed again.
+    fn undo_new(&mut self, operation: OperationId, guest: GuestId, why: Failure, actions: &mut Vec<Action>) {
+        self.pending.set(operation, Phase::Undoing(why));
+        self.run(Task::Delete { guest, keep_disks: false }, Purpose::Operation(operation), actions);
     }
 
     pub(crate) fn end_with_wish(&mut self, command: &Command, power: Option<Power>, actions: &mut Vec<Action>) {

@@ -12,6 +12,7 @@ use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp};
 
 use crate::failover::{GuardSeen, GuardWish};
 use crate::ledger::Change;
+use crate::memory::Room;
 use crate::right::Right;
 
 /// One domain as the hypervisor shows it.
@@ -153,6 +154,8 @@ pub enum Event {
     Rights {
         guests: BTreeMap<GuestId, Right>,
     },
+    /// Room for new guests, after a look at the host's memory.
+    Room(Box<Room>),
     /// The guard doesn't answer.
     GuardAway {
         why: String,

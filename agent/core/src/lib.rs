@@ -1,5 +1,6 @@
 //! The deciding part of an agent: told what was seen and what is asked, it answers with what to do. No IO, no clock.
 
+mod admission;
 pub mod agent;
 pub mod alarm;
 pub mod backup;

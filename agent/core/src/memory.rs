@@ -19,7 +19,7 @@ mod test;
 use roost_protocol::memory::{MemoryAct, MemoryPolicy, Rung};
 use roost_protocol::{GuestId, MiB, Millis, Time};
 
-pub use admit::{Limit, Refusal, admit, fits, how_many_more};
+pub use admit::{Limit, Refusal, Room, admit, fits, how_many_more};
 pub use guest::{floor, floor_of};
 pub use ladder::{Levels, committed};
 pub use reason::Cause;

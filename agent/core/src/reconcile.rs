@@ -39,12 +39,16 @@ impl Agent {
             return;
         }
         self.plan_starts(now);
+        self.forget_waiting();
         let due = |known: &Known| known.retry_at.is_some_and(|at| at <= now.time);
         let due = self.guests.known.iter().filter(|(_, known)| due(known)).map(|(guest, _)| *guest).collect();
         for guest in self.in_order(due) {
             if !self.may_begin(guest) {
                 // The end of a running start brings us here again.
                 return;
+            }
+            if self.put_off(now, guest) {
+                continue;
             }
             if let Some(known) = self.guests.known.get_mut(&guest) {
                 known.retry_at = None;

@@ -179,7 +179,9 @@ impl Agent {
             self.takeovers.remove(&guest);
             self.clear_alarm(NO_COPY, Some(guest));
             self.wish(guest, Some(power(meant)), actions);
-            if meant != Meant::StayOff {
+            // Without memory for it it waits, like all that should run here; one that stands paused takes little.
+            let waits = meant == Meant::Run && self.put_off(now, guest);
+            if meant != Meant::StayOff && !waits {
                 self.run(Task::Start { guest, paused: meant == Meant::Pause }, Purpose::Wish, actions);
             }
         }

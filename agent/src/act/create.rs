@@ -271,7 +271,7 @@ mod test {
 
     fn refused(change: impl FnOnce(&mut GuestSpec), word: &str) {
         let (disks, nics, boot) = (vec![], vec![], Boot::Disk);
-        let mut spec = GuestSpec { name: "a".into(), memory_mib: MiB(64), vcpus: 1, disks, nics, boot };
+        let mut spec = GuestSpec { name: "a".into(), memory_mib: MiB(64), vcpus: 1, disks, nics, boot, memory: None };
         assert_eq!(check(&spec), Ok(()));
         change(&mut spec);
         let text = check(&spec).unwrap_err().text;

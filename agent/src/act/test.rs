@@ -119,7 +119,7 @@ impl Rig {
 
 fn spec(name: &str, disks: Vec<DiskSpec>) -> GuestSpec {
     let nics = vec![NicSpec { bridge: None }];
-    GuestSpec { name: name.into(), memory_mib: MiB(32), vcpus: 1, disks, nics, boot: Boot::Disk }
+    GuestSpec { name: name.into(), memory_mib: MiB(32), vcpus: 1, disks, nics, boot: Boot::Disk, memory: None }
 }
 
 fn image(path: &str, format: &str) -> DiskSpec {

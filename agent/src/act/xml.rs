@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use roost_protocol::GuestId;
 use roost_protocol::guest::{GuestSpec, NicSpec};
+use roost_protocol::memory::MemoryWish;
 
 use super::image::Format;
 
@@ -79,13 +80,15 @@ pub(crate) fn domain(parts: &Parts<'_>) -> Option<String> {
     let _ = write!(
         xml,
         "<domain type='{type_}'><name>{name}</name><uuid>{}</uuid>\
-         <metadata><roost:guest xmlns:roost='{MARKER}'/></metadata>\
-         <memory unit='MiB'>{memory}</memory><currentMemory unit='MiB'>{memory}</currentMemory><vcpu>{vcpus}</vcpu>\
+         <metadata><roost:guest xmlns:roost='{MARKER}'{}/></metadata>\
+         <memory unit='MiB'>{memory}</memory><currentMemory unit='MiB'>{memory}</currentMemory>{}<vcpu>{vcpus}</vcpu>\
          <os><type arch='x86_64' machine='q35'>hvm</type>{}</os>\
          <features><acpi/><apic/>{}</features>{}\
          <clock offset='utc'/>\
          <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash><devices>",
         parts.guest,
+        owed(spec.memory.as_ref()),
+        backing(spec.memory.as_ref()),
         boot(parts.kernel)?,
         translator(parts.accelerator),
         parts.accelerator.cpu(),
@@ -112,6 +115,20 @@ pub(crate) fn domain(parts: &Parts<'_>) -> Option<String> {
          </memballoon></devices></domain>"
     );
     Some(xml)
+}
+
+/// What it is owed of memory, on the mark: it goes wherever the definition goes.
+fn owed(wish: Option<&MemoryWish>) -> String {
+    let Some(MemoryWish { weight, floor_mib, squeeze, .. }) = wish else { return String::new() };
+    let floor = floor_mib.map(|floor| format!(" floor='{}'", floor.0)).unwrap_or_default();
+    format!(" weight='{weight}'{floor} squeeze='{}'", if *squeeze { "yes" } else { "no" })
+}
+
+fn backing(wish: Option<&MemoryWish>) -> &'static str {
+    match wish.is_none_or(|wish| wish.share) {
+        true => "",
+        false => "<memoryBacking><nosharepages/></memoryBacking>",
+    }
 }
 
 fn boot(kernel: Option<&MadeKernel>) -> Option<String> {
@@ -183,7 +200,15 @@ mod test {
 
     fn spec(name: &str) -> GuestSpec {
         let nics = vec![NicSpec { bridge: None }, NicSpec { bridge: Some("br'0".into()) }];
-        GuestSpec { name: name.into(), memory_mib: MiB(64), vcpus: 2, disks: vec![], nics, boot: Boot::Disk }
+        GuestSpec {
+            name: name.into(),
+            memory_mib: MiB(64),
+            vcpus: 2,
+            disks: vec![],
+            nics,
+            boot: Boot::Disk,
+            memory: None,
+        }
     }
 
     fn made(name: &str, cmdline: &str) -> Option<String> {

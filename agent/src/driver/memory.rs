@@ -9,13 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use roost_agent_core::Event;
-use roost_agent_core::memory::{self, Alarm, Deed, GuestMemory, LOOK_EVERY, Plan, Sample, State};
+use roost_agent_core::memory::{self, Alarm, Deed, GuestMemory, LOOK_EVERY, Plan, Room, Sample, State};
 use roost_libvirt::Hypervisor;
-use roost_protocol::memory::MemoryPolicy;
+use roost_protocol::memory::{MemoryPolicy, MemoryReport};
 use roost_protocol::{GuestId, Millis, Time, host};
 use tokio::sync::{mpsc, watch};
 
+use super::keeper::Keeper;
 use crate::act::{balloon, ksm};
+use crate::config::Config;
 use crate::observe::memory::Eye;
 use crate::observe::memory::guests::Guests;
 use crate::report::link::wall;
@@ -32,15 +34,24 @@ pub(crate) struct Tuner {
     /// Knobs of page sharing as this boot's first agent found them are kept here.
     pub(crate) found: PathBuf,
     pub(crate) boot: String,
+    pub(crate) keeper: Keeper,
+    /// For people.
+    pub(crate) report: watch::Sender<Option<MemoryReport>>,
+}
+
+/// Where knobs of page sharing are kept as they were found.
+pub(crate) fn found_file(config: &Config) -> PathBuf {
+    config.state_dir.join("ksm-found")
 }
 
 impl Tuner {
-    /// Starts the thread. It ends when nobody takes its events any more, and gives the knobs back.
+    /// Starts the thread. It ends when nobody takes its events any more; what it did to host and guests is then taken back
+    /// by the keeper, unless the next agent comes soon.
     pub(crate) fn start(self) -> io::Result<()> {
         thread::Builder::new().name("memory".into()).spawn(move || self.run()).map(drop)
     }
 
-    fn run(self) {
+    fn run(mut self) {
         let (began, mut eye, mut guests) = (Instant::now(), Eye::new(Path::new("/")), Guests::default());
         let mut state = State::default();
         if let Some(found) = ksm::found(&self.found, &self.boot) {
@@ -49,6 +60,7 @@ impl Tuner {
         let mut freshness = Millis(0);
         while !self.events.is_closed() {
             let now = Time(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+            tell(self.keeper.beat());
             let hypervisor = self.hypervisor.borrow().clone();
             if let Some(host) = eye.host() {
                 let look = |hypervisor: &Arc<Hypervisor>| guests.look(now, wall(), &eye, hypervisor, freshness);
@@ -56,12 +68,16 @@ impl Tuner {
                 let sample = Sample { at: wall(), host, ksm: eye.ksm(), guests: seen };
                 let plan = memory::plan(now, &sample, &self.policy, &mut state);
                 freshness = plan.ask_guests;
+                // A host whose libvirt is away starts nothing, and its guests are not known.
+                if hypervisor.is_some() {
+                    let room = Room::of(&sample, &self.policy, &state);
+                    // The agent is busy: the next look is soon.
+                    let _ = self.events.try_send(Event::Room(Box::new(room)));
+                }
+                self.report.send_replace(Some(state.report(&sample, &self.policy)));
                 self.carry_out(&sample, plan, hypervisor.as_deref());
             }
             thread::sleep(Duration::from_millis(LOOK_EVERY.0));
-        }
-        if let Some(knobs) = state.hand_back() {
-            tell(ksm::write(Path::new(ksm::FOLDER), &knobs));
         }
     }
 
@@ -101,8 +117,32 @@ impl Tuner {
 }
 
 /// What failed is tried again by the next plan.
-fn tell<T, E: std::fmt::Display>(result: Result<T, E>) {
+pub(super) fn tell<T, E: std::fmt::Display>(result: Result<T, E>) {
     if let Err(error) = result {
         tracing::warn!(%error, "act on memory");
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use roost_protocol::MiB;
+    use roost_protocol::guest::{Boot, GuestSpec};
+    use roost_protocol::memory::MemoryWish;
+
+    use super::*;
+    use crate::act::xml::{Accelerator, Parts, domain};
+    use crate::observe::memory::definition::read;
+
+    #[test]
+    fn what_a_guest_is_owed_is_read_again_from_its_definition() {
+        for wish in [None, Some(MemoryWish { weight: 7, floor_mib: Some(MiB(40)), squeeze: false, share: false })] {
+            let (name, memory_mib, boot) = ("g".into(), MiB(64), Boot::Disk);
+            let spec =
+                GuestSpec { name, memory_mib, vcpus: 1, disks: vec![], nics: vec![], boot, memory: wish.clone() };
+            let (guest, accelerator, serial) = (GuestId::from_u128(1), Accelerator::Tcg, Path::new("/g/s"));
+            let xml = domain(&Parts { guest, spec: &spec, accelerator, disks: &[], kernel: None, serial }).unwrap();
+            let read = read(&xml).unwrap();
+            assert_eq!((read.wish, read.full, read.ours), (wish.unwrap_or_default(), MiB(64), true));
+        }
     }
 }

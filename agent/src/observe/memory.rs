@@ -135,8 +135,7 @@ impl Eye {
     }
 
     fn ksmd_cpu(&self) -> Option<Millis> {
-        let stat = self.text(&format!("proc/{}/stat", self.ksmd?))?;
-        Some(Millis(proc::process_ticks(stat.as_bytes())?.saturating_mul(1_000) / self.ticks_per_second))
+        self.cpu(self.ksmd?)
     }
 
     fn find_ksmd(&self) -> Option<u32> {
@@ -157,9 +156,29 @@ impl Eye {
     pub(crate) fn process(&self, pid: u32) -> Option<(MiB, Option<MiB>)> {
         let pages = proc::resident_pages(self.text(&format!("proc/{pid}/statm"))?.as_bytes())?;
         let merged = self.text(&format!("proc/{pid}/ksm_stat"));
-        let merged = merged.and_then(|text| field(&text, "ksm_merging_pages"));
+        let merged = merged.and_then(|text| {
+            let zero = field(&text, "ksm_zero_pages").unwrap_or(0);
+            Some(field(&text, "ksm_merging_pages")?.saturating_add(zero))
+        });
         let mib = |pages: u64| MiB::of_bytes(pages.saturating_mul(self.page_bytes));
         Some((mib(pages), merged.map(mib)))
+    }
+
+    /// CPU time that a process has used.
+    pub(crate) fn cpu(&self, pid: u32) -> Option<Millis> {
+        self.millis(proc::process_ticks(self.text(&format!("proc/{pid}/stat"))?.as_bytes())?)
+    }
+
+    /// Since a process began.
+    pub(crate) fn age(&self, pid: u32) -> Option<Millis> {
+        let start = self.millis(proc::process_start(self.text(&format!("proc/{pid}/stat"))?.as_bytes())?)?;
+        let uptime = self.text("proc/uptime")?;
+        let seconds: u64 = uptime.split('.').next()?.parse().ok()?;
+        Some(Millis(seconds.saturating_mul(1_000).saturating_sub(start.0)))
+    }
+
+    fn millis(&self, ticks: u64) -> Option<Millis> {
+        ticks.saturating_mul(1_000).checked_div(self.ticks_per_second).map(Millis)
     }
 
     /// Its fair part of what it holds. Dear: the kernel walks all its pages (1 ms for each 100 MB), so ask rarely.

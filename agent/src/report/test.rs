@@ -43,7 +43,12 @@ impl Rig {
     }
 
     fn looks(&self) -> Looks {
-        Looks { hypervisor: watch::channel(None).1, pictures: self.dir.path().join("pictures"), history: None }
+        Looks {
+            hypervisor: watch::channel(None).1,
+            pictures: self.dir.path().join("pictures"),
+            history: None,
+            memory: watch::channel(None).1,
+        }
     }
 
     fn link(&self) -> mpsc::Receiver<LinkEvent> {

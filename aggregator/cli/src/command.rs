@@ -29,12 +29,29 @@ pub(crate) fn command() -> Command {
         let alias = |name: &'static str| operation(Command::new(name).about("Same as `guest list`"), list);
         root = root.subcommand(alias("ls")).subcommand(alias("ps"));
     }
-    if let Some(explain) = find("guest.explain") {
-        let guest = operation(Command::new("guest").about("Same as `guest explain`"), explain);
-        let about = "Tell why something is as it is";
-        root = root.subcommand(Command::new("explain").about(about).subcommand_required(true).subcommand(guest));
+    root.subcommand(explain())
+}
+
+fn explain() -> Command {
+    let mut all = Command::new("explain").about("Tell why something is as it is").subcommand_required(true);
+    if let Some(guest) = explained("guest") {
+        all = all.subcommand(operation(Command::new("guest").about("Same as `guest explain`"), guest));
     }
-    root
+    if let Some(host) = explained("host") {
+        let topic = Arg::new("topic").value_name("TOPIC").value_parser(["memory"]).default_value("memory");
+        let host = operation(Command::new("host").about("Same as `host explain-memory`"), host);
+        all = all.subcommand(host.arg(topic.help("What of the host")));
+    }
+    all
+}
+
+/// What `explain NOUN` is short for.
+pub(crate) fn explained(noun: &str) -> Option<&'static Operation> {
+    match noun {
+        "guest" => find("guest.explain"),
+        "host" => find("host.explain_memory"),
+        _ => None,
+    }
 }
 
 fn global() -> Vec<Arg> {

@@ -82,8 +82,8 @@ fn dispatch(matches: &ArgMatches, around: &Surroundings, out: &mut Out<'_>) -> R
         "demo" => demo::demo(rest, around, out),
         "ls" | "ps" => find("guest.list").map_or(Ok(()), |list| operation(list, rest, around, out)),
         "explain" => {
-            let asked = find("guest.explain").zip(rest.subcommand());
-            asked.map_or(Ok(()), |(explain, (_, rest))| operation(explain, rest, around, out))
+            let asked = rest.subcommand().and_then(|(noun, rest)| Some((command::explained(noun)?, rest)));
+            asked.map_or(Ok(()), |(explain, rest)| operation(explain, rest, around, out))
         }
         _ => {
             let found = rest.subcommand().and_then(|(verb, rest)| Some((find_cli(noun, verb)?, rest)));

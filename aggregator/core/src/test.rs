@@ -120,7 +120,15 @@ impl Rig {
 
     fn make(&mut self, name: &str) -> Result<(), CallErrorCode> {
         let (name, disks, nics) = (name.to_owned(), Vec::new(), Vec::new());
-        let spec = GuestSpec { name: name.clone(), memory_mib: MiB(64), vcpus: 1, disks, nics, boot: Boot::default() };
+        let spec = GuestSpec {
+            name: name.clone(),
+            memory_mib: MiB(64),
+            vcpus: 1,
+            disks,
+            nics,
+            boot: Boot::default(),
+            memory: None,
+        };
         self.call(&name, None, Verb::Create { spec, start: false })
     }
 

@@ -3,6 +3,7 @@
 mod backup;
 mod failover;
 mod history;
+mod memory;
 
 use crate::FieldKind;
 use crate::FieldKind::{
@@ -118,6 +119,10 @@ static SCHEMAS: &[Schema] = &[
     Schema { name: "host_moment", help: "A host on average over one step", properties: history::HOST_MOMENT },
     Schema { name: "guest_moment", help: "A guest on average over one step", properties: history::GUEST_MOMENT },
     Schema { name: "host_loss", help: "What a host's death would cost", properties: failover::HOST_LOSS },
+    Schema { name: "host_memory", help: "How a host's memory is shared out", properties: memory::HOST },
+    Schema { name: "guest_memory", help: "A running guest's part of it", properties: memory::GUEST },
+    Schema { name: "memory_act", help: "Something a host did about its memory", properties: memory::ACT },
+    Schema { name: "memory_wish", help: "What a guest is owed of its host's memory", properties: memory::WISH },
     Schema { name: "disk_spec", help: "Where a new guest's disk comes from", properties: DISK_SPEC },
     Schema { name: "nic_spec", help: "A new guest's network interface", properties: NIC_SPEC },
     Schema { name: "boot", help: "What a new guest boots from", properties: BOOT },

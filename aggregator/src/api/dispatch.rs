@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::Api;
 use super::input::Input;
-use super::ops::{backup, event, failover, grid, guest, history, host, operation, policy, session, token, user};
+use super::ops::{
+    backup, event, failover, grid, guest, history, host, memory, operation, policy, session, token, user,
+};
 use super::page::Page;
 use super::problem::Problem;
 use super::replay::{self, Turn};
@@ -113,6 +115,8 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.resume" => host::resume,
         "host.history" => history::of_host,
         "guest.history" => history::of_guest,
+        "host.memory" => memory::show,
+        "host.explain_memory" => memory::explain,
         "host.if_lost" => failover::if_lost,
         "failover.plan" => failover::plan,
         "host.remove" => host::remove,

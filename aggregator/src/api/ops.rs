@@ -9,6 +9,7 @@ pub(super) mod grid;
 pub(super) mod guest;
 pub(super) mod history;
 pub(super) mod host;
+pub(super) mod memory;
 pub(super) mod operation;
 pub(super) mod policy;
 pub(super) mod session;

@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 pub(crate) mod failover;
 pub(crate) mod history;
+pub(crate) mod memory;
 
 use std::cmp::Reverse;
 

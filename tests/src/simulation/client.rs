@@ -44,6 +44,7 @@ impl World {
                     disks: Vec::new(),
                     nics: Vec::new(),
                     boot: Boot::Disk,
+                    memory: None,
                 };
                 let made = GuestId::from_u128(0xb000_0000 + u128::from(number));
                 return (made, Some(self.hosts[host].id), Verb::Create { spec, start: true });

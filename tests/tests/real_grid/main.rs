@@ -15,6 +15,7 @@ mod halfway;
 mod hostile;
 mod joining;
 mod lifecycle;
+mod memory;
 mod monitoring;
 mod peers;
 mod proof;

@@ -292,6 +292,13 @@ impl Agent {
     /// The restored guest was seen: start it if that was asked, and keep it as wished.
     pub(crate) fn restored(&mut self, command: &Command, order: &RestoreOrder, actions: &mut Vec<Action>) {
         let managed = self.wishes.contains_key(&command.guest) || order.to_be != RestoreAs::AsItWas;
+        if order.start
+            && let Some(why) = self.no_room(self.clock, command.guest)
+        {
+            let wish = if managed { self.wish_change(command.guest, Some(Power::Stopped)) } else { None };
+            let why = Failure { text: format!("it was restored, and is off: {}", why.text), ..why };
+            return self.end_with(command.operation, Some(why), wish.into_iter().collect(), actions);
+        }
         if order.start {
             self.pending.set(command.operation, Phase::Working);
             return self.work(command, Task::Start { guest: command.guest, paused: false }, actions);

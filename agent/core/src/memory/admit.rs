@@ -1,9 +1,10 @@
 //! Whether one more guest fits, asked before it is started; and if not, why not, and what would fit.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use roost_protocol::memory::{MemoryPolicy, Rung};
-use roost_protocol::{MiB, Millis};
+use roost_protocol::{GuestId, MiB, Millis};
 
 use super::guest::{floor, floor_of};
 use super::ladder::{Levels, committed};
@@ -68,8 +69,11 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// Room for new guests, from one look.
-#[derive(Clone, Copy, Debug)]
-struct Room {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    policy: MemoryPolicy,
+    /// Those that were looked at; others that start need room besides.
+    guests: BTreeSet<GuestId>,
     rung: Rung,
     committed: MiB,
     committed_most: MiB,
@@ -91,14 +95,12 @@ pub fn admit(
     starting: &[MiB],
     full: MiB,
 ) -> Result<(), Refusal> {
-    let room = Room::of(sample, policy, state, starting);
-    let Err(limit) = room.holds(full, policy) else { return Ok(()) };
-    Err(Refusal { asked: full, fits: room.largest(policy), limit })
+    Room::of(sample, policy, state).admit(starting, full)
 }
 
 /// The largest guest that could be started.
 pub fn fits(sample: &Sample, policy: &MemoryPolicy, state: &State, starting: &[MiB]) -> MiB {
-    Room::of(sample, policy, state, starting).largest(policy)
+    Room::of(sample, policy, state).with(starting).largest()
 }
 
 /// How many more guests of `full` memory like those of that size that run could be started one after the other, each
@@ -110,9 +112,9 @@ pub fn how_many_more(sample: &Sample, policy: &MemoryPolicy, state: &State, full
         (count + 1, sum + guest.proportional.unwrap_or(guest.resident - shared))
     });
     let settled = sum.0.checked_div(count).map_or(full.permille(policy.start_permille) + QEMU, MiB);
-    let mut room = Room::of(sample, policy, state, &[]);
+    let mut room = Room::of(sample, policy, state);
     let mut more = 0;
-    while more < COUNT && room.holds(full, policy).is_ok() {
+    while more < COUNT && room.holds(full).is_ok() {
         more += 1;
         room.committed = room.committed + full;
         room.free = room.free - settled;
@@ -122,31 +124,58 @@ pub fn how_many_more(sample: &Sample, policy: &MemoryPolicy, state: &State, full
 }
 
 impl Room {
-    fn of(sample: &Sample, policy: &MemoryPolicy, state: &State, starting: &[MiB]) -> Self {
+    /// What there is after one look.
+    pub fn of(sample: &Sample, policy: &MemoryPolicy, state: &State) -> Self {
         let levels = Levels::of(sample, policy);
         // What the host itself uses, with all that runs beside guests.
-        let saved = sample.ksm.as_ref().map_or(MiB(0), |ksm| ksm.saved());
+        let saved = sample.saved();
         let resident: MiB = sample.guests.values().map(|guest| guest.resident).sum();
         let own = sample.host.total + saved - sample.host.available - resident;
         let usable = sample.host.total - own.max(sample.host.huge) - levels.reserve;
-        let begun: MiB = starting.iter().map(|full| first(*full, policy)).sum();
         let young = |guest: &&GuestMemory| guest.age < YOUNG;
         let growing: MiB =
             sample.guests.values().filter(young).map(|guest| first(guest.full, policy) - guest.resident).sum();
         let floors = |guest: &GuestMemory| held(guest, policy) + QEMU;
-        let starting_floors: MiB = starting.iter().map(|full| floor_of(*full, None, policy) + QEMU).sum();
         Self {
+            policy: policy.clone(),
+            guests: sample.guests.keys().copied().collect(),
             rung: state.rung(),
-            committed: committed(sample) + starting.iter().copied().sum(),
+            committed: committed(sample),
             committed_most: usable.permille(policy.overcommit_permille),
-            free: sample.host.available - levels.squeeze - begun - growing,
+            free: sample.host.available - levels.squeeze - growing,
             from_guests: state.can_give(sample, policy).permille(COUNTED_PERMILLE),
-            floors: sample.guests.values().map(floors).sum::<MiB>() + starting_floors,
+            floors: sample.guests.values().map(floors).sum::<MiB>(),
             floors_most: usable,
         }
     }
 
-    fn holds(&self, full: MiB, policy: &MemoryPolicy) -> Result<(), Limit> {
+    /// True for a guest that is in these numbers.
+    pub fn counts(&self, guest: GuestId) -> bool {
+        self.guests.contains(&guest)
+    }
+
+    /// Whether a guest of `full` memory may be started besides those that are `starting` and not counted yet.
+    ///
+    /// # Errors
+    /// The first limit that it would break, and the largest guest that would break none.
+    pub fn admit(&self, starting: &[MiB], full: MiB) -> Result<(), Refusal> {
+        let room = self.with(starting);
+        let Err(limit) = room.holds(full) else { return Ok(()) };
+        Err(Refusal { asked: full, fits: room.largest(), limit })
+    }
+
+    fn with(&self, starting: &[MiB]) -> Self {
+        let mut room = self.clone();
+        for full in starting {
+            room.committed = room.committed + *full;
+            room.free = room.free - first(*full, &self.policy);
+            room.floors = room.floors + floor_of(*full, None, &self.policy) + QEMU;
+        }
+        room
+    }
+
+    fn holds(&self, full: MiB) -> Result<(), Limit> {
+        let policy = &self.policy;
         if self.rung >= Rung::Refuse {
             return Err(Limit::Rung(self.rung));
         }
@@ -166,11 +195,11 @@ impl Room {
     }
 
     /// By halving: what holds for a guest holds for every smaller one.
-    fn largest(&self, policy: &MemoryPolicy) -> MiB {
+    fn largest(&self) -> MiB {
         let (mut holds, mut breaks) = (0, self.committed_most.0.saturating_add(1));
         while breaks - holds > 1 {
             let middle = holds + (breaks - holds) / 2;
-            match self.holds(MiB(middle), policy) {
+            match self.holds(MiB(middle)) {
                 Ok(()) => holds = middle,
                 Err(_) => breaks = middle,
             }

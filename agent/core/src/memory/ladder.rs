@@ -45,7 +45,7 @@ impl Levels {
     /// The levels of this host with these guests.
     pub fn of(sample: &Sample, policy: &MemoryPolicy) -> Self {
         let total = sample.host.total - sample.host.huge;
-        let saved = sample.ksm.as_ref().map_or(MiB(0), |ksm| ksm.saved());
+        let saved = sample.saved();
         let least = policy.reserve_least_mib.min(total.permille(250));
         let reserve = total.permille(policy.reserve_permille).max(least) + saved.permille(UNSHARE_PERMILLE);
         let reserve = reserve.min(total.permille(RESERVE_MOST_PERMILLE));

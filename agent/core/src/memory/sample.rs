@@ -19,6 +19,16 @@ pub struct Sample {
     pub guests: BTreeMap<GuestId, GuestMemory>,
 }
 
+impl Sample {
+    /// What the guests would need more without merging. The kernel's counters keep what ended guests had for as long as
+    /// merging is off, so they are believed only as far as the guests' own go, where these are told.
+    pub fn saved(&self) -> MiB {
+        let counted = self.ksm.as_ref().map_or(MiB(0), Ksm::saved);
+        let own: Option<MiB> = self.guests.values().map(|guest| guest.shared).sum();
+        own.map_or(counted, |own| own.min(counted))
+    }
+}
+
 /// The host's own tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostMemory {

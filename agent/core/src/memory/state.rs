@@ -34,11 +34,6 @@ impl State {
         self.sharing.adopt(found);
     }
 
-    /// The knobs as they were before us, when the host is handed back; none when nothing was changed.
-    pub fn hand_back(&mut self) -> Option<Knobs> {
-        self.sharing.hand_back()
-    }
-
     /// What guests could give in many steps, as far as they may be squeezed now.
     pub(super) fn can_give(&self, sample: &Sample, policy: &MemoryPolicy) -> MiB {
         if !policy.balloons {
@@ -82,7 +77,7 @@ impl State {
             reserve_mib: Levels::of(sample, policy).reserve,
             committed_mib: committed,
             overcommit_permille: u32::try_from(overcommit).unwrap_or(u32::MAX),
-            saved_by_sharing_mib: sample.ksm.as_ref().map_or(MiB(0), |ksm| ksm.saved()),
+            saved_by_sharing_mib: sample.saved(),
             saved_by_balloons_mib: self.balloons.saved(sample),
             ksm_cpu_permille: self.sharing.cpu_permille,
             fits_mib: fits(sample, policy, self, &[]),

@@ -3,19 +3,19 @@
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 use roost_protocol::MiB;
+use roost_protocol::memory::{MemoryWish, WEIGHT};
 
 /// The name space of the mark that agents put on what they make.
 const MARKER: &str = "https://roost.dev/guest/1";
 
 /// As defined, not as it is now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Definition {
     /// `currentMemory`: what it has when nobody squeezes it.
     pub(crate) full: MiB,
     /// Its driver takes memory from the balloon before the guest kills a program.
     pub(crate) rescue: bool,
-    /// Its pages may be merged.
-    pub(crate) share: bool,
+    pub(crate) wish: MemoryWish,
     pub(crate) balloon: bool,
     /// Made by an agent, as its metadata says.
     pub(crate) ours: bool,
@@ -25,7 +25,7 @@ pub(crate) struct Definition {
 pub(crate) fn read(xml: &str) -> Option<Definition> {
     let mut reader = Reader::from_str(xml);
     let mut path: Vec<String> = Vec::new();
-    let mut found = Definition { share: true, ..Definition::default() };
+    let mut found = Definition::default();
     let (mut unit, mut memory, mut current) = (1_024, None, None);
     loop {
         match reader.read_event().ok()? {
@@ -61,16 +61,30 @@ pub(crate) fn read(xml: &str) -> Option<Definition> {
 fn note(path: &[String], tag: &BytesStart<'_>, found: &mut Definition) {
     let place: Vec<&str> = path.iter().map(String::as_str).chain([tag.name().0]).collect();
     match place.as_slice() {
-        ["domain", "memoryBacking", "nosharepages"] => found.share = false,
+        ["domain", "memoryBacking", "nosharepages"] => found.wish.share = false,
         ["domain", "devices", "memballoon"] => {
             found.balloon = attribute(tag, "model").is_some_and(|model| model != "none");
             found.rescue = attribute(tag, "autodeflate").as_deref() == Some("on");
         }
-        ["domain", "metadata", own] if own.ends_with(":guest") => {
-            found.ours |= tag.attributes().flatten().any(|attribute| attribute.value.as_ref() == MARKER);
+        ["domain", "metadata", own] if own.ends_with(":guest") && is_mark(tag) => {
+            found.ours = true;
+            owed(tag, &mut found.wish);
         }
         _ => {}
     }
+}
+
+fn is_mark(tag: &BytesStart<'_>) -> bool {
+    tag.attributes().flatten().any(|attribute| attribute.value.as_ref() == MARKER)
+}
+
+/// What the guest is owed, as the agent that made it wrote on its mark.
+fn owed(mark: &BytesStart<'_>, wish: &mut MemoryWish) {
+    let number = |name: &str| attribute(mark, name)?.parse::<u64>().ok();
+    let weight = number("weight").and_then(|weight| u32::try_from(weight).ok());
+    wish.weight = weight.filter(|weight| (1..=WEIGHT).contains(weight)).unwrap_or(wish.weight);
+    wish.floor_mib = number("floor").map(MiB);
+    wish.squeeze = attribute(mark, "squeeze").as_deref() != Some("no");
 }
 
 fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use roost_agent_core::memory::{Balloon, GuestMemory, Told};
 use roost_libvirt::{BalloonStats, Hypervisor, StatsGroups, XmlForm};
-use roost_protocol::memory::MemoryWish;
 use roost_protocol::{GuestId, MiB, Millis, Stamp, Time};
 
 use super::Eye;
@@ -24,6 +23,11 @@ pub(crate) struct Guests {
 struct Known {
     pid: u32,
     since: Time,
+    /// Its age when it was first seen.
+    age: Millis,
+    /// CPU time so far, and when.
+    cpu: Option<(Time, Millis)>,
+    cpu_permille: u32,
     definition: Definition,
     balloon: Option<(Time, BalloonStats, Option<Millis>)>,
     fair: Option<(Time, MiB)>,
@@ -39,7 +43,7 @@ impl Guests {
         hypervisor: &Hypervisor,
         freshness: Millis,
     ) -> BTreeMap<GuestId, GuestMemory> {
-        self.walk(now, hypervisor);
+        self.walk(now, eye, hypervisor);
         if self.asked_at.is_none_or(|at| now.since(at) >= freshness) {
             self.asked_at = Some(now);
             self.ask(now, wall, hypervisor);
@@ -50,13 +54,14 @@ impl Guests {
             if known.fair.is_none_or(|(at, _)| now.since(at) >= FAIR_EVERY) {
                 known.fair = eye.proportional(known.pid).map(|fair| (now, fair));
             }
+            known.used_cpu(now, eye.cpu(known.pid));
             seen.insert(*id, known.memory(now, resident, shared));
         }
         seen
     }
 
     /// Guests that came and went.
-    fn walk(&mut self, now: Time, hypervisor: &Hypervisor) {
+    fn walk(&mut self, now: Time, eye: &Eye, hypervisor: &Hypervisor) {
         let pids = roost_libvirt::qemu_pids();
         self.known.retain(|id, known| pids.get(&id.bytes()) == Some(&known.pid));
         for (uuid, pid) in pids {
@@ -67,7 +72,10 @@ impl Guests {
             // A definition of its own for the next start doesn't matter to the one that runs.
             let xml = hypervisor.xml(&uuid, XmlForm { inactive: true, ..XmlForm::default() });
             let Some(definition) = xml.ok().and_then(|xml| definition::read(&xml)) else { continue };
-            self.known.insert(id, Known { pid, since: now, definition, balloon: None, fair: None });
+            let age = eye.age(pid).unwrap_or_default();
+            let known =
+                Known { pid, since: now, age, cpu: None, cpu_permille: 0, definition, balloon: None, fair: None };
+            self.known.insert(id, known);
         }
     }
 
@@ -89,6 +97,14 @@ impl Guests {
 }
 
 impl Known {
+    /// Since the look before.
+    fn used_cpu(&mut self, now: Time, used: Option<Millis>) {
+        let before = std::mem::replace(&mut self.cpu, used.map(|used| (now, used)));
+        let Some(((at, before), used)) = before.zip(used) else { return };
+        let permille = used.0.saturating_sub(before.0).saturating_mul(1_000).checked_div(now.since(at).0);
+        self.cpu_permille = permille.map_or(0, |permille| u32::try_from(permille).unwrap_or(u32::MAX));
+    }
+
     fn memory(&self, now: Time, resident: MiB, shared: Option<MiB>) -> GuestMemory {
         let full = self.definition.full;
         let balloon = self.balloon.as_ref().filter(|_| self.definition.balloon);
@@ -97,11 +113,11 @@ impl Known {
             resident,
             proportional: self.fair.map(|(_, fair)| fair),
             shared,
-            cpu_permille: 0,
-            age: now.since(self.since),
+            cpu_permille: self.cpu_permille,
+            age: Millis(self.age.0.saturating_add(now.since(self.since).0)),
             ours: self.definition.ours,
             rescue: self.definition.rescue,
-            wish: MemoryWish { share: self.definition.share, ..MemoryWish::default() },
+            wish: self.definition.wish.clone(),
             balloon: balloon
                 .and_then(|(at, stats, age)| as_told(stats, age.map(|age| Millis(age.0 + now.since(*at).0)))),
         }

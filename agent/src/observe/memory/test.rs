@@ -4,6 +4,7 @@ use std::fs;
 
 use roost_libvirt::BalloonStats;
 use roost_protocol::Stamp;
+use roost_protocol::memory::MemoryWish;
 
 use super::*;
 
@@ -87,12 +88,26 @@ fn a_definition_says_what_may_be_taken_and_shared() {
         "<memory unit='GiB'>4</memory><currentMemory unit='MiB'>1024</currentMemory>",
         &format!("{mark}{balloon}"),
     );
-    assert_eq!(ours, definition::Definition { full: MiB(1_024), rescue: true, share: true, balloon: true, ours: true });
+    let wish = MemoryWish::default();
+    let found =
+        |wish: MemoryWish| definition::Definition { full: MiB(1_024), rescue: true, wish, balloon: true, ours: true };
+    assert_eq!(ours, found(wish.clone()));
+    let owed = mark.replace("/></", " weight='300' floor='700' squeeze='no'/></");
+    let ours = made("<memory unit='MiB'>1024</memory>", &format!("{owed}{balloon}"));
+    assert_eq!(ours, found(MemoryWish { weight: 300, floor_mib: Some(MiB(700)), squeeze: false, ..wish.clone() }));
+    let nonsense = mark.replace("/></", " weight='0' floor='-1' squeeze='?'/></");
+    assert_eq!(made("<memory unit='MiB'>1024</memory>", &format!("{nonsense}{balloon}")), found(wish.clone()));
     let plain = "<memory>2097152</memory><memoryBacking><nosharepages/></memoryBacking>";
     let other = made(plain, "<devices><memballoon model='none'/></devices>");
     assert_eq!(
         other,
-        definition::Definition { full: MiB(2_048), rescue: false, share: false, balloon: false, ours: false }
+        definition::Definition {
+            full: MiB(2_048),
+            rescue: false,
+            wish: MemoryWish { share: false, ..wish },
+            balloon: false,
+            ours: false
+        }
     );
     for bad in ["", "<domain/>", "<domain><memory>x</memory></domain>", "<domain", "nonsense"] {
         assert_eq!(definition::read(bad), None, "{bad}");

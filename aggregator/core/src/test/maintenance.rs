@@ -123,6 +123,7 @@ impl Rig {
             disks: Vec::new(),
             nics: Vec::new(),
             boot: roost_protocol::guest::Boot::default(),
+            memory: None,
         };
         let verb = Verb::Create { spec, start: false };
         let (operation, guest) = (OperationId::from_u128(9), GuestId::from_u128(9));

@@ -26,6 +26,7 @@ const CREATE: Operation = Operation {
         Field::body("disks", FieldKind::List("disk_spec"), "Its disks, in order"),
         Field::body("nics", FieldKind::List("nic_spec"), "Its network interfaces, in order"),
         Field::body("boot", FieldKind::Object("boot"), "What it boots from (default: its first disk)"),
+        Field::body("memory_wish", FieldKind::Object("memory_wish"), "What it is owed of its host's memory"),
         Field::body("start", FieldKind::Boolean, "Start it at once"),
     ],
     errors: &["invalid", "already_exists", "not_found", "ambiguous", "unplaceable"],

@@ -32,6 +32,31 @@ pub(super) const TABLE: &[Operation] = &[
         )
     },
     Operation {
+        detail: "As its agent saw it within the last seconds: what is there, what was promised, what merging and balloons \
+                 save, and the largest guest that could be started.",
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "memory"),
+        ..read(
+            "host.memory",
+            "Show how a host's memory is shared out",
+            "/hosts/{ref}/memory",
+            Output::Object("host_memory"),
+        )
+    },
+    Operation {
+        detail: "The last 64 things that its agent did, newest first, each with its chain of causes and their numbers.",
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "explain-memory"),
+        ..read(
+            "host.explain_memory",
+            "Tell what a host did about its memory, and why",
+            "/hosts/{ref}/memory/acts",
+            Output::List("memory_act"),
+        )
+    },
+    Operation {
         detail: "It gets no new guests and replicas, and takes over nothing; its own guests stay and go on.",
         inputs: &[REF_HOST],
         errors: &["not_found", "ambiguous"],

@@ -4,6 +4,7 @@ use roost_aggregator_core::Call;
 use roost_aggregator_core::call::Done as CoreDone;
 use roost_protocol::guest::{Boot, DiskSpec, GuestSpec, NicSpec, Power, PowerState};
 use roost_protocol::look::Look;
+use roost_protocol::memory::MemoryWish;
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId};
 use serde::de::DeserializeOwned;
@@ -104,6 +105,7 @@ pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {
         disks: part::<Vec<DiskSpec>>(&input, "disks")?,
         nics: part::<Vec<NicSpec>>(&input, "nics")?,
         boot: boot(&input)?,
+        memory: part::<Option<MemoryWish>>(&input, "memory_wish")?,
     };
     let host = chosen_host(api, &input).await?;
     let verb = Verb::Create { spec, start: input.boolean("start").unwrap_or(false) };

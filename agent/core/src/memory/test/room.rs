@@ -46,6 +46,21 @@ fn guests_whose_start_was_begun_count() {
 }
 
 #[test]
+fn what_ended_guests_had_merged_takes_no_room() {
+    let policy = MemoryPolicy::default();
+    let told = |shared| GuestMemory { shared: Some(MiB(shared)), ..guest(1_024, 300) };
+    let clean = sample(8_000, vec![told(0); 4]);
+    let mut stale = clean.clone();
+    stale.ksm = Some(Ksm { sharing: 1_000_000, page_bytes: 4_096, ..ksm() });
+    let room = |sample: &Sample| fits(sample, &policy, &watched(sample, &policy), &[]);
+    assert_eq!((room(&stale), stale.saved()), (room(&clean), MiB(0)));
+    let merged = Sample { guests: sample(0, vec![told(100); 4]).guests, ..stale.clone() };
+    assert_eq!(merged.saved(), MiB(400));
+    let silent = Sample { guests: sample(0, vec![guest(1_024, 300)]).guests, ..stale };
+    assert_eq!(silent.saved(), MiB(3_906), "an older kernel's guests don't tell");
+}
+
+#[test]
 fn nothing_starts_while_the_reserve_is_touched() {
     let (policy, sample) = (MemoryPolicy::default(), sample(700, vec![guest(1_024, 300)]));
     let mut state = State::default();

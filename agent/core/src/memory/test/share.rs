@@ -162,10 +162,10 @@ fn the_knobs_found_are_the_knobs_handed_back() {
     let found = ksm().knobs;
     let mut world = World::new(ksm(), 9, 2_000);
     (0..50).for_each(|_| drop(world.step()));
-    assert_eq!(world.state.clone().hand_back(), Some(found.clone()));
+    assert_eq!(world.state.clone().sharing.hand_back(), Some(found.clone()));
     world.policy.sharing = roost_protocol::memory::Sharing::Never;
     assert_eq!(world.step().deeds.first(), Some(&Deed::Share(found)));
-    assert_eq!(world.state.hand_back(), None, "once");
+    assert_eq!(world.state.sharing.hand_back(), None, "once");
 }
 
 #[test]

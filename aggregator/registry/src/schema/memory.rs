@@ -1,0 +1,50 @@
+//! Shapes of memory: how a host shares it out, what it did about it, what a guest is owed.
+
+use super::{Property, hidden, maybe, restless, shown, wide};
+use crate::FieldKind::{Boolean, Choice, Integer, List, Number, Text, TextList, Time};
+
+pub(super) const HOST: &[Property] = &[
+    shown("name", Text, "The host"),
+    hidden("host", Text, "Its id"),
+    restless(shown(
+        "rung",
+        Choice(&["free", "share", "squeeze", "refuse", "alarm"]),
+        "What is done, each with those before it: nothing; equal pages are merged; idle guests give memory back; no guest \
+         is started; guests have to go elsewhere",
+    )),
+    restless(shown("total_mib", Integer, "Memory, MiB")),
+    restless(shown("available_mib", Integer, "To be had, MiB")),
+    restless(wide("reserve_mib", Integer, "What guests never get, MiB")),
+    restless(shown("committed_mib", Integer, "What running guests were promised, MiB")),
+    restless(wide("overcommit_percent", Number, "The same, percent of all")),
+    restless(shown("saved_by_sharing_mib", Integer, "Needed more without merged pages, MiB")),
+    restless(shown("saved_by_balloons_mib", Integer, "Taken from idle guests, MiB")),
+    maybe(restless(wide("sharing_cpu_percent", Number, "CPU that merging uses, percent of one CPU"))),
+    restless(shown("fits_mib", Integer, "The largest guest that could be started now, MiB")),
+    restless(hidden("guests", List("guest_memory"), "Its running guests")),
+];
+
+pub(super) const GUEST: &[Property] = &[
+    hidden("guest", Text, "Its id"),
+    shown("name", Text, "The guest"),
+    shown("memory_mib", Integer, "What it has when nobody squeezes it, MiB"),
+    maybe(restless(shown("current_mib", Integer, "What its balloon leaves it, MiB"))),
+    restless(shown("resident_mib", Integer, "Of its process, merged pages too, MiB")),
+    maybe(restless(shown("usable_mib", Integer, "Free to its programs, as it says itself, MiB"))),
+    maybe(restless(shown("shared_mib", Integer, "Merged with equal pages, MiB"))),
+];
+
+pub(super) const ACT: &[Property] = &[
+    shown("time", Time, "When, by the host's clock"),
+    maybe(shown("guest_name", Text, "To whom; absent: the host")),
+    maybe(hidden("guest", Text, "Its id")),
+    shown("what", Text, "What was done"),
+    shown("why", TextList, "The causes, from the first to the last"),
+];
+
+pub(super) const WISH: &[Property] = &[
+    maybe(shown("weight", Integer, "Of two guests alike, one with twice the weight gives half as much (default 100)")),
+    maybe(shown("floor_mib", Integer, "It is never squeezed below this, MiB")),
+    maybe(shown("squeeze", Boolean, "It may give memory back when its host is short (default true)")),
+    maybe(shown("share", Boolean, "Its pages may be merged with equal ones of other guests (default true)")),
+];
