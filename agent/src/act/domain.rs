@@ -211,9 +211,9 @@ impl Tools {
                 };
                 return self.points.as_ref().ok_or_else(none)?.carry_out(what, &hands);
             }
-            Task::Start { guest, paused } => {
+            Task::Start { guest } => {
                 await_served(&self.place, *guest);
-                if *paused { hypervisor.start_paused(&uuid) } else { hypervisor.start(&uuid) }
+                hypervisor.start(&uuid)
             }
             Task::Shutdown { .. } => hypervisor.shutdown(&uuid, ShutdownMode::Default),
             Task::ForceOff { .. } => hypervisor.force_off(&uuid, ForceOff::Kill),

@@ -108,13 +108,12 @@ impl Grid {
         self.publish(now, Line::info("operation.started", text).host(id).guest(guest).operation(operation.id), actions);
     }
 
-    /// Reading: how far a host that is in maintenance is, in a word. What is off and can't be handed over is in nobody's
-    /// way.
+    /// Reading: how far a host that is in maintenance is, in a word.
     pub fn maintenance_word(&self, host: &Host) -> Option<&'static str> {
         let it = self.maintenance(host.id)?;
         Some(match it.drain {
             false => "on",
-            true if self.if_lost(host).iter().all(|it| it.off && matches!(it.fate, Fate::Down(_))) => "drained",
+            true if self.if_lost(host).is_empty() => "drained",
             true => "draining",
         })
     }

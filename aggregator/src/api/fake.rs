@@ -334,8 +334,6 @@ fn point(guest: GuestId, at: u64) -> BackupSummary {
         copies: vec![Target::Peer { host: host(2) }],
         damaged: None,
         note: String::new(),
-        meant: roost_protocol::backup::Meant::Run,
-        priority: 0,
     }
 }
 

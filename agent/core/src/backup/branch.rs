@@ -50,8 +50,6 @@ impl Agent {
             why: Why::Branch,
             freeze: Freeze::Never,
             note: NOTE.into(),
-            meant: self.meant(guest),
-            priority: self.priority(guest),
             bandwidth,
             ..BackupOrder::default()
         };
