@@ -191,7 +191,11 @@ impl Tools {
         let call = match what {
             Task::Create { guest, spec } => return maker.create(*guest, spec).map(|()| Made::Nothing),
             Task::Import { guest, xml } => return maker.import(*guest, xml).map(|()| Made::Nothing),
-            Task::Delete { guest, keep_disks } => return maker.delete(*guest, *keep_disks).map(|()| Made::Nothing),
+            Task::Delete { guest, keep_disks } => {
+                maker.delete(*guest, *keep_disks)?;
+                self.points.iter().for_each(|points| points.end_serving(*guest));
+                return Ok(Made::Nothing);
+            }
             Task::CleanUp { guest } => return maker.clean_up(*guest).map(|()| Made::Nothing),
             Task::Backup { .. }
             | Task::Ship { .. }

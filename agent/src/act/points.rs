@@ -293,6 +293,11 @@ impl Points {
         Ok(Box::new(FromStore { store, point }))
     }
 
+    /// A guest that is no more reads nothing; what it was served held its point.
+    pub(super) fn end_serving(&self, guest: GuestId) {
+        self.served.end(guest);
+    }
+
     fn pull(&self, guest: GuestId, order: &RestoreOrder, hands: &Hands<'_>) -> TaskResult {
         let work = Pull {
             hypervisor: hands.hypervisor,

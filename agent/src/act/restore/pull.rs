@@ -77,7 +77,7 @@ impl Served {
         Ok(())
     }
 
-    pub(super) fn end(&self, guest: GuestId) {
+    pub(crate) fn end(&self, guest: GuestId) {
         // Ended outside of the lock: it waits for its thread.
         let server = self.all().remove(&guest);
         drop(server);
