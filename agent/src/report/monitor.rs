@@ -39,7 +39,7 @@ pub(crate) struct Shot {
     pub(crate) sample: HostSample,
     pub(crate) guests: Vec<Shown>,
     pub(crate) alarms: Vec<Alarm>,
-    /// Absent where the host has no store.
+    /// Absent where the host has no store, and where nobody asks for metrics.
     pub(crate) backups: Option<BackupBeat>,
 }
 
@@ -224,6 +224,8 @@ impl Monitor {
             sample: self.samples.get(&report.id).cloned(),
             report,
         };
+        // Of every point of every guest.
+        let listened = self.parts.shots.receiver_count() > 0;
         let shot = Arc::new(Shot {
             host: Some(host),
             facts: facts.clone(),
@@ -234,7 +236,7 @@ impl Monitor {
             sample: self.sample.clone(),
             guests: reports.into_iter().map(shown).collect(),
             alarms: agent.raised().cloned().collect(),
-            backups: agent.whole_backup_beat(now),
+            backups: listened.then(|| agent.whole_backup_beat(now)).flatten(),
         });
         if let Some(snmp) = &self.parts.snmp {
             snmp.view.send_replace(Arc::new(snmp::view(&shot, &self.parts.details)));
