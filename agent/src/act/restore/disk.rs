@@ -15,7 +15,7 @@ use crate::act::{failure, io_failure};
 
 /// Between two looks at qemu-img.
 const LOOK: Duration = Duration::from_millis(50);
-/// Small parts of a disk that are zeroes are compared as if they were data; larger ones are asked about.
+/// Behind everything that guests do.
 const NICE: &str = "10";
 
 /// Progress of all disks, and whether it is still wanted.
@@ -111,7 +111,7 @@ pub(crate) fn export(
     command.args(["-O", "qcow2"]).arg(path);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let child = child.map_err(|error| io_failure("run qemu-img", &error))?;
-    let step = format!("restore disk {target}");
+    let step = format!("export disk {target}");
     let ended = watch(child, || meter.at(counted.read.load(Ordering::Relaxed), &step));
     let fault = counted.fault.lock().ok().and_then(|mut fault| fault.take());
     match (ended, fault) {

@@ -289,4 +289,51 @@ mod test {
         assert_eq!((read[0], read[1], read[5_000], read[5_001], read.len()), (0, 7, 7, 0, 5_002));
         assert!(read_aligned(&file, (1 << 20) - 1, 2, &mut buffer).is_err(), "beyond the end");
     }
+
+    /// A disk of 9 MiB with data at both ends of its first stretch and in its last.
+    struct Small(Vec<u8>);
+
+    impl Image for Small {
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            buffer.copy_from_slice(&self.0[bytes(offset)..][..buffer.len()]);
+            Ok(())
+        }
+
+        fn data(&self) -> Vec<(u64, u64)> {
+            vec![(0, 4_096), (STRETCH - 8_192, 16_384), (8 << 20, 12_288)]
+        }
+    }
+
+    #[test]
+    fn what_does_not_read_back_as_it_was_written_is_found_wherever_it_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let mut small = Small(vec![0; 9 << 20]);
+        for (offset, length) in small.data() {
+            small.0[bytes(offset)..][..bytes(length)].fill(5);
+        }
+        let (unwanted, tell) = (std::sync::atomic::AtomicBool::new(false), |_: u32, _: &str| {});
+        let mut meter = Meter::new(&unwanted, &tell, 100);
+        let laid = Laid::create(&path, Format::Raw, small.size()).unwrap();
+        laid.fill("vda", &small, &mut meter).unwrap();
+        let mut compared = || laid.compare("vda", &path, &small, &mut meter);
+        compared().unwrap();
+        assert!(std::fs::read(&path).unwrap() == small.0);
+        // In data, at its last byte, in a hole, and data that is a hole.
+        for (at, wrong) in [(100, 6), ((8 << 20) + 12_287, 6), (6 << 20, 1), (STRETCH, 0)] {
+            let right = small.0[bytes(at)];
+            laid.file.write_all_at(&[wrong], at).unwrap();
+            laid.file.sync_all().unwrap();
+            assert!(compared().unwrap_err().text.contains("reads back otherwise"), "{at}");
+            laid.file.write_all_at(&[right], at).unwrap();
+            laid.file.sync_all().unwrap();
+        }
+        laid.file.set_len(4 << 20).unwrap();
+        laid.file.set_len(9 << 20).unwrap();
+        assert!(compared().unwrap_err().text.contains("reads back otherwise"), "its end is lost");
+    }
 }
