@@ -13,9 +13,9 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use roost_protocol::look::{self, Course};
+use roost_protocol::look::{self, Course, Past};
 use roost_protocol::operation::{Failure, FailureCode};
-use roost_protocol::{GuestId, Millis, Stamp};
+use roost_protocol::{GuestId, Millis};
 use roost_snmp::mib::number::{Change, Kept};
 use tokio::sync::oneshot;
 
@@ -88,14 +88,9 @@ impl History {
         Ok((Self { requests }, numbers))
     }
 
-    /// The course of one series over the time before `until`, now unless given. Waits for the thread.
-    pub(crate) fn course(
-        &self,
-        guest: Option<GuestId>,
-        span: Millis,
-        until: Option<Stamp>,
-        points: u32,
-    ) -> Result<look::History, Failure> {
+    /// The course of one series. Waits for the thread.
+    pub(crate) fn course(&self, past: Past) -> Result<look::History, Failure> {
+        let Past { guest, span, until, points } = past;
         let to = until.map_or_else(|| wall_s() + 1, |until| until.0.div_ceil(1_000));
         let span = Span { from: to.saturating_sub(span.0.div_ceil(1_000)), to };
         let series = guest.map_or(Series::HOST, Series::from);

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use roost_libvirt::{Code, XmlForm};
-use roost_protocol::look::{self, Look, PICTURE, Picture, Seen};
+use roost_protocol::look::{self, Look, PICTURE, Past, Picture, Seen};
 use roost_protocol::memory::MemoryReport;
 use roost_protocol::operation::{Failure, FailureCode};
-use roost_protocol::{GuestId, Millis, Stamp};
+use roost_protocol::{GuestId, Stamp};
 use tokio::sync::watch;
 
 use crate::act::domain::{Slot, hypervisor_failure};
@@ -36,21 +36,15 @@ impl Looks {
         let seen = match look {
             Look::Screen { guest } => self.screen(guest).map(Seen::Picture),
             Look::Trial { guest } => trial(&self.pictures, guest).map(Seen::Picture),
-            Look::History { guest, span, until, points } => self.history(guest, span, until, points).map(Seen::History),
+            Look::History(past) => self.history(past).map(Seen::History),
             Look::Memory => self.memory(),
         };
         seen.unwrap_or_else(Seen::Nothing)
     }
 
-    fn history(
-        &self,
-        guest: Option<GuestId>,
-        span: Millis,
-        until: Option<Stamp>,
-        points: u32,
-    ) -> Result<look::History, Failure> {
+    fn history(&self, past: Past) -> Result<look::History, Failure> {
         let none = || failure(FailureCode::NotFound, "the host keeps no history; its journal says why");
-        self.history.as_ref().ok_or_else(none)?.course(guest, span, until, points)
+        self.history.as_ref().ok_or_else(none)?.course(past)
     }
 
     fn memory(&self) -> Result<Seen, Failure> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quinn::Connection;
 use roost_protocol::HostId;
-use roost_protocol::look::{History, Look, Picture, SINCE, Seen};
+use roost_protocol::look::{History, Look, Past, Picture, SINCE, Seen};
 use roost_protocol::memory::MemoryReport;
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::transport::{self, TransportError};
@@ -15,8 +15,13 @@ use crate::handle::{Away, Handle};
 /// How long somebody who looks waits: a host that has much to do takes seconds for a screen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Asks the host; what it says is as trustworthy as the host.
-async fn look(handle: &Handle, host: HostId, what: Look) -> Result<Result<Seen, Failure>, Away> {
+/// Asks the host, and picks out what it was asked for; what it says is as trustworthy as the host.
+async fn look<T>(
+    handle: &Handle,
+    host: HostId,
+    what: Look,
+    pick: impl FnOnce(Seen) -> Option<T>,
+) -> Result<Result<T, Failure>, Away> {
     let version = handle.read(move |grid, _, _| grid.hosts().get(&host).map(|host| host.version)).await?;
     if version.is_some_and(|version| version < SINCE) {
         return Ok(Err(failed(FailureCode::Unsupported, "its host's agent is too old to show it: upgrade it")));
@@ -26,7 +31,9 @@ async fn look(handle: &Handle, host: HostId, what: Look) -> Result<Result<Seen, 
     };
     Ok(match timeout(PATIENCE, ask(&connection, &what)).await {
         Ok(Ok(Seen::Nothing(why))) => Err(why),
-        Ok(Ok(seen)) => Ok(seen),
+        Ok(Ok(seen)) => {
+            pick(seen).ok_or_else(|| failed(FailureCode::Internal, "its host showed something else than was asked for"))
+        }
         Ok(Err(error)) => Err(failed(FailureCode::HostUnreachable, &crate::chain(&error))),
         Err(_) => {
             let text = format!("its host did not answer within {} s", PATIENCE.as_secs());
@@ -37,32 +44,18 @@ async fn look(handle: &Handle, host: HostId, what: Look) -> Result<Result<Seen, 
 
 /// A picture of something on the host.
 pub(crate) async fn picture(handle: &Handle, host: HostId, what: Look) -> Result<Result<Picture, Failure>, Away> {
-    Ok(look(handle, host, what).await?.and_then(|seen| match seen {
-        Seen::Picture(picture) => Ok(picture),
-        Seen::History(_) | Seen::Memory(_) | Seen::Nothing(_) => {
-            Err(failed(FailureCode::Internal, "its host showed something else"))
-        }
-    }))
+    look(handle, host, what, |seen| if let Seen::Picture(picture) = seen { Some(picture) } else { None }).await
 }
 
 /// What the host sampled.
-pub(crate) async fn history(handle: &Handle, host: HostId, what: Look) -> Result<Result<History, Failure>, Away> {
-    Ok(look(handle, host, what).await?.and_then(|seen| match seen {
-        Seen::History(history) => Ok(history),
-        Seen::Picture(_) | Seen::Memory(_) | Seen::Nothing(_) => {
-            Err(failed(FailureCode::Internal, "its host told something else"))
-        }
-    }))
+pub(crate) async fn history(handle: &Handle, host: HostId, past: Past) -> Result<Result<History, Failure>, Away> {
+    let pick = |seen| if let Seen::History(history) = seen { Some(history) } else { None };
+    look(handle, host, Look::History(past), pick).await
 }
 
 /// How the host's memory is shared out.
 pub(crate) async fn memory(handle: &Handle, host: HostId) -> Result<Result<MemoryReport, Failure>, Away> {
-    Ok(look(handle, host, Look::Memory).await?.and_then(|seen| match seen {
-        Seen::Memory(report) => Ok(*report),
-        Seen::Picture(_) | Seen::History(_) | Seen::Nothing(_) => {
-            Err(failed(FailureCode::Internal, "its host told something else"))
-        }
-    }))
+    look(handle, host, Look::Memory, |seen| if let Seen::Memory(report) = seen { Some(*report) } else { None }).await
 }
 
 async fn ask(connection: &Connection, what: &Look) -> Result<Seen, TransportError> {

@@ -1,5 +1,5 @@
-//! What people look at for a moment, such as a screen or a chart: asked of a host on a stream of its own, which the aggregator opens,
-//! answered from what the host sees just then, and kept nowhere on the way.
+//! What people look at for a moment, such as a screen or a chart: asked of a host on a stream of its own, which the
+//! aggregator opens, answered from what the host sees just then, and kept nowhere on the way.
 
 use minicbor::{Decode, Encode};
 
@@ -31,23 +31,27 @@ pub enum Look {
     },
     /// What was sampled of a guest, or of the host itself.
     #[n(2)]
-    History {
-        /// Absent: the host.
-        #[n(0)]
-        guest: Option<GuestId>,
-        /// So far back from its end.
-        #[n(1)]
-        span: Millis,
-        /// Its end; absent: now, by the host's clock.
-        #[n(2)]
-        until: Option<Stamp>,
-        /// About so many moments, at most [`MOMENTS`].
-        #[n(3)]
-        points: u32,
-    },
+    History(#[n(0)] Past),
     /// The host's memory, how it is shared out and why.
     #[n(3)]
     Memory,
+}
+
+/// Which history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Past {
+    /// Absent: of the host.
+    #[n(0)]
+    pub guest: Option<GuestId>,
+    /// So far back from its end.
+    #[n(1)]
+    pub span: Millis,
+    /// Its end; absent: now, by the host's clock.
+    #[n(2)]
+    pub until: Option<Stamp>,
+    /// About so many moments, at most [`MOMENTS`].
+    #[n(3)]
+    pub points: u32,
 }
 
 /// The answer.

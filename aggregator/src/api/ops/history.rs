@@ -1,6 +1,6 @@
 //! What hosts sampled, asked of them when somebody looks; nothing of it is kept here.
 
-use roost_protocol::look::{Course, History, Look, MOMENTS};
+use roost_protocol::look::{Course, History, MOMENTS, Past};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, HostId, Millis, Stamp};
 
@@ -48,7 +48,7 @@ async fn ask(api: &Api, host: HostId, guest: Option<GuestId>, input: &Input) -> 
     if span == Millis(0) {
         return Err(Problem::fault("/last", "must be a second at least"));
     }
-    Ok(history(&api.handle, host, Look::History { guest, span, until, points }).await??)
+    Ok(history(&api.handle, host, Past { guest, span, until, points }).await??)
 }
 
 fn moment(text: &str) -> Result<Stamp, Problem> {
