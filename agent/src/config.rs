@@ -154,8 +154,8 @@ pub(crate) struct Config {
     pub(crate) restart_first_ms: u64,
     /// Longest wait before a crashed guest is started again, milliseconds.
     pub(crate) restart_longest_ms: u64,
-    /// Merge equal pages of guests and resize their balloons by policy. Off unless set: it was not tried on enough real
-    /// hosts yet.
+    /// Merge equal pages of guests, resize their balloons by policy, and refuse what does not fit. Page sharing is the
+    /// whole kernel's: of several agents on one machine at most one may.
     pub(crate) tune_memory: bool,
     /// How dense this host may be packed, a table.
     pub(crate) memory: MemoryPolicy,
@@ -235,7 +235,7 @@ impl Default for Config {
             list_every_s: 60,
             restart_first_ms: 1_000,
             restart_longest_ms: 300_000,
-            tune_memory: false,
+            tune_memory: true,
             memory: MemoryPolicy::default(),
             snmp_socket: "/var/agentx/master".into(),
             metrics_listen: None,

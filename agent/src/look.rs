@@ -48,7 +48,7 @@ impl Looks {
     }
 
     fn memory(&self) -> Result<Seen, Failure> {
-        let off = || failure(FailureCode::Unsupported, "this host doesn't tune its memory: set tune_memory there");
+        let off = || failure(FailureCode::Unsupported, "this host doesn't tune its memory: tune_memory is false there");
         let report = self.memory.borrow().clone();
         report.map(|report| Seen::Memory(Box::new(report))).ok_or_else(off)
     }

@@ -172,7 +172,7 @@ async fn join(lab: &Lab, agent: &Path, aggregator: &Path, folder: &Path) -> Resu
 /// Starts the agent in the host; its process id as seen from here.
 fn start(lab: &Lab, agent: &Path, folder: &Path, more: &str) -> Result<u32> {
     let settings = folder.join("agent.toml");
-    std::fs::write(&settings, format!("name = 'bench'\n{more}"))?;
+    std::fs::write(&settings, format!("name = 'bench'\ntune_memory = false\n{more}"))?;
     let words = [agent, Path::new("--config"), &settings, Path::new("run")].map(Path::to_str);
     let words: Vec<&str> = words.into_iter().collect::<Option<_>>().context("paths in UTF-8")?;
     lab.spawn(&folder.join("agent.log"), &words)?;

@@ -194,12 +194,12 @@ impl Grid {
         Ok(made["token"].as_str().context("the token")?.to_owned())
     }
 
-    /// Writes a host's settings with this join token.
+    /// Writes a host's settings with this join token. All hosts share one kernel's page sharing, so none tunes memory.
     pub fn configure(&self, host: u8, token: &str) -> Result<()> {
         let secret = self.folder.join(format!("token-{host}"));
         fs::write(&secret, token)?;
         let settings = format!(
-            "name = 'h{host}'\naggregator = '{}:{QUIC}'\njoin_token_file = '{}'\n",
+            "name = 'h{host}'\naggregator = '{}:{QUIC}'\njoin_token_file = '{}'\ntune_memory = false\n",
             self.lab.address(0),
             secret.display()
         );
@@ -211,10 +211,13 @@ impl Grid {
         self.set(host, &format!("guard_socket = '{}'", socket.display()))
     }
 
-    /// Adds a line to the settings of a host's agent.
+    /// Adds a line to the settings of a host's agent; one that sets the same goes.
     pub fn set(&self, host: u8, line: &str) -> Result<()> {
         let settings = self.folder.join(format!("agent-{host}.toml"));
-        let told = format!("{}{line}\n", fs::read_to_string(&settings)?);
+        let key = |line: &str| line.split_once('=').map(|(key, _)| key.trim().to_owned());
+        let told = fs::read_to_string(&settings)?;
+        let others = told.lines().filter(|other| key(other) != key(line));
+        let told: String = others.chain([line]).map(|line| format!("{line}\n")).collect();
         Ok(fs::write(settings, told)?)
     }
 

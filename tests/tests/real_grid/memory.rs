@@ -31,8 +31,7 @@ fn real_squeezed_guests_get_their_memory_back_after_the_pressure_and_after_the_a
     grid::story(1, |grid| {
         let names = ["one", "two", "three"];
         available(grid, ENOUGH)?;
-        let settings = "tune_memory = true\nmemory = { sharing = 'never', reserve_least_mib = 64 }";
-        join(grid, settings)?;
+        join(grid, &["tune_memory = true", "memory = { sharing = 'never', reserve_least_mib = 64 }"])?;
         let folders = names.map(|name| linux(grid, name, GUEST));
         let folders = folders.into_iter().collect::<Result<Vec<_>>>()?;
 
@@ -80,8 +79,8 @@ fn real_guest_that_does_not_fit_is_refused_with_what_would_and_one_that_should_r
     grid::story(1, |grid| {
         available(grid, FEW)?;
         // A guest that is started again before the next look takes the place that it had.
-        let slow = "restart_first_ms = 6000\ntune_memory = true";
-        join(grid, &format!("{slow}\nmemory = {{ sharing = 'never', reserve_least_mib = 64 }}"))?;
+        let dense = "memory = { sharing = 'never', reserve_least_mib = 64 }";
+        join(grid, &["restart_first_ms = 6000", "tune_memory = true", dense])?;
         let mut names = vec!["small-0".to_owned()];
         let first = small(grid, &names[0], 64)?;
         ensure!(first["state"] == "succeeded", "{first}");
@@ -138,7 +137,7 @@ fn real_equal_guests_share_their_pages_and_one_that_does_not_want_to_shares_noth
     // Given back after the hosts are gone, however this ends.
     let machine = Sharing::take().expect("the machine's page sharing");
     grid::story(1, |grid| {
-        join(grid, "tune_memory = false")?;
+        join(grid, &[])?;
         let same = format!("roost.same={SAME}");
         let names: Vec<String> = (0..EQUAL).map(|number| format!("equal-{number}")).collect();
         let wish = json!({"share": false});
@@ -153,7 +152,7 @@ fn real_equal_guests_share_their_pages_and_one_that_does_not_want_to_shares_noth
 
         grid.kill(1)?;
         grid.set(1, "memory = { sharing = 'always', balloons = false }")?;
-        tune(grid, true)?;
+        grid.set(1, "tune_memory = true")?;
         grid.start_agent(1)?;
         let duplicates = (EQUAL as u64 - 1) * SAME * 1_024;
         eventually("30 % of what is there twice is free again", LONG, || {
@@ -248,12 +247,6 @@ fn number(told: &str, name: &str) -> Result<u64> {
     Ok(number.parse()?)
 }
 
-fn tune(grid: &Grid, on: bool) -> Result<()> {
-    let file = grid.folder.join("agent-1.toml");
-    let told = fs::read_to_string(&file)?;
-    Ok(fs::write(&file, told.replace(&format!("tune_memory = {}", !on), &format!("tune_memory = {on}")))?)
-}
-
 /// Sets what the host has; the file stays the same, so this takes effect at once.
 fn available(grid: &Grid, mib: u64) -> Result<()> {
     let (file, kib) = (grid.folder.join("meminfo"), 1_024);
@@ -266,9 +259,9 @@ fn available(grid: &Grid, mib: u64) -> Result<()> {
 }
 
 /// Has the host join with these settings.
-fn join(grid: &mut Grid, settings: &str) -> Result<()> {
+fn join(grid: &mut Grid, settings: &[&str]) -> Result<()> {
     grid.configure(1, &grid.token("h1")?)?;
-    grid.set(1, settings)?;
+    settings.iter().try_for_each(|line| grid.set(1, line))?;
     grid.give_images(1)?;
     grid.start_agent(1)?;
     grid.await_host(1, "up", START)
