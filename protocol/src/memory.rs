@@ -10,6 +10,9 @@ pub const CAUSES: usize = 12;
 /// Acts that a host remembers and tells; older ones are dropped.
 pub const ACTS: usize = 64;
 
+/// Sizes of guests that a host counts room for.
+pub const SIZES: usize = 16;
+
 /// Largest weight of a guest.
 pub const WEIGHT: u32 = 10_000;
 
@@ -211,6 +214,19 @@ pub struct MemoryReport {
     pub guests: Vec<GuestMemoryReport>,
     #[n(11)]
     pub acts: Vec<MemoryAct>,
+    /// How many more guests could be started, by their size, at most [`SIZES`]; older agents don't tell.
+    #[n(12)]
+    #[cbor(default)]
+    pub more: Vec<MoreGuests>,
+}
+
+/// How many more guests of one size could be started one after the other, each settled before the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct MoreGuests {
+    #[n(0)]
+    pub memory_mib: MiB,
+    #[n(1)]
+    pub more: u32,
 }
 
 /// One guest's part of it.
@@ -265,8 +281,9 @@ mod test {
             shared_mib: Some(MiB(5)),
         };
         let act = MemoryAct { guest: Some(guest.id), what: "w".into(), why: vec!["y".into()], ..MemoryAct::default() };
-        let report =
-            MemoryReport { rung: Rung::Squeeze, guests: vec![guest], acts: vec![act], ..MemoryReport::default() };
+        let more = vec![MoreGuests { memory_mib: MiB(512), more: 7 }];
+        let (guests, acts) = (vec![guest], vec![act]);
+        let report = MemoryReport { rung: Rung::Squeeze, guests, acts, more, ..MemoryReport::default() };
         assert_eq!(codec::decode::<MemoryReport>(&codec::encode(&report)).unwrap(), report);
         let wish: MemoryWish = serde_json::from_str("{\"share\":false}").unwrap();
         assert_eq!((wish.weight, wish.share, wish.squeeze), (100, false, true));

@@ -121,6 +121,7 @@ static SCHEMAS: &[Schema] = &[
     Schema { name: "host_loss", help: "What a host's death would cost", properties: failover::HOST_LOSS },
     Schema { name: "host_memory", help: "How a host's memory is shared out", properties: memory::HOST },
     Schema { name: "guest_memory", help: "A running guest's part of it", properties: memory::GUEST },
+    Schema { name: "more_guests", help: "Room for guests of one size", properties: memory::MORE },
     Schema { name: "memory_act", help: "Something a host did about its memory", properties: memory::ACT },
     Schema { name: "memory_wish", help: "What a guest is owed of its host's memory", properties: memory::WISH },
     Schema { name: "disk_spec", help: "Where a new guest's disk comes from", properties: DISK_SPEC },

@@ -1,16 +1,21 @@
 //! What is remembered between two looks, and what is shown of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use roost_protocol::memory::{ACTS, CAUSES, GuestMemoryReport, MemoryAct, MemoryPolicy, MemoryReport, Rung};
+use roost_protocol::memory::{
+    ACTS, CAUSES, GuestMemoryReport, MemoryAct, MemoryPolicy, MemoryReport, MoreGuests, Rung, SIZES,
+};
 use roost_protocol::{GuestId, MiB, Stamp, Time};
 
-use super::admit::fits;
+use super::admit::{fits, how_many_more};
 use super::balloon;
 use super::ladder::{Ladder, Levels, committed};
 use super::reason::Cause;
 use super::sample::{Knobs, Sample};
 use super::sharing;
+
+/// Sizes of guests that are asked for most.
+const USUAL: [MiB; 6] = [MiB(512), MiB(1_024), MiB(2_048), MiB(4_096), MiB(8_192), MiB(16_384)];
 
 /// Memory of decisions. A new agent begins with an empty one: it finds squeezed guests as squeezed and gives back.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +88,15 @@ impl State {
             fits_mib: fits(sample, policy, self, &[]),
             guests: sample.guests.iter().map(guest).collect(),
             acts: self.acts.iter().cloned().collect(),
+            more: self.more(sample, policy),
         }
+    }
+
+    /// For each size that a running guest has, and for the usual ones.
+    fn more(&self, sample: &Sample, policy: &MemoryPolicy) -> Vec<MoreGuests> {
+        let running = sample.guests.values().map(|guest| guest.full).collect::<BTreeSet<MiB>>();
+        let sizes: BTreeSet<MiB> = USUAL.into_iter().chain(running).take(SIZES).collect();
+        let one = |memory_mib| MoreGuests { memory_mib, more: how_many_more(sample, policy, self, memory_mib) };
+        sizes.into_iter().map(one).collect()
     }
 }

@@ -21,7 +21,17 @@ pub(super) const HOST: &[Property] = &[
     restless(shown("saved_by_balloons_mib", Integer, "Taken from idle guests, MiB")),
     maybe(restless(wide("sharing_cpu_percent", Number, "CPU that merging uses, percent of one CPU"))),
     restless(shown("fits_mib", Integer, "The largest guest that could be started now, MiB")),
+    restless(shown("more", List("more_guests"), "How many more guests could be started, by their size")),
     restless(hidden("guests", List("guest_memory"), "Its running guests")),
+];
+
+pub(super) const MORE: &[Property] = &[
+    shown("memory_mib", Integer, "Memory of each, MiB"),
+    shown(
+        "more",
+        Integer,
+        "So many, one after the other; where such guests run, by what these take, else by what one is expected to",
+    ),
 ];
 
 pub(super) const GUEST: &[Property] = &[

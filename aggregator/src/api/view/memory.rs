@@ -2,7 +2,7 @@
 
 use roost_aggregator_core::Grid;
 use roost_protocol::HostId;
-use roost_protocol::memory::{CAUSES, GuestMemoryReport, MemoryAct, MemoryReport};
+use roost_protocol::memory::{CAUSES, GuestMemoryReport, MemoryAct, MemoryReport, SIZES};
 use roost_protocol::message::{GUESTS_PER_HOST, TEXT};
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use crate::api::page::{Listed, Order};
 /// All but what was done.
 pub(crate) fn host_memory(grid: &Grid, host: HostId, report: &MemoryReport) -> Value {
     let guests = report.guests.iter().take(GUESTS_PER_HOST).map(|guest| guest_memory(grid, guest));
+    let more = report.more.iter().take(SIZES).map(|of| json!({"memory_mib": of.memory_mib, "more": of.more}));
     json!({
         "name": grid.host_name(host),
         "host": host,
@@ -25,6 +26,7 @@ pub(crate) fn host_memory(grid: &Grid, host: HostId, report: &MemoryReport) -> V
         "saved_by_balloons_mib": report.saved_by_balloons_mib,
         "sharing_cpu_percent": report.ksm_cpu_permille.map(tenths),
         "fits_mib": report.fits_mib,
+        "more": more.collect::<Vec<_>>(),
         "guests": guests.collect::<Vec<_>>(),
     })
 }

@@ -78,6 +78,14 @@ fn how_many_more_is_counted_with_what_like_guests_take() {
     let plain = sample(8_000, vec![guest(1_024, 300); 2]);
     let more = |sample: &Sample| how_many_more(sample, &policy, &watched(sample, &policy), MiB(1_024));
     assert_eq!((more(&plain), more(&dense)), (5, 16), "then no more may be promised");
+    let told = watched(&dense, &policy).report(&dense, &policy).more;
+    let of = |mib| told.iter().find(|told| told.memory_mib == MiB(mib)).map(|told| told.more);
+    assert_eq!((of(1_024), of(16_384)), (Some(16), Some(0)), "{told:?}");
+    assert!(of(512) > of(1_024) && of(2_048) < of(1_024), "{told:?}");
+    let mut many = dense.clone();
+    let sized = |(number, full)| (id(number), GuestMemory { full: MiB(full), ..guest(full, 50) });
+    many.guests = (0..40).zip(100..).map(sized).collect();
+    assert_eq!(watched(&many, &policy).report(&many, &policy).more.len(), roost_protocol::memory::SIZES);
 }
 
 #[test]
