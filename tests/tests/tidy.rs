@@ -263,6 +263,17 @@ fn make_targets(line: &str) -> Vec<String> {
 }
 
 #[test]
+fn docs_of_benches_tell_of_each_of_them() -> Result<()> {
+    let told = std::fs::read_to_string(root().join("benches/README.md")).context("read benches/README.md")?;
+    rule("Makefile", |file| {
+        let benches = file.text.lines().zip(1..).filter(|(line, _)| line.starts_with("bench-"));
+        let names = benches.filter_map(|(line, at)| Some((line.split_once(':')?.0, at)));
+        let untold = names.filter(|(name, _)| !told.contains(&format!("- **{name}**: ")));
+        untold.map(|(name, at)| file.at(at, format!("benches/README.md has no `- **{name}**: `"))).collect()
+    })
+}
+
+#[test]
 fn the_rules_catch_what_they_forbid() {
     let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
     let door = "use crate::{observe::x, ledger};\nuse crate::act::y;\n";
