@@ -1,8 +1,11 @@
 //! Points and errors in the words that people and the core know.
 
 use roost_protocol::HostId;
-use roost_protocol::backup::{BackupSummary, SENTENCE};
+use roost_protocol::backup::policy::PRIORITY_MOST;
+use roost_protocol::backup::{BackupSummary, Meant, SENTENCE};
 use roost_store::Summary;
+
+use crate::act::backup::{OFF, PAUSED, PRIORITY};
 
 /// A point as the core and lists know it. `here`: the origin of points that don't say.
 pub(crate) fn told(summary: &Summary, here: HostId) -> BackupSummary {
@@ -28,6 +31,25 @@ pub(crate) fn told(summary: &Summary, here: HostId) -> BackupSummary {
         copies: summary.copies.clone(),
         damaged: None,
         note,
+        meant: meant(&summary.files),
+        priority: priority(&summary.files),
+    }
+}
+
+/// Another host made it perhaps: what can't be is none.
+fn priority(files: &[String]) -> u32 {
+    let told = files.iter().find_map(|file| file.strip_prefix(PRIORITY)?.parse().ok());
+    told.filter(|told| *told <= PRIORITY_MOST).unwrap_or(0)
+}
+
+fn meant(files: &[String]) -> Meant {
+    let has = |name: &str| files.iter().any(|file| file == name);
+    if has(OFF) {
+        Meant::StayOff
+    } else if has(PAUSED) {
+        Meant::Pause
+    } else {
+        Meant::Run
     }
 }
 

@@ -13,8 +13,8 @@ pub use policy::{BackupPolicy, Freeze, ProofPolicy, ReplicaPolicy, Retention, Sc
 pub use query::{Peer, PointQuery, PointsPage, Share};
 pub use restore::{RestoreAs, RestoreOrder};
 pub use status::{
-    BackupBeat, BackupRun, BackupSummary, Consistency, Damage, LastFailure, Leftover, Proof, Pulling, ReplicaState,
-    ReplicaStatus, SetSummary, StoreStatus, Why,
+    BackupBeat, BackupRun, BackupSummary, Consistency, Damage, LastFailure, Leftover, Meant, Proof, Pulling,
+    ReplicaState, ReplicaStatus, SetSummary, StoreStatus, Why,
 };
 
 use minicbor::{Decode, Encode};

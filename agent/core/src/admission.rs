@@ -204,7 +204,7 @@ mod test {
         for _ in 0..30 {
             rig.room(8_000);
         }
-        assert_eq!(rig.ran(), [Task::Start { guest: GUEST }]);
+        assert_eq!(rig.ran(), [Task::Start { guest: GUEST, paused: false }]);
         assert!(!rig.agent.alarms.contains_key(&alarm));
     }
 
@@ -234,7 +234,7 @@ mod test {
         made.memory_mib = MiB(4_096);
         rig.tell(Event::Changed { domain: made });
         rig.tell(Event::Finished { task, result: Ok(Made::Nothing) });
-        assert!(rig.ran().contains(&Task::Start { guest: NEW }));
+        assert!(rig.ran().contains(&Task::Start { guest: NEW, paused: false }));
         assert!(rig.agent.no_room_for(rig.agent.clock, GUEST, MiB(4_096)).is_some());
         assert!(rig.agent.no_room_for(rig.agent.clock, NEW, MiB(4_096)).is_none(), "itself");
     }

@@ -181,7 +181,7 @@ impl Agent {
                 self.end(command.operation, Some(failure(FailureCode::WrongState, "it is paused: resume it")), actions)
             }
             PowerState::Unknown | PowerState::Off | PowerState::Crashed | PowerState::Suspended => {
-                self.work(command, Task::Start { guest }, actions)
+                self.work(command, Task::Start { guest, paused: false }, actions)
             }
         }
     }

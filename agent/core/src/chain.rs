@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use roost_protocol::backup::Meant;
 use roost_protocol::cause::{NOTES, NOTES_OF_WARD, NoteKind, Noted, ward_of};
 use roost_protocol::guest::PowerState;
 use roost_protocol::{GuestId, HostId, Millis};
@@ -61,12 +62,16 @@ impl Agent {
         self.note(now, guest, NoteKind::NotStarted, None, text);
     }
 
-    /// Notes when guests that were won run.
+    /// Notes when guests that were won run, or stand paused as they did.
     pub(crate) fn keep_chain(&mut self, now: Now) {
-        let runs = |guest: &GuestId| self.guests.get(*guest).is_some_and(|it| it.seen.state == PowerState::Running);
-        let running: Vec<GuestId> = self.chain.starting.iter().copied().filter(runs).collect();
-        for guest in running {
-            self.note(now, guest, NoteKind::Started, None, "it runs here".into());
+        let is = |guest: GuestId| match self.guests.get(guest).map(|it| it.seen.state) {
+            Some(PowerState::Running) => Some((guest, "it runs here")),
+            Some(PowerState::Paused) if self.meant(guest) == Meant::Pause => Some((guest, "it stands paused here")),
+            _ => None,
+        };
+        let there: Vec<(GuestId, &str)> = self.chain.starting.iter().copied().filter_map(is).collect();
+        for (guest, text) in there {
+            self.note(now, guest, NoteKind::Started, None, text.into());
             self.chain.starting.remove(&guest);
         }
         let rights = &self.rights;

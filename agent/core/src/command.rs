@@ -360,7 +360,7 @@ impl Agent {
             return self.undo_new(operation, guest, why, actions);
         }
         self.pending.set(operation, Phase::StartingNew);
-        self.run(Task::Start { guest }, Purpose::Operation(operation), actions);
+        self.run(Task::Start { guest, paused: false }, Purpose::Operation(operation), actions);
     }
 
     /// A new guest that could not be started is removed again.

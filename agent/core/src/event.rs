@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use roost_protocol::backup::{BackupSummary, Damage, Freeze, Peer, Proof, RestoreOrder, Share, Target, Why};
+use roost_protocol::backup::{BackupSummary, Damage, Freeze, Meant, Peer, Proof, RestoreOrder, Share, Target, Why};
 use roost_protocol::cause::Noted;
 use roost_protocol::guest::{Disk, GuestSample, GuestSpec, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
@@ -181,6 +181,8 @@ pub enum Task {
     },
     Start {
         guest: GuestId,
+        /// Its processors stand still until somebody resumes it.
+        paused: bool,
     },
     /// Ask; ends when the request is delivered, not when the guest is off.
     Shutdown {
@@ -268,6 +270,9 @@ pub struct BackupOrder {
     pub full: bool,
     pub pin: bool,
     pub note: String,
+    /// What the guest is meant to do now.
+    pub meant: Meant,
+    pub priority: u32,
     /// Bytes per second read; absent: as fast as it goes.
     pub bandwidth: Option<u64>,
 }
@@ -278,7 +283,7 @@ impl Task {
         match self {
             Task::Create { guest, .. }
             | Task::Import { guest, .. }
-            | Task::Start { guest }
+            | Task::Start { guest, .. }
             | Task::Shutdown { guest }
             | Task::ForceOff { guest }
             | Task::Pause { guest }

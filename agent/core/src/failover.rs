@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 
 use roost_protocol::backup::BackupSummary;
 use roost_protocol::failover::{Council, GUARDS, Guard, GuardReport, WARDS, Want, WardReport};
-use roost_protocol::guest::Power;
 use roost_protocol::{GuestId, Stamp};
 
 use crate::agent::{Agent, Now};
@@ -129,12 +128,11 @@ impl Agent {
         report.filter(|_| news || !notes.is_empty()).map(|report| Box::new(GuardReport { notes, ..report }))
     }
 
-    /// Running guests whose policy asks for it and whose replica is there.
+    /// Guests whose policy asks for it and whose replica is there, also those that are off.
     fn wants(&self) -> Vec<Want> {
         let wanted = self.backups.cares.iter().filter(|(guest, care)| {
             let asked = care.policy.as_ref().and_then(|policy| policy.replica).is_some_and(|replica| replica.failover);
-            let runs = self.wishes.get(guest).is_some_and(|desired| desired.power == Power::Running);
-            asked && runs && care.run.shows.is_some() && self.guests.get(**guest).is_some()
+            asked && self.wishes.contains_key(guest) && care.run.shows.is_some() && self.guests.get(**guest).is_some()
         });
         let want =
             |(guest, care): (&GuestId, &crate::backup::Care)| Some(Want { guest: *guest, keeper: care.run.replica? });

@@ -6,10 +6,13 @@
 //!     the guest runs   then off        it left, brought    the ward up        host owns it
 //! ```
 //!
+//! A guest that was switched off begins at LAST, and stays off on the other host too.
+//!
 //! Up to LAST whatever goes wrong ends it, and the guest, still wished to run and still this host's, is started again.
 //! From LEAVING on it is the guards that decide: where nobody else can take the guest, this host wins it back after a
 //! promise and starts its own disks. An agent that comes back in the middle reads off its guard which side it is on.
 
+use roost_protocol::backup::Meant;
 use roost_protocol::cause::NoteKind;
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::message::ToAggregator;
@@ -94,7 +97,11 @@ impl Agent {
         self.note(now, guest, NoteKind::HandOver, Some((keeper, Millis(0))), text);
         let step = Step::Fresh { since: now.time, until: now.time + FRESH_WITHIN };
         self.hand_over_step(command.operation, step, actions);
-        self.want_delta(now.time, guest);
+        if self.runs(guest) {
+            self.want_delta(now.time, guest);
+        } else {
+            self.hand_over(now, command.operation, guest, step, actions);
+        }
     }
 
     /// An earlier life of the agent began it: the guard knows whether the ward was given up.
@@ -134,7 +141,11 @@ impl Agent {
         }
         match self.guests.get(guest).map(|known| known.seen.state) {
             Some(PowerState::Running) => Ok(keeper),
-            _ => Err(wrong("only a running guest is handed over")),
+            Some(PowerState::Off | PowerState::Crashed) if self.meant(guest) == Meant::StayOff => Ok(keeper),
+            Some(PowerState::Paused) => {
+                Err(wrong("it is paused, and what is in its memory would be lost: resume it or stop it"))
+            }
+            _ => Err(wrong("only a guest that runs, or was switched off, is handed over")),
         }
     }
 
@@ -157,7 +168,13 @@ impl Agent {
         };
         match next {
             Next::Wait => {}
-            Next::Step(step) => self.hand_over_step(operation, step, actions),
+            Next::Step(step) => {
+                self.hand_over_step(operation, step, actions);
+                // What was off already may lack nothing.
+                if let Step::Last { .. } = step {
+                    self.hand_over(now, operation, guest, step, actions);
+                }
+            }
             Next::Done => self.handed_over(operation, guest, actions),
             Next::Fail(why) => self.hand_over_ends(now, operation, guest, why, actions),
         }
@@ -177,6 +194,9 @@ impl Agent {
         }
         if until <= now.time {
             return Next::fail(FailureCode::TimedOut, "no new delta came to the other host in time");
+        }
+        if !self.runs(guest) {
+            return Next::Step(Step::Last { until: now.time + LAST_WITHIN });
         }
         self.want_delta(now.time, guest);
         // What reads the guest is not broken off: its next delta would have to read more.
@@ -240,7 +260,7 @@ impl Agent {
         if until <= now.time {
             return Next::fail(FailureCode::TimedOut, "what it wrote last did not come to the other host in time");
         }
-        if !self.shows(guest, off) {
+        if !self.shows(guest, off) || !self.told_what_is_meant(guest, now) {
             self.want_delta(now.time, guest);
             return Next::Wait;
         }

@@ -203,20 +203,20 @@ mod test {
         assert_eq!(rig.tell(Event::Tick), []);
         assert_eq!(rig.right(Right::Waits), []);
         assert_eq!(rig.right(Right::Elsewhere), []);
-        assert_eq!(rig.right(Right::Here), [Task::Start { guest: GUEST }]);
+        assert_eq!(rig.right(Right::Here), [Task::Start { guest: GUEST, paused: false }]);
     }
 
     #[test]
     fn a_guest_of_no_ward_is_started_once_the_guard_was_heard() {
         let mut rig = Rig::new(Some(Power::Running));
-        assert_eq!(rig.tell(Event::Rights { guests: BTreeMap::new() }), [Task::Start { guest: GUEST }]);
+        assert_eq!(rig.tell(Event::Rights { guests: BTreeMap::new() }), [Task::Start { guest: GUEST, paused: false }]);
     }
 
     #[test]
     fn a_host_that_wins_a_ward_starts_its_guests_and_looks_after_them() {
         let mut rig = Rig::new(None);
         assert_eq!(rig.right(Right::Elsewhere), []);
-        assert_eq!(rig.right(Right::Here), [Task::Start { guest: GUEST }]);
+        assert_eq!(rig.right(Right::Here), [Task::Start { guest: GUEST, paused: false }]);
         assert_eq!(rig.agent.wishes.get(&GUEST).map(|desired| desired.power), Some(Power::Running));
     }
 

@@ -4,18 +4,23 @@
 //! that ran it itself starts its own disks, unless a replica shows that another host ran it later. Own disks that a
 //! replica is put in the place of are kept as a branch first. Nothing is started before that is decided.
 //!
+//! A point tells what the guest was meant to do. Who was off stays off here, and who stood paused is started paused.
+//!
+//! When a host dies many guests are won at once. They are begun a few at a time, fewer on a host that is busy, and none
+//! while one of a higher priority is being started.
+//!
 //! Points are put in order by the moments they show, which are of their hosts' wall clocks: clocks that differ by less
 //! than a takeover takes put nothing in the wrong order.
 
 use std::collections::BTreeMap;
 
-use roost_protocol::backup::{BackupSummary, RestoreAs, RestoreOrder, Target, Why};
-use roost_protocol::guest::Power;
+use roost_protocol::backup::{BackupSummary, Meant, RestoreAs, RestoreOrder, Target, Why};
+use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::{GuestId, Millis, Stamp, Time};
 
 use crate::agent::{Agent, Hypervisor, Now, Purpose};
 use crate::backup::Store;
-use crate::event::{Action, Task};
+use crate::event::{Action, Cause, Task};
 use crate::guests::alive;
 
 /// Alarm while a ward was won and there is nothing to start its guest from.
@@ -52,7 +57,8 @@ impl Agent {
     /// When the next takeover is tried again.
     pub(crate) fn takeover_deadline(&self) -> Option<Time> {
         // What waits for something else is not among them.
-        self.takeovers.values().filter(|at| **at > self.clock.time).min().copied()
+        let tried = self.takeovers.values().filter(|at| **at > self.clock.time).min().copied();
+        tried.into_iter().chain(self.held_up_until()).min()
     }
 
     /// Decides about guests whose wards were won.
@@ -66,7 +72,14 @@ impl Agent {
             return;
         }
         let due = self.takeovers.iter().filter(|(_, at)| **at <= now.time).map(|(guest, _)| *guest);
-        for guest in due.filter(|guest| !self.busy(*guest)).collect::<Vec<_>>() {
+        let mut due = self.in_order(due.filter(|guest| !self.busy(*guest)).collect());
+        // Nobody waits for what is off.
+        due.sort_by_key(|guest| self.newest_point(*guest).is_some_and(|point| point.meant == Meant::StayOff));
+        for guest in due {
+            if !self.may_begin(guest) {
+                // The end of what is started now brings us here again.
+                return;
+            }
             match self.start_from(guest) {
                 StartFrom::Here => {
                     self.takeovers.remove(&guest);
@@ -76,6 +89,8 @@ impl Agent {
                     }
                     self.looked_after_here(guest, actions);
                 }
+                // All its data is brought in at once.
+                StartFrom::Point(point) if point.meant == Meant::StayOff && self.takes_over() => {}
                 StartFrom::Point(point) => {
                     self.takeovers.insert(guest, now.time + RETRY);
                     self.take_over_from(now, &point, actions);
@@ -127,15 +142,20 @@ impl Agent {
     }
 
     fn take_over_from(&mut self, now: Now, point: &BackupSummary, actions: &mut Vec<Action>) {
-        let (set, at_once) = (point.guest, true);
+        let (set, starts) = (point.guest, point.meant != Meant::StayOff);
         let age = Millis(now.wall.0.saturating_sub(point.started.0));
         let seconds = age.0 / 1_000;
         let (id, made_by) = (point.point, point.origin);
-        let text = format!("taken over: it is started from point {id} that {made_by} made, {seconds} s old");
+        let (what, then) = match point.meant {
+            Meant::Run => ("started", ""),
+            Meant::Pause => ("started", ", and stands paused as it did"),
+            Meant::StayOff => ("made", ", and stays off as it was"),
+        };
+        let text = format!("taken over: it is {what} from point {id} that {made_by} made, {seconds} s old{then}");
         actions.push(Action::Note { guest: Some(set), at: Some(now.wall), text: text.clone() });
         self.chosen(now, set, Some((point.origin, age)), text);
         let (to_be, from) = (RestoreAs::AsItWas, Target::Local);
-        let order = RestoreOrder { set, point: point.point, from, to_be, start: true, at_once };
+        let order = RestoreOrder { set, point: point.point, from, to_be, start: starts, at_once: starts };
         self.run(Task::Restore { guest: set, order: Box::new(order) }, Purpose::Takeover, actions);
     }
 
@@ -148,18 +168,22 @@ impl Agent {
             self.not_started(now, guest, text.clone());
             return actions.push(Action::Note { guest: Some(guest), at: Some(now.wall), text });
         }
+        let mut meant = Meant::Run;
         if let Task::Restore { order, .. } = what {
-            let shows = self.backups.sets.get(guest, order.point).map(|point| point.started);
+            let point = self.backups.sets.get(guest, order.point);
+            meant = point.map_or(Meant::Run, |point| point.meant);
+            let shows = point.map(|point| point.started);
             self.backups.cares.entry(guest).or_default().run.taken = shows;
             self.keep_run(guest, actions);
         }
         if self.rights.bar(guest).is_none() {
             self.takeovers.remove(&guest);
             self.clear_alarm(NO_COPY, Some(guest));
-            self.wish(guest, Some(Power::Running), actions);
-            // Without memory for it it waits, like all that should run here.
-            if !self.put_off(now, guest) {
-                self.run(Task::Start { guest }, Purpose::Wish, actions);
+            self.wish(guest, Some(power(meant)), actions);
+            // Without memory for it it waits, like all that should run here; one that stands paused takes little.
+            let waits = meant == Meant::Run && self.put_off(now, guest);
+            if meant != Meant::StayOff && !waits {
+                self.run(Task::Start { guest, paused: meant == Meant::Pause }, Purpose::Wish, actions);
             }
         }
     }
@@ -167,7 +191,51 @@ impl Agent {
     /// A guest that this host only kept for the case of a takeover is looked after by it from now on.
     fn looked_after_here(&mut self, guest: GuestId, actions: &mut Vec<Action>) {
         if !self.wishes.contains_key(&guest) {
-            self.wish(guest, Some(Power::Running), actions);
+            let meant = self.told_to_do(guest).unwrap_or(Meant::Run);
+            self.wish(guest, Some(power(meant)), actions);
         }
+    }
+
+    /// Something is being started or taken over now.
+    fn takes_over(&self) -> bool {
+        self.tasks.values().any(|running| running.purpose == Purpose::Takeover || running.starts())
+    }
+
+    /// By the policy that is followed here, or that its former host followed.
+    pub(crate) fn priority(&self, guest: GuestId) -> u32 {
+        let policy = self.backups.cares.get(&guest).and_then(|care| care.policy.as_ref());
+        let told = || self.newest_point(guest).map(|point| point.priority);
+        policy.map(|policy| policy.priority).or_else(told).unwrap_or(0)
+    }
+
+    fn newest_point(&self, guest: GuestId) -> Option<&BackupSummary> {
+        self.backups.sets.of(guest).max_by_key(|point| point.started)
+    }
+
+    /// What the guest is to do now: each point tells it to who may go on with it.
+    pub(crate) fn meant(&self, guest: GuestId) -> Meant {
+        let seen = self.guests.get(guest).map(|known| (known.seen.state, known.seen.cause));
+        let off = seen.is_none_or(|(state, _)| !alive(state));
+        match self.wishes.get(&guest).map(|desired| desired.power) {
+            Some(Power::Stopped) => Meant::StayOff,
+            // This host does not look after it: what was told before holds.
+            None if off => self.told_to_do(guest).unwrap_or(Meant::StayOff),
+            Some(Power::Running) | None if seen == Some((PowerState::Paused, Cause::ByUser)) => Meant::Pause,
+            Some(Power::Running) | None => Meant::Run,
+        }
+    }
+
+    /// By its newest point.
+    fn told_to_do(&self, guest: GuestId) -> Option<Meant> {
+        let ran = |point: &&BackupSummary| point.whole() && point.why != Why::Branch;
+        let newest = self.backups.sets.of(guest).filter(ran).max_by_key(|point| point.started);
+        newest.map(|point| point.meant)
+    }
+}
+
+fn power(meant: Meant) -> Power {
+    match meant {
+        Meant::Run | Meant::Pause => Power::Running,
+        Meant::StayOff => Power::Stopped,
     }
 }

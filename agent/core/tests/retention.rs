@@ -35,6 +35,8 @@ fn point(number: u128, at: u64) -> BackupSummary {
         copies: Vec::new(),
         damaged: None,
         note: String::new(),
+        meant: roost_protocol::backup::Meant::Run,
+        priority: 0,
     }
 }
 

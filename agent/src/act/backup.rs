@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use roost_libvirt::Hypervisor;
-use roost_protocol::backup::Freeze;
+use roost_protocol::backup::{Freeze, Meant};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, PointId, Stamp};
 
@@ -43,6 +43,11 @@ pub(crate) const KERNEL: &str = "kernel";
 pub(crate) const INITRD: &str = "initrd";
 /// Before the name of each file of the TPM's state.
 pub(crate) const TPM: &str = "tpm-";
+/// In points of a guest that was not meant to run: empty files, so that hosts which don't know them keep them too.
+pub(crate) const PAUSED: &str = "meant-paused";
+pub(crate) const OFF: &str = "meant-off";
+/// The same of guests that others go before or after: its priority follows; absent: 0.
+pub(crate) const PRIORITY: &str = "priority-";
 /// The checkpoint that a point was made at.
 pub(crate) const MARK: &str = "mark";
 /// Where libvirt keeps the states of TPMs, below a folder named by the guest's id.
@@ -65,6 +70,9 @@ pub(crate) struct Wish {
     pub(crate) freeze: Freeze,
     /// Read all, whatever is known of changes.
     pub(crate) full: bool,
+    /// What the guest is meant to do.
+    pub(crate) meant: Meant,
+    pub(crate) priority: u32,
     /// For tests and measurements; else the best for the case.
     pub(crate) way: Option<Way>,
     /// For tests: changed bytes above which layers are taken.
@@ -126,9 +134,18 @@ fn keep_files(
     guest: GuestId,
     state: &State,
     definition: &str,
+    wish: &Wish,
     mark: Option<&str>,
 ) -> Result<(), Failure> {
     sink.file(DEFINITION, definition.as_bytes())?;
+    if wish.priority > 0 {
+        sink.file(&format!("{PRIORITY}{}", wish.priority), &[])?;
+    }
+    match wish.meant {
+        Meant::Run => {}
+        Meant::Pause => sink.file(PAUSED, &[])?,
+        Meant::StayOff => sink.file(OFF, &[])?,
+    }
     for (name, path) in [(NVRAM, &state.nvram), (KERNEL, &state.kernel), (INITRD, &state.initrd)] {
         if let Some(path) = path
             && let Some(bytes) = read_file(path)?

@@ -215,9 +215,9 @@ impl Tools {
                 };
                 return self.points.as_ref().ok_or_else(none)?.carry_out(what, &hands);
             }
-            Task::Start { guest } => {
+            Task::Start { guest, paused } => {
                 await_served(&self.place, *guest);
-                hypervisor.start(&uuid)
+                if *paused { hypervisor.start_paused(&uuid) } else { hypervisor.start(&uuid) }
             }
             Task::Shutdown { .. } => hypervisor.shutdown(&uuid, ShutdownMode::Default),
             Task::ForceOff { .. } => hypervisor.force_off(&uuid, ForceOff::Kill),

@@ -246,7 +246,8 @@ impl Points {
         let (host, name) = (Some(self.host), self.host_name.to_string());
         let origin = kept::Origin { host, name, why: order.why, label: order.note.clone() };
         let set = Kept { store: self.store.clone(), guest, origin };
-        let point = work.run(guest, Wish { freeze: order.freeze, full: order.full, ..Wish::default() }, &set)?;
+        let BackupOrder { freeze, full, meant, priority, .. } = *order;
+        let point = work.run(guest, Wish { freeze, full, meant, priority, ..Wish::default() }, &set)?;
         let kept = |error: StoreError| store_failure("look at the new point", &error);
         if order.pin {
             self.store.set_pinned(point, true).map_err(kept)?;

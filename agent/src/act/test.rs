@@ -140,8 +140,8 @@ async fn a_guest_lives_its_whole_life(mut rig: Rig) {
     assert_eq!(rig.hypervisor.domain(&guest.bytes()).unwrap().name, name);
     assert!(!rig.place.unfinished(guest) && rig.place.guest(guest).join("vdb.qcow2").exists());
     for (what, state) in [
-        (Task::Start { guest }, State::Running),
-        (Task::Start { guest }, State::Running),
+        (Task::Start { guest, paused: false }, State::Running),
+        (Task::Start { guest, paused: false }, State::Running),
         (Task::Pause { guest }, State::Paused),
         (Task::Resume { guest }, State::Running),
         (Task::Reset { guest }, State::Running),
@@ -155,7 +155,7 @@ async fn a_guest_lives_its_whole_life(mut rig: Rig) {
     assert_eq!(rig.run(Task::Reset { guest }).await.unwrap_err().code, FailureCode::WrongState);
     rig.expect(Task::Delete { guest, keep_disks: false }, None).await;
     assert!(!rig.place.guest(guest).exists());
-    assert_eq!(rig.run(Task::Start { guest }).await.unwrap_err().code, FailureCode::NotFound);
+    assert_eq!(rig.run(Task::Start { guest, paused: false }).await.unwrap_err().code, FailureCode::NotFound);
 }
 
 #[test]
@@ -216,7 +216,7 @@ async fn an_honest_import_is_defined_under_its_new_id_and_its_image_outlives_it(
     assert!(refused.text.contains("schema"), "libvirt's own reason: {}", refused.text);
     assert_eq!(rig.state(guest), None);
     rig.expect(Task::Import { guest, xml: xml.replace("HERE", "") }, Some(State::ShutOff)).await;
-    rig.expect(Task::Start { guest }, Some(State::Running)).await;
+    rig.expect(Task::Start { guest, paused: false }, Some(State::Running)).await;
     rig.expect(Task::ForceOff { guest }, Some(State::ShutOff)).await;
     rig.expect(Task::Delete { guest, keep_disks: false }, None).await;
     assert!(rig.dir.path().join("images/good.qcow2").exists());

@@ -143,6 +143,8 @@ pub struct Summary {
     pub pinned: bool,
     pub proof: Proof,
     pub copies: Vec<Target>,
+    /// Names of its small files.
+    pub files: Vec<String>,
 }
 
 impl Manifest {
@@ -212,6 +214,7 @@ impl Manifest {
             pinned: self.notes.pinned,
             proof: self.notes.proof.clone(),
             copies: self.notes.copies.clone(),
+            files: self.point.files.iter().map(|file| file.name.clone()).collect(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use roost_protocol::guest::PowerState;
 use roost_protocol::message::ToAgent;
-use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Progress};
+use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Progress, Verb};
 use roost_protocol::{HostId, Millis, OperationId, Time};
 
 use crate::event::{Action, LinkId};
@@ -175,6 +175,9 @@ impl Grid {
         let line = line.host(operation.host).guest(guest).operation(id).user(&operation.created_by);
         let kept = operation.clone();
         self.commands.end(kept.host, id);
+        if let (Verb::HandOver { .. }, State::Failed(failure)) = (&kept.verb, &kept.state) {
+            self.not_drained(now, kept.host, guest, failure.code);
+        }
         actions.push(Action::Persist {
             intent: Vec::new(),
             generation: self.intent.generation,

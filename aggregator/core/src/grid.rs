@@ -53,7 +53,7 @@ pub struct Host {
     pub notes: Vec<Noted>,
     /// Takeovers by it that people were told of, by ward and epoch.
     pub failovers_told: BTreeSet<(u64, Option<Epoch>)>,
-    /// Guests that were to be handed over while it is drained, and when that was tried last.
+    /// Guests that were to be handed over while it is drained, and when that may be tried again.
     pub drained: BTreeMap<GuestId, Time>,
     /// The message version spoken with it.
     pub version: u32,

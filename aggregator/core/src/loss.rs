@@ -16,6 +16,8 @@ pub struct Loss {
     pub guest: GuestId,
     pub name: String,
     pub memory: MiB,
+    /// It is off, and stays off wherever it is.
+    pub off: bool,
     pub fate: Fate,
 }
 
@@ -33,6 +35,7 @@ fn settle(mut losses: Vec<Loss>, mut left: BTreeMap<HostId, (String, MiB)>) -> V
     for loss in &mut losses {
         let Fate::At { host, .. } = loss.fate else { continue };
         match left.get_mut(&host) {
+            Some(_) if loss.off => {}
             Some((_, room)) if loss.memory <= *room => room.0 -= loss.memory.0,
             Some((name, room)) => {
                 let text = format!("{name}, the host with its copy, would have {room} of memory left for it");
@@ -45,25 +48,25 @@ fn settle(mut losses: Vec<Loss>, mut left: BTreeMap<HostId, (String, MiB)>) -> V
 }
 
 impl Grid {
-    /// Reading: what would become of the guests that are to run on this host, in order of name.
+    /// Reading: what would become of the guests that this host looks after, in order of name.
     pub fn if_lost(&self, host: &Host) -> Vec<Loss> {
         let here = |guest: &&Guest| self.guest_host(guest.report.id) == Some(host.id);
-        let wished = |guest: &&Guest| guest.report.desired.is_some_and(|desired| desired.power == Power::Running);
-        let guests = host.guests.values().filter(here).filter(wished);
-        let mut losses: Vec<Loss> = guests.map(|guest| self.loss(guest)).collect();
+        let guests = host.guests.values().filter(here);
+        let mut losses: Vec<Loss> = guests.filter_map(|guest| self.loss(guest)).collect();
         losses.sort_by(|one, other| (&one.name, one.guest).cmp(&(&other.name, other.guest)));
         let left = self.hosts.values().map(|host| (host.id, (host.name.clone(), free(host)))).collect();
         settle(losses, left)
     }
 
-    fn loss(&self, guest: &Guest) -> Loss {
+    fn loss(&self, guest: &Guest) -> Option<Loss> {
+        let off = guest.report.desired?.power == Power::Stopped;
         let fate = match self.protection(guest.report.id) {
             Protection::By { host, copy } => Fate::At { host, copy },
             Protection::No(lacks) => Fate::Down(lacks.join("; ")),
             Protection::NotWished => Fate::Down("its backup policy has no replica_failover".into()),
         };
         let (guest, name, memory) = (guest.report.id, guest.report.name.clone(), guest.report.memory_mib);
-        Loss { guest, name, memory, fate }
+        Some(Loss { guest, name, memory, off, fate })
     }
 }
 
@@ -72,7 +75,8 @@ mod test {
     use super::*;
 
     fn loss(number: u128, fate: Fate) -> Loss {
-        Loss { guest: GuestId::from_u128(number), name: format!("g{number}"), memory: MiB(400), fate }
+        let (guest, name) = (GuestId::from_u128(number), format!("g{number}"));
+        Loss { guest, name, memory: MiB(400), off: false, fate }
     }
 
     #[test]

@@ -3,13 +3,14 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use roost_protocol::operation::Verb;
+use roost_protocol::guest::Power;
+use roost_protocol::operation::{FailureCode, Verb};
 use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp};
 
 use crate::call::{CallError, CallErrorCode, Done, Reply};
 use crate::calls::error;
 use crate::event::Action;
-use crate::grid::{Grid, Host, Now};
+use crate::grid::{Grid, Guest, Host, Now};
 use crate::history::Line;
 use crate::intent::{HostRecord, IntentChange, Maintenance};
 use crate::loss::Fate;
@@ -17,8 +18,10 @@ use crate::operation::Operation;
 
 /// Guests of one host handed over at once: each is off while its last delta travels, and all use one network card.
 const AT_ONCE: usize = 2;
-/// A guest that could not be handed over is tried again after this.
+/// A guest that could not be handed over is tried again after this: it may have been off meanwhile.
 const AGAIN: Millis = Millis::seconds(300);
+/// And after this where its host refused it as it was, or it is off anyway.
+const SOON: Millis = Millis::seconds(15);
 /// What a guest that is handed over gets to shut down.
 const SHUTDOWN: Millis = Millis::seconds(60);
 /// A hand-over not begun after this is given up, and tried again.
@@ -87,7 +90,7 @@ impl Grid {
         if free == 0 || host.version < (Verb::HandOver { shutdown_ms: SHUTDOWN }).since() {
             return Vec::new();
         }
-        let waits = |guest: &GuestId| host.drained.get(guest).is_some_and(|at| now.time.since(*at) < AGAIN);
+        let waits = |guest: &GuestId| host.drained.get(guest).is_some_and(|at| now.time < *at);
         let busy = |guest: &GuestId| self.commands.waiting_on(id).any(|operation| operation.guest == *guest);
         let losses = self.if_lost(host).into_iter();
         let due = losses.filter(|it| matches!(it.fate, Fate::At { .. }) && !waits(&it.guest) && !busy(&it.guest));
@@ -96,7 +99,7 @@ impl Grid {
 
     fn begin_drain(&mut self, now: Now, id: HostId, guest: GuestId, guest_name: String, actions: &mut Vec<Action>) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        host.drained.insert(guest, now.time);
+        host.drained.insert(guest, now.time + AGAIN);
         let Some(link) = host.link() else { return };
         let by = self.maintenance(id).map_or_else(String::new, |it| it.by.clone());
         let number = number(id, guest, now.wall, self.config.epoch.0);
@@ -108,12 +111,23 @@ impl Grid {
         self.publish(now, Line::info("operation.started", text).host(id).guest(guest).operation(operation.id), actions);
     }
 
-    /// Reading: how far a host that is in maintenance is, in a word.
+    /// A hand-over failed.
+    pub(crate) fn not_drained(&mut self, now: Now, id: HostId, guest: GuestId, why: FailureCode) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let stays_off = |it: &Guest| it.report.desired.is_some_and(|desired| desired.power == Power::Stopped);
+        let untouched = why == FailureCode::WrongState || host.guests.get(&guest).is_some_and(stays_off);
+        if let (Some(at), true) = (host.drained.get_mut(&guest), untouched) {
+            *at = now.time + SOON;
+        }
+    }
+
+    /// Reading: how far a host that is in maintenance is, in a word. What is off and can't be handed over is in nobody's
+    /// way.
     pub fn maintenance_word(&self, host: &Host) -> Option<&'static str> {
         let it = self.maintenance(host.id)?;
         Some(match it.drain {
             false => "on",
-            true if self.if_lost(host).is_empty() => "drained",
+            true if self.if_lost(host).iter().all(|it| it.off && matches!(it.fate, Fate::Down(_))) => "drained",
             true => "draining",
         })
     }

@@ -47,7 +47,8 @@ pub(crate) struct Home {
 /// What there is to judge by.
 #[derive(Clone, Debug)]
 pub(crate) struct Sight {
-    pub(crate) runs: bool,
+    /// Its host looks after it, running or off.
+    pub(crate) managed: bool,
     pub(crate) owner: Home,
     /// The host that has the copy, and how old that is.
     pub(crate) keeper: Option<Home>,
@@ -69,8 +70,8 @@ pub(crate) struct Council {
 /// Why nobody would go on with the guest; nothing: somebody would.
 pub(crate) fn lacks(sight: &Sight) -> Vec<String> {
     let mut lacks = Vec::new();
-    if !sight.runs {
-        lacks.push("it is not wished to run".to_owned());
+    if !sight.managed {
+        lacks.push("its host does not look after it: manage it first".to_owned());
     }
     lacks.extend(home_lacks(&sight.owner, "its own host"));
     match &sight.keeper {
@@ -151,9 +152,9 @@ impl Grid {
 
     /// What a guest of this host that is to run lacks; nothing where failover is not wished.
     pub(crate) fn lacking(&self, owner: &Host, guest: GuestId) -> Vec<String> {
-        let wished = self.is_failover_wished(owner, guest);
-        let sight = wished.then(|| self.sight(owner, guest)).filter(|sight| sight.runs);
-        sight.map_or_else(Vec::new, |sight| lacks(&sight))
+        let desired = owner.guests.get(&guest).and_then(|it| it.report.desired);
+        let runs = desired.is_some_and(|desired| desired.power == Power::Running);
+        if runs && self.is_failover_wished(owner, guest) { lacks(&self.sight(owner, guest)) } else { Vec::new() }
     }
 
     /// By policy, or because it is so already.
@@ -172,7 +173,7 @@ impl Grid {
         let keeper = self.keeper(owner, guest);
         let desired = owner.guests.get(&guest).and_then(|it| it.report.desired);
         Sight {
-            runs: desired.is_some_and(|desired| desired.power == Power::Running),
+            managed: desired.is_some(),
             owner: self.home(owner),
             keeper: keeper.map(|keeper| self.home(keeper)),
             copy: owner.backups.replicas.get(&guest).and_then(|replica| replica.lag(self.clock)),
@@ -228,7 +229,7 @@ mod test {
 
     fn sound() -> Sight {
         Sight {
-            runs: true,
+            managed: true,
             owner: home("h1"),
             keeper: Some(home("h2")),
             copy: Some(Millis(4_000)),
@@ -251,7 +252,7 @@ mod test {
         let kept_out = Home { maintenance: true, ..home("h2") };
         let cases: [(Sight, &str); 12] = [
             (Sight { keeper: Some(kept_out), ..sound() }, "h2, the host with its copy, is in maintenance"),
-            (Sight { runs: false, ..sound() }, "not wished to run"),
+            (Sight { managed: false, ..sound() }, "does not look after it"),
             (Sight { owner: ill(Guarding::Missing), ..sound() }, "h1, its own host, has no guard"),
             (Sight { owner: ill(Guarding::Away), ..sound() }, "doesn't answer"),
             (Sight { owner: ill(Guarding::Unfenced), ..sound() }, "no hardware watchdog"),

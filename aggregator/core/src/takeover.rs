@@ -1,6 +1,6 @@
 //! Guests that another host took over: commands, names and backup policies follow them.
 
-use roost_protocol::guest::PowerState;
+use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::{GuestId, HostId};
 
 use crate::event::Action;
@@ -67,19 +67,23 @@ impl Grid {
             true if gave_up => told_by.or_else(|| self.another(guest, from))?,
             true => return None,
         };
-        let looks_after = |host: &&Host| {
-            let report = host.guests.get(&guest).map(|it| &it.report);
-            is_up(host) && report.is_some_and(|report| executes(report.state) && report.desired.is_some())
-        };
+        let looks_after = |host: &&Host| is_up(host) && has_it(host, guest);
         self.hosts.get(&to).filter(looks_after).filter(|_| to != from).map(|_| (from, to))
     }
 
-    /// Another host that reports the guest.
+    /// Another host that has the guest.
     fn another(&self, guest: GuestId, but: HostId) -> Option<HostId> {
-        let reports =
-            |host: &&Host| host.id != but && host.guests.get(&guest).is_some_and(|it| executes(it.report.state));
-        self.hosts.values().find(reports).map(|host| host.id)
+        self.hosts.values().find(|host| host.id != but && has_it(host, guest)).map(|host| host.id)
     }
+}
+
+/// It looks after the guest, which is as it is meant to be, running or off.
+fn has_it(host: &Host, guest: GuestId) -> bool {
+    host.guests.get(&guest).map(|it| &it.report).is_some_and(|report| match report.desired.map(|it| it.power) {
+        Some(Power::Running) => executes(report.state),
+        Some(Power::Stopped) => report.state == PowerState::Off,
+        None => false,
+    })
 }
 
 fn is_up(host: &Host) -> bool {

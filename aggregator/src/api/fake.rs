@@ -334,6 +334,8 @@ fn point(guest: GuestId, at: u64) -> BackupSummary {
         copies: vec![Target::Peer { host: host(2) }],
         damaged: None,
         note: String::new(),
+        meant: roost_protocol::backup::Meant::Run,
+        priority: 0,
     }
 }
 

@@ -8,6 +8,8 @@ use crate::calendar::Calendar;
 use crate::guest::NAME;
 use crate::{Generation, HostId, Millis, Stamp};
 
+/// Highest priority: enough tiers for databases, servers and desktops.
+pub const PRIORITY_MOST: u32 = 9;
 /// Copies of one point beside the local store.
 const TARGETS: usize = 8;
 /// Points that one rule of a retention may keep; a set has 500 as a rule.
@@ -48,7 +50,8 @@ pub struct BackupPolicy {
     pub replica: Option<ReplicaPolicy>,
     #[n(7)]
     pub freeze: Freeze,
-    /// Higher goes first where not all can run at once.
+    /// Higher goes first where not all can at once: backups, starts at host boot, and takeovers, where those of a lower one
+    /// begin only when those of a higher one run. At most [`PRIORITY_MOST`].
     #[n(8)]
     pub priority: u32,
     /// Absent: points are never booted to prove them.
@@ -203,6 +206,9 @@ impl BackupPolicy {
         if [rules.last, rules.hourly, rules.daily, rules.weekly, rules.monthly, rules.yearly].iter().any(|n| *n > KEEP)
         {
             return Err(format!("a retention rule keeps at most {KEEP} points"));
+        }
+        if self.priority > PRIORITY_MOST {
+            return Err(format!("the priority is 0 to {PRIORITY_MOST}"));
         }
         if self.targets.len() > TARGETS {
             return Err(format!("a policy has at most {TARGETS} targets"));

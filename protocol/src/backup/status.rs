@@ -58,6 +58,16 @@ pub struct BackupSummary {
     /// The caller's label, or what was unusual ("bitmap lost: all was read").
     #[n(16)]
     pub note: String,
+    /// Who goes on with the guest from this point has it do so.
+    #[n(17)]
+    #[cbor(default)]
+    #[serde(default)]
+    pub meant: Meant,
+    /// Its guest's, by the policy that its host followed ([`super::BackupPolicy::priority`]).
+    #[n(18)]
+    #[cbor(default)]
+    #[serde(default)]
+    pub priority: u32,
 }
 
 impl BackupSummary {
@@ -82,6 +92,20 @@ pub enum Why {
     /// What a host had that nobody else had when it came back; never removed by retention.
     #[n(3)]
     Branch,
+}
+
+/// What a guest was meant to do at the moment that a point shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meant {
+    #[default]
+    #[n(0)]
+    Run,
+    /// Somebody paused it.
+    #[n(1)]
+    Pause,
+    #[n(2)]
+    StayOff,
 }
 
 /// What a guest finds when it boots from the point.

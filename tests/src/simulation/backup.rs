@@ -218,6 +218,8 @@ impl World {
             copies: Vec::new(),
             damaged: None,
             note: String::new(),
+            meant: roost_protocol::backup::Meant::Run,
+            priority: 0,
         };
         if self.random.chance(20) {
             self.hosts[host].rotten.insert(point);

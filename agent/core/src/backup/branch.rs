@@ -23,6 +23,13 @@ impl Agent {
         self.is_own(guest) && !self.rights.are_unheard()
     }
 
+    /// Whether a point of it shows something new. What stands still for want of a lease has nothing new, and its point would
+    /// pass for newer than what another host makes of the guest meanwhile.
+    pub(super) fn goes_on_here(&self, guest: GuestId) -> bool {
+        let executes = self.guests.get(guest).is_some_and(|known| known.seen.state == PowerState::Running);
+        self.is_own(guest) && (executes || !self.rights.waits(guest))
+    }
+
     /// Makes a point of each guest that was this host's, is another's now, and is off.
     pub(super) fn begin_branches(&mut self, now: Now, actions: &mut Vec<Action>) {
         let off = |guest: &GuestId| {
@@ -50,6 +57,8 @@ impl Agent {
             why: Why::Branch,
             freeze: Freeze::Never,
             note: NOTE.into(),
+            meant: self.meant(guest),
+            priority: self.priority(guest),
             bandwidth,
             ..BackupOrder::default()
         };

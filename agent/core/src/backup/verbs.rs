@@ -301,7 +301,7 @@ impl Agent {
         }
         if order.start {
             self.pending.set(command.operation, Phase::Working);
-            return self.work(command, Task::Start { guest: command.guest }, actions);
+            return self.work(command, Task::Start { guest: command.guest, paused: false }, actions);
         }
         if managed {
             return self.end_with_wish(command, Some(Power::Stopped), actions);

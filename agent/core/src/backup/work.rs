@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use roost_protocol::backup::{BackupOptions, BackupSummary, Freeze, Target, Why};
+use roost_protocol::failover::MAX_RPO;
 use roost_protocol::guest::PowerState;
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, Millis, OperationId, PointId, Stamp, Time};
@@ -15,6 +16,9 @@ use crate::agent::{Agent, Hypervisor, Now, Purpose};
 use crate::command::Phase;
 use crate::event::{Action, BackupOrder, Lane, Task};
 use crate::guests::alive;
+
+/// A guest that is off is told of anew after this: well within the age up to which a copy is taken over from.
+const TOLD_AGAIN: Millis = Millis(MAX_RPO.0 / 2);
 
 impl Agent {
     pub(super) fn begin_backup_work(&mut self, now: Now, actions: &mut Vec<Action>) {
@@ -73,7 +77,7 @@ impl Agent {
         }
         for (guest, care) in &self.backups.cares {
             let Some(late) = due(care, now) else { continue };
-            if !asked.contains_key(guest) && self.is_own(*guest) && self.readable(*guest) {
+            if !asked.contains_key(guest) && self.goes_on_here(*guest) && self.readable(*guest) {
                 let priority = care.policy.as_ref().map_or(0, |policy| policy.priority);
                 waiting.push(Waiting { guest: *guest, asked: false, priority, late });
             }
@@ -104,7 +108,16 @@ impl Agent {
         let Verb::Backup { options } = &command.verb else { return };
         let BackupOptions { freeze, full, pin, label } = options.clone();
         let full = full || self.backups.cares.get(&command.guest).is_some_and(|care| care.full_next);
-        let order = BackupOrder { why: Why::Command, freeze, full, pin, note: label, bandwidth: self.read_bandwidth() };
+        let order = BackupOrder {
+            why: Why::Command,
+            freeze,
+            full,
+            pin,
+            note: label,
+            meant: self.meant(command.guest),
+            priority: self.priority(command.guest),
+            bandwidth: self.read_bandwidth(),
+        };
         // The set shows that one is being made.
         self.backups.sets.dirty.insert(command.guest);
         self.work(&command, Task::Backup { guest: command.guest, order }, actions);
@@ -117,6 +130,8 @@ impl Agent {
             why: Why::Schedule,
             freeze,
             full: care.full_next,
+            meant: self.meant(guest),
+            priority: self.priority(guest),
             bandwidth: self.read_bandwidth(),
             ..BackupOrder::default()
         };
@@ -135,7 +150,7 @@ impl Agent {
             .iter()
             .filter(|(_, care)| care.policy.as_ref().is_some_and(|policy| policy.replica.is_some()))
             .map(|(guest, _)| *guest)
-            .filter(|guest| self.is_primary(*guest))
+            .filter(|guest| self.is_primary(*guest) && self.goes_on_here(*guest))
             .collect();
         for guest in wanted {
             self.drop_stranded(guest);
@@ -146,6 +161,8 @@ impl Agent {
                     why: Why::Replica,
                     freeze: Freeze::Never,
                     full: self.backups.cares.get(&guest).is_some_and(|care| care.full_next),
+                    meant: self.meant(guest),
+                    priority: self.priority(guest),
                     ..BackupOrder::default()
                 };
                 self.run(Task::Backup { guest, order }, Purpose::Backup, actions);
@@ -154,9 +171,10 @@ impl Agent {
     }
 
     /// Whether the next delta is to be made. A guest that has been off since the last one has nothing new: its copy is
-    /// as good as new.
+    /// as good as new, until the host that has it would take it for too old, or the guest is meant otherwise.
     fn delta_due(&mut self, guest: GuestId, now: Now) -> bool {
         let off_since = self.guests.get(guest).filter(|known| !alive(known.seen.state)).map(|known| known.since_time);
+        let off_since = off_since.filter(|_| self.told_what_is_meant(guest, now));
         let Some(care) = self.backups.cares.get_mut(&guest) else { return false };
         let every = care.policy.as_ref().and_then(|policy| policy.replica).map_or(Millis(0), |replica| replica.every);
         if care.replica.made.is_some() || care.replica.next_at > now.time {
@@ -172,6 +190,17 @@ impl Agent {
             return false;
         }
         true
+    }
+
+    /// The host that has the copy knows what the guest is meant to do, and that since not too long ago.
+    pub(crate) fn told_what_is_meant(&self, guest: GuestId, now: Now) -> bool {
+        let Some(care) = self.backups.cares.get(&guest) else { return false };
+        let ages = care.policy.as_ref().and_then(|policy| policy.replica).is_some_and(|replica| replica.failover);
+        care.run.shows.is_some_and(|(point, at)| {
+            let told = self.backups.sets.get(guest, point).map(|point| (point.meant, point.priority));
+            let old = ages && now.wall.0.saturating_sub(at.0) >= TOLD_AGAIN.0;
+            told == Some((self.meant(guest), self.priority(guest))) && !old
+        })
     }
 
     /// Chooses the backup host; false where there is none now.
@@ -325,14 +354,13 @@ impl Agent {
     /// nothing is booted.
     fn begin_upkeep(&mut self, now: Now, actions: &mut Vec<Action>) {
         let upkeep = |what: &Task| matches!(what, Task::Verify { .. } | Task::Prove { .. });
-        let busy = self.tasks.values().any(|running| upkeep(&running.what))
-            || self.backups_running(false) > 0
-            || self.config.backup.short_of_memory(self.backups.pressure)
-            || self
-                .backups
-                .cares
-                .iter()
-                .any(|(guest, care)| due(care, now).is_some() && self.is_own(*guest) && self.readable(*guest));
+        let busy =
+            self.tasks.values().any(|running| upkeep(&running.what))
+                || self.backups_running(false) > 0
+                || self.config.backup.short_of_memory(self.backups.pressure)
+                || self.backups.cares.iter().any(|(guest, care)| {
+                    due(care, now).is_some() && self.goes_on_here(*guest) && self.readable(*guest)
+                });
         if busy {
             return;
         }

@@ -1,7 +1,7 @@
 //! A host with a guard, told things by hand.
 
 use roost_protocol::backup::{BackupPolicy, BackupRun, Consistency, Proof, ReplicaPolicy, Why};
-use roost_protocol::guest::{Desired, PowerState};
+use roost_protocol::guest::{Desired, Power, PowerState};
 use roost_protocol::message::ToAgent;
 use roost_protocol::{Generation, HostId, Millis, PointId, Time};
 
@@ -58,6 +58,8 @@ fn point(number: u128, origin: HostId) -> BackupSummary {
         copies: Vec::new(),
         damaged: None,
         note: String::new(),
+        meant: roost_protocol::backup::Meant::Run,
+        priority: 0,
     }
 }
 
@@ -69,7 +71,7 @@ fn the_guard_is_told_of_the_newest_replica_that_another_host_made() {
 }
 
 #[test]
-fn only_a_running_guest_with_a_copy_and_the_policy_wants_a_council() {
+fn a_guest_with_a_copy_and_the_policy_wants_a_council_whether_it_runs_or_is_off() {
     let check = |failover: bool, power: Power, copied: bool, wanted: usize| {
         let replica = ReplicaPolicy { host: None, every: Millis(5_000), max_lag: Millis(15_000), failover };
         let policy = BackupPolicy { replica: Some(replica), ..BackupPolicy::default() };
@@ -90,7 +92,7 @@ fn only_a_running_guest_with_a_copy_and_the_policy_wants_a_council() {
     };
     check(true, Power::Running, true, 1);
     check(false, Power::Running, true, 0);
-    check(true, Power::Stopped, true, 0);
+    check(true, Power::Stopped, true, 1);
     check(true, Power::Running, false, 0);
 }
 

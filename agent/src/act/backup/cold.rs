@@ -36,7 +36,7 @@ pub(super) fn run(work: &Hot<'_>, set: &dyn Set) -> Result<PointId, Failure> {
     if active.is_active() {
         return Err(failure(FailureCode::WrongState, "the guest was started during its backup"));
     }
-    keep_files(sink.as_mut(), work.guest, &state, &definition, None)?;
+    keep_files(sink.as_mut(), work.guest, &state, &definition, &work.wish, None)?;
     let (consistency, note) = (Consistency::Stopped, String::new());
     sink.finish(Facts { moment, guest_name: state.name, consistency, note })
 }

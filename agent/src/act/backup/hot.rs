@@ -139,7 +139,7 @@ impl Hot<'_> {
         self.stop.check()?;
         self.stop.over();
         (self.tell)(95, "keep definition and firmware");
-        keep_files(sink.as_mut(), self.guest, &known.state, &known.definition, plan.mark.as_deref())?;
+        keep_files(sink.as_mut(), self.guest, &known.state, &known.definition, &self.wish, plan.mark.as_deref())?;
         sink.finish(facts)
     }
 

@@ -185,6 +185,28 @@ fn what_a_host_s_death_would_cost_is_told_guest_by_guest_as_far_as_memory_goes()
 }
 
 #[test]
+fn what_is_off_is_handed_over_too_and_is_in_nobody_s_way_where_it_can_t_be() {
+    let mut rig = Rig::new(1, 1);
+    let off = |number| {
+        let desired = Some(Desired { power: Power::Stopped, generation: Generation(2) });
+        GuestReport { desired, ..report(guest(number), "off", PowerState::Off) }
+    };
+    let beat = Beat { guests: vec![off(1), off(2)], ..Beat::default() };
+    rig.tell(Event::Received { link: LinkId(1), message: ToAggregator::Beat(beat) });
+    let word = |rig: &Rig| rig.grid.maintenance_word(&rig.grid.hosts()[&host(1)]);
+    rig.maintain(Some(true));
+    assert_eq!(rig.handed.iter().map(|(_, guest)| *guest).collect::<Vec<_>>(), [guest(1)]);
+    assert_eq!(word(&rig), Some("draining"));
+    rig.outcome(0, None);
+    let given = GuestReport { desired: None, ..off(1) };
+    let beat = |guest| ToAggregator::Beat(Beat { guests: vec![guest], ..Beat::default() });
+    rig.tell(Event::Received { link: LinkId(2), message: beat(off(1)) });
+    rig.tell(Event::Received { link: LinkId(1), message: beat(given) });
+    assert_eq!(rig.grid.guest_host(guest(1)), Some(host(2)), "it is looked for where it is, though it is off");
+    assert_eq!(word(&rig), Some("drained"));
+}
+
+#[test]
 fn a_host_in_maintenance_gets_no_guests_no_replicas_and_no_takeovers_until_it_is_resumed() {
     let mut rig = Rig::new(1, 0);
     assert_eq!((rig.disarmed[&1], rig.up.contains(&host(1))), (false, true));
@@ -232,6 +254,10 @@ fn a_drained_host_hands_over_two_at_a_time_and_tries_again_later_what_failed() {
     rig.outcome(1, None);
     rig.pass(310);
     assert!(handed(&rig)[2..].contains(&guest(1)), "{:?}", handed(&rig));
+    let tries = handed(&rig).len();
+    rig.outcome(tries - 1, Some(FailureCode::WrongState));
+    rig.pass(20);
+    assert_eq!(handed(&rig).len(), tries + 1, "it was refused, and not touched");
     rig.maintain(None);
     let before = handed(&rig).len();
     rig.pass(400);

@@ -1,7 +1,7 @@
 //! Shapes of failover: links of a cause chain, takeovers.
 
 use super::{Property, hidden, maybe, restless, shown, wide};
-use crate::FieldKind::{Integer, Text, TextList, Time};
+use crate::FieldKind::{Boolean, Integer, Text, TextList, Time};
 
 pub(super) const CAUSE: &[Property] = &[
     maybe(shown(
@@ -45,6 +45,7 @@ pub(super) const LOSS: &[Property] = &[
     hidden("guest", Text, "Its id"),
     shown("name", Text, "The guest"),
     shown("memory_mib", Integer, "Memory, MiB"),
+    shown("off", Boolean, "It is off, and stays off wherever it is"),
     maybe(shown("goes_on_at", Text, "The host that would go on with it")),
     maybe(restless(shown("copy_age_s", Integer, "How old its copy there is, seconds"))),
     maybe(shown("stays_down_because", Text, "Why nobody would")),

@@ -9,7 +9,7 @@ const POLICY: Field = Field::path("name", "The policy's name");
 const FREEZE: &[&str] = &["try", "require", "never"];
 
 /// What a policy says, beside its name. What is left out is off.
-const RULES: [Field; 17] = [
+const RULES: [Field; 18] = [
     Field::body(
         "schedule",
         FieldKind::Text,
@@ -49,12 +49,17 @@ const RULES: [Field; 17] = [
         FieldKind::Boolean,
         "Go on with the guest on that host when its own dies; both need roost-guard (default no)",
     ),
+    Field::body(
+        "priority",
+        FieldKind::Integer,
+        "0 to 9: higher goes first where not all can at once, above all when a host died (default 0)",
+    ),
     Field::body("freeze", FieldKind::Choice(FREEZE), "Freeze file systems for the moment of the point (default try)"),
     Field::body("prove_every_s", FieldKind::Seconds, "Boot the newest point in isolation this often to prove it"),
 ];
 
-const fn with_name(name: Field) -> [Field; 18] {
-    let mut all = [name; 18];
+const fn with_name(name: Field) -> [Field; 19] {
+    let mut all = [name; 19];
     let mut n = 0;
     while n < RULES.len() {
         all[n + 1] = RULES[n];

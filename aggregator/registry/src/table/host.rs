@@ -19,7 +19,8 @@ pub(super) const TABLE: &[Operation] = &[
         ..read("host.get", "Show one host", "/hosts/{ref}", Output::Object("host"))
     },
     Operation {
-        detail: "Its running guests, one after the other, as far as the memory of those that have their copies goes.",
+        detail: "Its guests, one after the other, as far as the memory of those that have their copies goes; those that \
+                 are off stay off there.",
         inputs: &[REF_HOST],
         errors: &["not_found", "ambiguous"],
         cli: cli("host", "if-lost"),

@@ -98,7 +98,7 @@ async fn policy(api: &Api, input: &Input) -> Result<BackupPolicy, Problem> {
         max_age: input.number("max_age_s").map(Millis::seconds),
         replica: replica(api, input).await?,
         freeze: freeze(input),
-        priority: 0,
+        priority: count(input, "priority")?,
         proof: input
             .number("prove_every_s")
             .map(|every| ProofPolicy { every: Millis::seconds(every), patience: PROOF_PATIENCE }),

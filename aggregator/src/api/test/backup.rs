@@ -34,7 +34,8 @@ fn told() -> Fake {
 async fn a_policy_is_made_replaced_and_deleted_and_says_what_is_wrong_with_it() {
     let fake = Fake::new();
     let rules = json!({"name": "nightly", "schedule": "mon..fri 20:30", "time_zone": "Europe/Zurich", "keep_daily": 7,
-        "replica_every_s": 5, "replica_host": "h2", "replica_failover": true, "targets": ["host:h2", "/mnt/nas"], "prove_every_s": 86400});
+        "replica_every_s": 5, "replica_host": "h2", "replica_failover": true, "targets": ["host:h2", "/mnt/nas"], "prove_every_s": 86400,
+        "priority": 7});
     let made = fake.ask("POST", "/backup-policies", Some(rules.clone())).await;
     assert_eq!(made.status, StatusCode::OK, "{}", made.text);
     let made = made.json();
@@ -44,12 +45,16 @@ async fn a_policy_is_made_replaced_and_deleted_and_says_what_is_wrong_with_it() 
     assert_eq!(code(&fake.ask("POST", "/backup-policies", Some(rules)).await), "already_exists");
     let replaced = fake.ask("PUT", "/backup-policies/nightly", Some(json!({"keep_last": 3}))).await.json();
     assert_eq!((&replaced["schedule"], &replaced["keep_last"]), (&Value::Null, &json!(3)));
-    assert_eq!(replaced["replica_failover"], false);
+    assert_eq!(
+        (&replaced["replica_failover"], &replaced["priority"], &made["priority"]),
+        (&json!(false), &json!(0), &json!(7))
+    );
     assert!(replaced["generation"].as_u64() > made["generation"].as_u64());
     for (wrong, pointer) in [
         (json!({"name": "x", "schedule": "when I like"}), ""),
         (json!({"name": "x", "schedule": "daily", "time_zone": "Nowhere/Land"}), "/time_zone"),
         (json!({"name": "x", "jitter_s": 5}), "/schedule"),
+        (json!({"name": "x", "priority": 10}), ""),
         (json!({"name": "x", "targets": ["../etc"]}), "/targets"),
         (json!({"name": "x", "replica_every_s": 1}), ""),
         (json!({"name": "x", "replica_max_lag_s": 9}), "/replica_max_lag_s"),

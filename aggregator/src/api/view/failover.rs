@@ -108,6 +108,7 @@ impl Listed for LossView<'_> {
             ("guest", _) => json!(self.loss.guest),
             ("name", _) => json!(self.loss.name),
             ("memory_mib", _) => json!(self.loss.memory),
+            ("off", _) => json!(self.loss.off),
             ("goes_on_at", Fate::At { host, .. }) => json!(self.grid.host_name(*host)),
             ("copy_age_s", Fate::At { copy, .. }) => json!(copy.0 / 1_000),
             ("stays_down_because", Fate::Down(why)) => json!(why),
@@ -124,8 +125,13 @@ pub(crate) struct HostLossView<'a> {
 }
 
 impl HostLossView<'_> {
+    /// Those that are off are down anyway.
+    fn running(&self) -> impl Iterator<Item = &Loss> {
+        self.losses.iter().filter(|loss| !loss.off)
+    }
+
     fn down(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.losses.iter().filter_map(|loss| match &loss.fate {
+        self.running().filter_map(|loss| match &loss.fate {
             Fate::At { .. } => None,
             Fate::Down(why) => Some((loss.name.as_str(), why.as_str())),
         })
@@ -145,8 +151,8 @@ impl Listed for HostLossView<'_> {
         match name {
             "host" => json!(self.host.id),
             "name" => json!(self.host.name),
-            "guests" => json!(self.losses.len()),
-            "go_on" => json!(self.losses.len() - down()),
+            "guests" => json!(self.running().count()),
+            "go_on" => json!(self.running().count() - down()),
             "stay_down" => json!(down()),
             "first" => self.down().next().map_or(Value::Null, |(guest, why)| json!(format!("{guest}: {why}"))),
             _ => Value::Null,

@@ -1,6 +1,6 @@
 //! A guest is handed over with nothing lost, or goes on where it was.
 
-use roost_protocol::backup::{BackupPolicy, ReplicaPolicy, Why};
+use roost_protocol::backup::{BackupPolicy, Meant, ReplicaPolicy, Why};
 use roost_protocol::failover::{Council, Voter, WardReport};
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::operation::{FailureCode, Verb};
@@ -173,6 +173,61 @@ fn an_agent_killed_in_any_step_goes_back_or_finds_it_done() {
 
 fn starts(rig: &Rig) -> usize {
     steps(rig).into_iter().filter(|step| *step == "Start").count()
+}
+
+/// A guest that its admin switched off.
+fn stopped() -> Rig {
+    let mut rig = protected();
+    rig.command(1, Verb::Stop);
+    rig.live(60_000);
+    assert_eq!((rig.guests[&guest(1)], rig.kept.wishes[&guest(1)].power), (PowerState::Off, Power::Stopped));
+    rig
+}
+
+/// What the newest point says that the guest is meant to do.
+fn told(rig: &Rig) -> Option<Meant> {
+    rig.agent.backups.sets.newest(guest(1)).map(|point| point.meant)
+}
+
+#[test]
+fn what_was_switched_off_is_handed_over_as_it_is_and_stays_off_also_where_nobody_takes_it() {
+    let mut rig = stopped();
+    let operation = hand_over(&mut rig);
+    rig.live(5_000);
+    assert!(releases(&rig), "{:?}", rig.log);
+    right(&mut rig, Right::Waits);
+    right(&mut rig, Right::Elsewhere);
+    assert_eq!((rig.outcome(operation), rig.kept.wishes.get(&guest(1))), (Some(None), None));
+    rig.live(ALL);
+    assert_eq!(steps(&rig), Vec::<&str>::new(), "its copy was as good as new");
+    let mut rig = stopped();
+    let operation = hand_over(&mut rig);
+    rig.live(5_000);
+    right(&mut rig, Right::Waits);
+    right(&mut rig, Right::Here);
+    assert_eq!(rig.outcome(operation), Some(Some(FailureCode::TargetAway)));
+    rig.live(ALL);
+    assert_eq!((rig.guests[&guest(1)], rig.kept.wishes[&guest(1)].power), (PowerState::Off, Power::Stopped));
+}
+
+#[test]
+fn the_host_with_its_copy_is_told_what_a_guest_is_meant_to_do_soon_and_again_before_it_takes_that_for_too_old() {
+    let mut rig = protected();
+    assert_eq!(told(&rig), Some(Meant::Run));
+    rig.set_state(1, PowerState::Paused);
+    rig.live(60_000);
+    assert_eq!(told(&rig), Some(Meant::Pause));
+    rig.set_state(1, PowerState::Running);
+    rig.live(60_000);
+    assert_eq!(told(&rig), Some(Meant::Run));
+    let mut rig = stopped();
+    assert_eq!(told(&rig), Some(Meant::StayOff));
+    rig.log.clear();
+    rig.live(4 * 3_600_000);
+    assert_eq!(steps(&rig).iter().filter(|step| **step == "Ship").count(), 8, "once in half an hour");
+    rig.command(1, Verb::Start);
+    rig.live(60_000);
+    assert_eq!(told(&rig), Some(Meant::Run));
 }
 
 #[test]

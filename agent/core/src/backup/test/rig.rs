@@ -67,6 +67,8 @@ pub(super) fn summary(number: u128, guest: GuestId, at: u64) -> BackupSummary {
         copies: Vec::new(),
         damaged: None,
         note: String::new(),
+        meant: roost_protocol::backup::Meant::Run,
+        priority: 0,
     }
 }
 
@@ -175,7 +177,7 @@ impl Rig {
             guest,
             name: format!("guest-{}", u128::from_be_bytes(guest.bytes())),
             state: self.guests[&guest],
-            cause: Cause::Crashed,
+            cause: if self.guests[&guest] == PowerState::Paused { Cause::ByUser } else { Cause::Crashed },
             persistent: true,
             vcpus: 1,
             memory_mib: MiB(64),
@@ -330,7 +332,12 @@ impl Rig {
             Task::Backup { guest, order } => {
                 self.next_point += 1;
                 let at = self.wall.saturating_sub(TAKES);
-                let point = BackupSummary { why: order.why, ..summary(self.next_point, *guest, at) };
+                let point = BackupSummary {
+                    why: order.why,
+                    meant: order.meant,
+                    priority: order.priority,
+                    ..summary(self.next_point, *guest, at)
+                };
                 self.store.insert(point.point, point.clone());
                 Made::Point(Box::new(point))
             }
@@ -362,7 +369,7 @@ impl Rig {
                 self.guests.insert(*guest, PowerState::Off);
                 Made::Restored { pulling: order.at_once }
             }
-            Task::Start { guest } => {
+            Task::Start { guest, .. } => {
                 self.guests.insert(*guest, PowerState::Running);
                 Made::Nothing
             }

@@ -1,11 +1,11 @@
 //! What a guest is started from where its ward was won.
 
-use roost_protocol::backup::{BackupSummary, Why};
+use roost_protocol::backup::{BackupPolicy, BackupSummary, Meant, ReplicaPolicy, Why};
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::operation::{FailureCode, Verb};
-use roost_protocol::{HostId, PointId};
+use roost_protocol::{HostId, Millis, PointId};
 
-use super::rig::{BEGIN, HOUR, Rig, guest, policy, summary};
+use super::rig::{BEGIN, HOUR, Rig, guest, peer, policy, summary};
 use crate::event::{Event, Task};
 use crate::right::Right;
 
@@ -17,6 +17,12 @@ fn replica(rig: &mut Rig, number: u128, at: u64) {
 
 fn right(rig: &mut Rig, right: Right) {
     rig.tell(Event::Rights { guests: [(guest(1), right)].into() });
+}
+
+/// A delta each half minute, for failover.
+fn often() -> BackupPolicy {
+    let replica = ReplicaPolicy { host: None, every: Millis(30_000), max_lag: Millis(90_000), failover: true };
+    BackupPolicy { replica: Some(replica), ..BackupPolicy::default() }
 }
 
 /// Points that the guest was restored from.
@@ -67,6 +73,143 @@ fn a_host_that_kept_replicas_starts_the_guest_from_the_newest_whole_one_and_look
     right(&mut rig, Right::Here);
     rig.live(60_000);
     assert_eq!((restored(&rig).len(), rig.guests[&guest(1)]), (1, PowerState::Running));
+}
+
+/// Takes over a guest that was meant to do this; what is started, and how the guest and its wish are then.
+fn taken_over(meant: Meant) -> (Vec<String>, PowerState, Power) {
+    let mut rig = Rig::new(0);
+    let origin = HostId::from_u128(2);
+    rig.brought(BackupSummary { origin, why: Why::Replica, meant, ..summary(1, guest(1), BEGIN + 1_000) });
+    right(&mut rig, Right::Here);
+    rig.live(60_000);
+    assert_eq!(restored(&rig).len(), 1);
+    let starts = rig.log.iter().filter(|line| line.starts_with("run Start")).cloned().collect();
+    let (state, wish) = (rig.guests[&guest(1)], rig.kept.wishes[&guest(1)].power);
+    // Whoever wants it to run starts it.
+    let operation = rig.command(1, Verb::Start);
+    rig.live(5_000);
+    assert_eq!((rig.outcome(operation), rig.guests[&guest(1)]), (Some(None), PowerState::Running));
+    (starts, state, wish)
+}
+
+#[test]
+fn a_guest_does_after_its_takeover_what_it_was_meant_to_do_before() {
+    let (starts, state, wish) = taken_over(Meant::StayOff);
+    assert_eq!((starts, state, wish), (Vec::new(), PowerState::Off, Power::Stopped));
+    let (starts, _, wish) = taken_over(Meant::Pause);
+    assert!(starts.len() == 1 && starts[0].contains("paused: true"), "{starts:?}");
+    assert_eq!(wish, Power::Running);
+    let (starts, ..) = taken_over(Meant::Run);
+    assert!(starts.len() == 1 && starts[0].contains("paused: false"), "{starts:?}");
+}
+
+#[test]
+fn a_guest_that_is_to_stay_off_stays_off_though_the_lease_is_lost_while_it_is_brought_in() {
+    let mut rig = Rig::new(0);
+    let (origin, meant) = (HostId::from_u128(2), Meant::StayOff);
+    rig.brought(BackupSummary { origin, why: Why::Replica, meant, ..summary(1, guest(1), BEGIN) });
+    rig.by_hand = true;
+    right(&mut rig, Right::Here);
+    right(&mut rig, Right::Waits);
+    rig.by_hand = false;
+    let task = rig.running(|task| matches!(task, Task::Restore { .. }));
+    rig.succeed(task);
+    rig.peers(vec![peer(2)]);
+    rig.follow(1, often());
+    rig.live(60_000);
+    assert_eq!(rig.points(1), [], "what stands still has nothing new");
+    right(&mut rig, Right::Here);
+    rig.live(60_000);
+    assert_eq!((starts(&rig), rig.guests[&guest(1)]), (0, PowerState::Off));
+    assert_eq!((rig.kept.wishes[&guest(1)].power, restored(&rig).len()), (Power::Stopped, 1));
+    assert!(rig.agent.backups.sets.of(guest(1)).all(|point| point.meant == Meant::StayOff));
+}
+
+#[test]
+fn a_host_without_a_lease_makes_no_points_that_would_pass_for_newer_than_those_of_who_has_it() {
+    let mut rig = Rig::new(1);
+    rig.peers(vec![peer(2)]);
+    rig.command(1, Verb::Manage { power: Power::Running });
+    rig.follow(1, BackupPolicy { replica: often().replica, ..policy("hourly") });
+    right(&mut rig, Right::Here);
+    rig.live(60_000);
+    let made = |rig: &Rig| rig.log.iter().filter(|line| line.starts_with("run Backup")).count();
+    let before = made(&rig);
+    assert!(before > 1, "{:?}", rig.log);
+    rig.set_state(1, PowerState::Paused);
+    right(&mut rig, Right::Waits);
+    rig.live(2 * HOUR);
+    assert_eq!(made(&rig), before);
+    rig.set_state(1, PowerState::Running);
+    right(&mut rig, Right::Here);
+    rig.live(HOUR);
+    assert!(made(&rig) > before + 10);
+}
+
+/// Numbers of the guests whose takeover or start is under way.
+fn under_way(rig: &Rig) -> Vec<u128> {
+    let is_start = |task: &Task| matches!(task, Task::Restore { .. } | Task::Start { .. });
+    let begun = |task: &Task| is_start(task).then(|| u128::from_be_bytes(task.guest().bytes()));
+    rig.tasks.values().filter_map(|(task, _)| begun(task)).collect()
+}
+
+#[test]
+fn twenty_guests_of_a_dead_host_come_back_a_few_at_a_time_those_that_others_need_first_and_what_was_off_last() {
+    let mut rig = Rig::new(0);
+    rig.guarded = true;
+    rig.restart();
+    // Six of priority 5 in the middle; the first two of them were off.
+    let priority = |number: u128| if (8..14).contains(&number) { 5 } else { 0 };
+    for number in 1..=20 {
+        let meant = if (8..10).contains(&number) { Meant::StayOff } else { Meant::Run };
+        let (origin, why, priority) = (HostId::from_u128(2), Why::Replica, priority(number));
+        rig.brought(BackupSummary { origin, why, meant, priority, ..summary(number, guest(number), BEGIN) });
+    }
+    rig.by_hand = true;
+    rig.tell(Event::Rights { guests: (1..=20).map(|number| (guest(number), Right::Here)).collect() });
+    let mut order = Vec::new();
+    while let Some((task, what)) = rig.tasks.iter().map(|(id, (what, _))| (*id, what.clone())).next() {
+        let now = under_way(&rig);
+        let high = now.iter().filter(|number| priority(**number) == 5).count();
+        assert!(now.len() <= 4 && (high == 0 || high == now.len()), "{now:?}");
+        if matches!(what, Task::Start { .. }) {
+            order.push(u128::from_be_bytes(what.guest().bytes()));
+        }
+        rig.succeed(task);
+        rig.live(1_000);
+    }
+    assert_eq!((order.len(), &order[..4]), (18, &[10, 11, 12, 13][..]));
+    let states = |state| rig.guests.values().filter(|seen| **seen == state).count();
+    assert_eq!((states(PowerState::Running), states(PowerState::Off)), (18, 2), "{:?}", rig.guests);
+}
+
+#[test]
+fn a_busy_host_starts_one_guest_at_a_time() {
+    let mut rig = Rig::new(0);
+    rig.by_hand = true;
+    rig.pressure(10_000);
+    for number in 1..=3 {
+        let (origin, why) = (HostId::from_u128(2), Why::Replica);
+        rig.brought(BackupSummary { origin, why, ..summary(number, guest(number), BEGIN) });
+    }
+    rig.tell(Event::Rights { guests: (1..=3).map(|number| (guest(number), Right::Here)).collect() });
+    assert_eq!(under_way(&rig).len(), 1);
+}
+
+#[test]
+fn a_start_that_hangs_holds_up_the_others_for_some_seconds_only() {
+    let mut rig = Rig::new(0);
+    rig.by_hand = true;
+    rig.pressure(10_000);
+    for number in 1..=2 {
+        let (origin, why, priority) = (HostId::from_u128(2), Why::Replica, 2 - u32::try_from(number).unwrap());
+        rig.brought(BackupSummary { origin, why, priority, ..summary(number, guest(number), BEGIN) });
+    }
+    rig.tell(Event::Rights { guests: (1..=2).map(|number| (guest(number), Right::Here)).collect() });
+    rig.live(10_000);
+    assert_eq!(under_way(&rig), [1]);
+    rig.live(6_000);
+    assert_eq!(under_way(&rig), [1, 2]);
 }
 
 #[test]
