@@ -45,11 +45,12 @@ image-test: ## the host image boots in QEMU and joins: from a stick, by network,
 	$(CARGO) build --locked -p roost-aggregator
 	ROOST_REAL=1 ROOST_IMAGE=$(CURDIR)/target/image/quick $(CARGO) nextest run --locked --profile image -p roost-tests --test image
 
-storm: ## storms of faults: the ward for 4 x ROOST_HOURS simulated hours (a million take about two core-hours), then ROOST_STORM_FAULTS on real hosts, as root, and a folder for copies that is frozen for ROOST_FROZEN_S
+storm: ## storms of faults: the ward for 4 x ROOST_HOURS simulated hours (a million take about two core-hours), then ROOST_STORM_FAULTS on real hosts, as root, ROOST_CROWD guests of one dead host, and a folder for copies that is frozen for ROOST_FROZEN_S
 	ROOST_HOURS=$${ROOST_HOURS:-25000} $(CARGO) test --locked -p roost-ward-tests --test simulation -- --nocapture in_a_
 	tests/lab/deps.sh test
 	$(CARGO) build --locked --workspace --bins
 	ROOST_REAL=1 ROOST_STORM_FAULTS=$${ROOST_STORM_FAULTS:-500} $(CARGO) test --locked -p roost-tests --test real_grid -- --nocapture real_storm
+	ROOST_REAL=1 ROOST_CROWD=$${ROOST_CROWD:-20} $(CARGO) test --locked -p roost-tests --test real_guard -- --nocapture real_crowd
 	ROOST_REAL=1 ROOST_FROZEN_S=$${ROOST_FROZEN_S:-600} $(CARGO) test --locked -p roost-tests --test real_grid -- --nocapture real_frozen
 
 model: ## the ward exhaustively, further than `make test` looks; minutes to hours
@@ -59,7 +60,8 @@ bench-agent: ## an agent with 50 guests: memory, CPU per guest and sample
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-agent
 
-bench-backup: ## backups of a running guest beside virtnbdbackup and QEMU's job: DATA=folder of v1.raw, v2.raw
+bench-backup: ## backups of a running guest beside virtnbdbackup and QEMU's job: DATA=folder for the data set, 5 GiB
+	benches/data.py "$(DATA)"
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-backup -- --data "$(DATA)"
 
@@ -71,5 +73,6 @@ bench-grid: ## an aggregator with 2,000 simulated hosts: CPU per sample, memory,
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-grid
 
-bench-store: ## the chunk store beside borg, restic and qemu-img: DATA=folder of v1.raw, v2.raw WORK=folder with 8 GiB of room
+bench-store: ## the chunk store beside borg, restic and qemu-img: DATA=folder for the data set, 5 GiB WORK=folder with 8 GiB of room
+	benches/data.py "$(DATA)"
 	$(CARGO) run --release --locked -p roost-benches --bin bench-store -- --data "$(DATA)" --work "$(WORK)"
