@@ -8,7 +8,8 @@ mod shared;
 use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -19,7 +20,7 @@ use roost_protocol::{GuestId, HostId};
 use roost_ward::door::{Peer, Reply, Request, Status};
 use roost_ward::{Standing, WardId};
 
-use crate::grid::{Lab, START, eventually, program, text};
+use crate::grid::{Lab, START, eventually, output, program, text};
 pub use door::Door;
 pub use recorder::{Recorder, now_ms};
 pub use shared::shared_guest;
@@ -38,6 +39,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Guards {
     pub lab: Arc<Lab>,
+    /// Those that are started from now on have wall clocks of their own.
+    clocks: bool,
     hosts: u8,
     /// Their settings name their hosts; otherwise their agents do.
     named: bool,
@@ -75,7 +78,8 @@ impl Guards {
     }
 
     fn begin(lab: Arc<Lab>, hosts: u8, named: bool) -> Result<Self> {
-        let mut guards = Self { lab, hosts, named, running: vec![None; usize::from(hosts) + 1], dogs: Vec::new() };
+        let (running, dogs) = (vec![None; usize::from(hosts) + 1], Vec::new());
+        let mut guards = Self { lab, clocks: false, hosts, named, running, dogs };
         for host in 1..=hosts {
             let dog = Dog::watch(&guards, host)?;
             guards.dogs.push(dog);
@@ -101,6 +105,29 @@ impl Guards {
         self.lab.folder().join(format!("guard-{host}.toml"))
     }
 
+    fn clock(&self, host: u8) -> PathBuf {
+        self.lab.folder().join(format!("clock-{host}"))
+    }
+
+    /// Starts each guard anew with a wall clock of its own, which is right.
+    pub fn start_with_clocks(&mut self) -> Result<()> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/clock.c");
+        let library = self.lab.folder().join("clock.so");
+        output(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).args([library, source]))?;
+        self.clocks = true;
+        for host in 1..=self.hosts {
+            self.set_clock(host, 0)?;
+            self.signal(host, "KILL")?;
+            self.spawn(host)?;
+        }
+        self.introduce()
+    }
+
+    /// Sets the wall clock of a host's guard so many seconds off; the guard runs on and sees it at once.
+    pub fn set_clock(&self, host: u8, seconds: i64) -> Result<()> {
+        Ok(fs::write(self.clock(host), seconds.to_string())?)
+    }
+
     /// Log of a host's guard.
     pub fn log(&self, host: u8) -> PathBuf {
         self.lab.folder().join(format!("guard-{host}.log"))
@@ -122,7 +149,10 @@ impl Guards {
         );
         fs::write(&settings, written)?;
         let program = program("roost-guard")?;
-        let words = [text(&program)?, "--config", text(&settings)?, "run"];
+        let preload = format!("LD_PRELOAD={}", self.lab.folder().join("clock.so").display());
+        let clock = format!("WALL_CLOCK={}", self.clock(host).display());
+        let before: &[&str] = if self.clocks { &["env", &preload, &clock] } else { &[] };
+        let words = [before, &[text(&program)?, "--config", text(&settings)?, "run"]].concat();
         self.running[usize::from(host)] = Some(self.lab.spawn(host, &self.log(host), &words)?);
         eventually("the guard answers", START, || self.ask(host, &Request::Status).map(drop))
     }
@@ -272,7 +302,7 @@ impl Drop for Guards {
 impl Dog {
     fn watch(guards: &Guards, host: u8) -> Result<Self> {
         let path = guards.pipe(host);
-        crate::grid::output(std::process::Command::new("mkfifo").arg(&path))?;
+        output(Command::new("mkfifo").arg(&path))?;
         // Open for writing too: it never ends when a guard does.
         let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(NONBLOCK).open(&path)?;
         let [fired, dark, end] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));

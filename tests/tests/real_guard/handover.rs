@@ -21,14 +21,14 @@ const HANDED_OVER: Duration = Duration::from_secs(180);
 /// Where the counter stands on the disk.
 const COUNTER: &str = "4M";
 
-fn write(grid: &Grid, host: u8, number: u8) -> Result<()> {
+pub(crate) fn write(grid: &Grid, host: u8, number: u8) -> Result<()> {
     let write = format!("qemu-io -d {DEVICE} \"write -P {number} {COUNTER} 64k\"");
     let said = grid.virsh(host, &["qemu-monitor-command", "desk", "--hmp", &write])?;
     ensure!(said.trim().is_empty(), "{said}");
     Ok(())
 }
 
-fn reads(grid: &Grid, host: u8, number: u8) -> Result<()> {
+pub(crate) fn reads(grid: &Grid, host: u8, number: u8) -> Result<()> {
     let read = format!("qemu-io -d {DEVICE} \"read -P {number} {COUNTER} 64k\"");
     let said = grid.virsh(host, &["qemu-monitor-command", "desk", "--hmp", &read])?;
     ensure!(said.trim().is_empty(), "it is not {number}: {said}");

@@ -2,8 +2,11 @@
 //! ROOST_REAL=1, one at a time.
 
 mod agents;
+mod crowd;
+mod everybody;
 mod handover;
 mod joined;
+mod states;
 mod takeover;
 
 use std::time::Duration;
@@ -22,6 +25,8 @@ const TAKEN_OVER: Duration = Duration::from_secs(20);
 const PROMISED_MS: u64 = 14_000;
 /// A ward that is given up is another's within this.
 const HANDED_OVER_MS: u64 = 4_000;
+/// For wall clocks that are set wrong.
+const TEN_YEARS_S: i64 = 3_652 * 86_400;
 
 fn story(tell: impl FnOnce(&mut Guards) -> Result<()>) {
     if !wanted() {
@@ -129,6 +134,34 @@ fn real_killed_guard_comes_back_and_no_guest_notices() {
         ensure!(first.ticks()?.2 < PAUSE_MS, "it stood still for {} ms", first.ticks()?.2);
         ensure!(second.ticks().is_err(), "it executed on the other host");
         println!("guard: {} KiB resident", guards.memory_kib(1)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn real_wall_clocks_that_jump_ten_years_to_and_fro_pause_nothing_and_delay_no_takeover() {
+    story(|guards| {
+        guards.start_with_clocks()?;
+        let (first, second) = recorders(guards)?;
+        for jump in [TEN_YEARS_S, -TEN_YEARS_S, TEN_YEARS_S] {
+            guards.set_clock(1, jump)?;
+            guards.set_clock(2, -jump)?;
+            guards.set_clock(3, jump)?;
+            // Longer than a lease.
+            lasts(Duration::from_secs(6));
+            let noted = guards.status(1)?;
+            ensure!(noted.wards.iter().any(|ward| ward.may_run), "{noted:?}");
+        }
+        let (_, last, gap) = first.ticks()?;
+        ensure!(gap < PAUSE_MS && last + PAUSE_MS > now_ms()?, "it stood still for {gap} ms");
+        ensure!(second.ticks().is_err(), "it executed on the other host");
+        let died = now_ms()?;
+        guards.power_off(1)?;
+        let (after, _) = taken_over(guards, &second, died)?;
+        println!("clocks 20 years apart: longest pause {gap} ms, taken over after {after} ms");
+        // Its notes say what its clock said.
+        let told = guards.command(2, &["explain", "--ward", "7"])?;
+        ensure!(told.contains("with the votes of"), "{told}");
         Ok(())
     });
 }

@@ -1,0 +1,103 @@
+//! All guests of a dead host on one survivor: those that others need come before all others.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use reqwest::Method;
+use roost_tests::grid::{self, Grid, START, eventually, tiny};
+use serde_json::{Value, json};
+
+use crate::joined::join;
+
+/// Unless `ROOST_CROWD` says otherwise (`make storm`: 20).
+const GUESTS: usize = 9;
+/// The last ones made are the ones that others need.
+const FIRST: usize = 3;
+/// The guard tells the agent of a lease within this.
+const TOLD: SignedDuration = SignedDuration::from_secs(2);
+/// A first copy and a council for each, on a loaded machine.
+const PROTECTED: Duration = Duration::from_secs(240);
+/// Promise of the normal profile, and guests made from replicas.
+const UP_AGAIN: Duration = Duration::from_secs(180);
+
+fn name(number: usize) -> String {
+    format!("desk-{number:02}")
+}
+
+fn make_guests(grid: &Grid, guests: usize) -> Result<()> {
+    for (policy, priority) in [("first", 9), ("later", 0)] {
+        let rules = json!({"name": policy, "replica_every_s": 20, "replica_host": "h2", "replica_failover": true,
+                           "priority": priority});
+        grid.api.post("/backup-policies", &rules)?;
+    }
+    for number in 0..guests {
+        let mut spec = tiny(&name(number), "h1", true);
+        spec["disks"] = json!([{"from": "blank", "size_mib": 16}]);
+        grid.api.done(Method::POST, "/guests", &spec)?;
+        let policy = if number >= guests - FIRST { "first" } else { "later" };
+        let set = format!("/backup-sets/{}/actions/set-policy", name(number));
+        grid.api.done(Method::POST, &set, &json!({"policy": policy}))?;
+    }
+    Ok(())
+}
+
+/// A takeover: whose, when its host could run it, when it was begun, when it ran.
+#[derive(Debug)]
+struct Takeover {
+    name: String,
+    leased: Timestamp,
+    chosen: Timestamp,
+    started: Timestamp,
+}
+
+/// In the order in which they were begun.
+fn takeovers(grid: &Grid, guests: usize) -> Result<Vec<Takeover>> {
+    let all = grid.api.get("/failovers?limit=100")?;
+    let one = |it: &Value| {
+        let time = |name: &str| -> Result<Timestamp> {
+            Ok(it[name].as_str().with_context(|| format!("{name} of {it}"))?.parse()?)
+        };
+        let name = it["name"].as_str().context("name")?.to_owned();
+        Ok(Takeover { name, leased: time("leased")?, chosen: time("chosen")?, started: time("started")? })
+    };
+    let mut found = all["items"].as_array().context("failovers")?.iter().map(one).collect::<Result<Vec<_>>>()?;
+    found.sort_by_key(|it| it.chosen);
+    ensure!(found.len() == guests, "{} of {guests} came back", found.len());
+    Ok(found)
+}
+
+#[test]
+fn real_crowd_of_a_dead_host_comes_back_and_those_that_are_needed_first() {
+    grid::story(3, |grid| {
+        let told = std::env::var("ROOST_CROWD").ok().map(|told| told.parse().context("ROOST_CROWD")).transpose()?;
+        let guests = told.unwrap_or(GUESTS).max(FIRST);
+        let guards = join(grid)?;
+        make_guests(grid, guests)?;
+        eventually("all are protected", PROTECTED, || {
+            let plan: Value = serde_json::from_str(&grid.roost(&["host", "if-lost", "h1", "-o", "json"])?)?;
+            let all = plan.as_array().or(plan["items"].as_array()).context("guests")?;
+            let safe = all.iter().filter(|guest| guest["goes_on_at"] == "h2").count();
+            ensure!(safe == guests, "{safe}: {plan}");
+            Ok(())
+        })?;
+        for number in 0..guests {
+            grid.await_guest(&name(number), "running", START)?;
+        }
+
+        guards.power_off(1)?;
+        let found = grid::until("all run on the survivor", UP_AGAIN, || takeovers(grid, guests))?;
+        let is_needed = |it: &&Takeover| (guests - FIRST..guests).any(|number| it.name == name(number));
+        let needed = || found.iter().filter(is_needed);
+        let known = needed().map(|it| it.leased).max().context("leases")? + TOLD;
+        let begun = needed().map(|it| it.chosen).max().context("choices")?;
+        // Wards are won one by one: what was begun before the last of those that are needed was won is not broken off.
+        let too_soon: Vec<_> =
+            found.iter().filter(|it| !is_needed(it) && it.chosen > known && it.chosen < begun).collect();
+        ensure!(too_soon.is_empty(), "begun before those that are needed: {too_soon:?}; all: {found:?}");
+        let ran = found.iter().map(|it| it.started).max().context("starts")?;
+        println!("{guests} guests: begun from {} on, all run at {ran}", found[0].chosen);
+        ensure!(grid.virsh(2, &["list", "--name"])?.split_whitespace().count() == guests, "on the survivor");
+        Ok(())
+    });
+}
