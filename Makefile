@@ -3,7 +3,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-backup bench-failover bench-grid bench-store storm model image image-test
+.PHONY: help run stop test test-fast fmt lint deny bench-agent bench-backup bench-failover bench-grid bench-memory bench-store storm model image image-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ bench-failover: ## a host's power cut until its guest runs on another: normal an
 bench-grid: ## an aggregator with 2,000 simulated hosts: CPU per sample, memory, operations, latency
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-grid
+
+bench-memory: ## page sharing of real guests beside ksmtuned and the kernel, as root on a machine whose KSM nobody else uses; 15 minutes
+	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) run --release --locked -p roost-benches --bin bench-memory
 
 bench-store: ## the chunk store beside borg, restic and qemu-img: DATA=folder for the data set, 5 GiB WORK=folder with 8 GiB of room
 	benches/data.py "$(DATA)"

@@ -3,5 +3,6 @@
 pub mod grid;
 pub mod guards;
 pub mod memory;
+pub mod page_sharing;
 pub mod simulation;
 pub mod storm;

@@ -45,6 +45,11 @@ impl Lab {
         format!("{}.{}", self.net, if host == 0 { 254 } else { host })
     }
 
+    /// What programs of a host have in their environment.
+    pub fn mark(&self, host: u8) -> String {
+        format!("ROOST_LAB={}/h{host}", self.prefix)
+    }
+
     /// Runs a program in a host and gives its output.
     pub fn exec(&self, host: u8, words: &[&str]) -> Result<String> {
         self.script(&[&["exec", &host.to_string()], words].concat())

@@ -3,12 +3,12 @@
 //! test's own over `/proc/meminfo`, so that the machine and its other tests are short of nothing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use roost_tests::grid::{self, Grid, START, eventually, text, tiny};
+use roost_tests::page_sharing::PageSharing;
 use serde_json::{Value, json};
 
 use super::at_once::{LONG, alarm, serial, tail};
@@ -135,7 +135,7 @@ fn real_equal_guests_share_their_pages_and_one_that_does_not_want_to_shares_noth
         return;
     }
     // Given back after the hosts are gone, however this ends.
-    let machine = Sharing::take().expect("the machine's page sharing");
+    let machine = PageSharing::take().expect("the machine's page sharing");
     grid::story(1, |grid| {
         join(grid, &[])?;
         let same = format!("roost.same={SAME}");
@@ -185,45 +185,6 @@ fn told(grid: &Grid) -> Result<()> {
     let why = grid.roost(&["explain", "host", "h1", "memory", "-o", "json"])?;
     ensure!(why.contains("sets page sharing: run 1") && why.contains("not looked through yet"), "{why}");
     Ok(())
-}
-
-/// The machine's one page sharing, for one test at a time; as it was when dropped.
-struct Sharing {
-    _lock: fs::File,
-    before: Vec<(PathBuf, String)>,
-}
-
-impl Sharing {
-    fn take() -> Result<Self> {
-        let lock = fs::File::create("/run/lock/roost-page-sharing")?;
-        lock.lock()?;
-        let folder = Path::new("/sys/kernel/mm/ksm");
-        let read = |name: &str| Ok((folder.join(name), fs::read_to_string(folder.join(name))?));
-        // A kernel older than the advisor has less.
-        let names = ["run", "pages_to_scan", "sleep_millisecs", "smart_scan", "use_zero_pages", "advisor_mode"];
-        let there = names.into_iter().filter(|name| folder.join(name).exists());
-        Ok(Self { _lock: lock, before: there.map(read).collect::<Result<_>>()? })
-    }
-
-    fn as_before(&self) -> Result<()> {
-        for (path, before) in &self.before {
-            let now = fs::read_to_string(path)?;
-            ensure!(now == *before, "{} is {now}, it was {before}", path.display());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Sharing {
-    fn drop(&mut self) {
-        for (path, before) in self.before.iter().rev() {
-            // Of choices the one in brackets is set.
-            let chosen = before.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(chosen, _)| chosen);
-            if let Err(why) = fs::write(path, chosen.unwrap_or(before)) {
-                eprintln!("set {} as it was: {why}", path.display());
-            }
-        }
-    }
 }
 
 /// Pages of a guest that are merged.
