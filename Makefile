@@ -45,12 +45,13 @@ image-test: ## the host image boots in QEMU and joins: from a stick, by network,
 	$(CARGO) build --locked -p roost-aggregator
 	ROOST_REAL=1 ROOST_IMAGE=$(CURDIR)/target/image/quick $(CARGO) nextest run --locked --profile image -p roost-tests --test image
 
-storm: ## storms of faults: the ward for 4 x ROOST_HOURS simulated hours (a million take about two core-hours), then ROOST_STORM_FAULTS on real hosts, as root, ROOST_CROWD guests of one dead host, and a folder for copies that is frozen for ROOST_FROZEN_S
+storm: ## storms of faults: the ward for 4 x ROOST_HOURS simulated hours (a million take about two core-hours), then ROOST_STORM_FAULTS on real hosts, as root, ROOST_CROWD guests of one dead host, guests that take 60 % of their memory at once (three, ROOST_SUDDEN times), and a folder for copies that is frozen for ROOST_FROZEN_S
 	ROOST_HOURS=$${ROOST_HOURS:-25000} $(CARGO) test --locked -p roost-ward-tests --test simulation -- --nocapture in_a_
 	tests/lab/deps.sh test
 	$(CARGO) build --locked --workspace --bins
 	ROOST_REAL=1 ROOST_STORM_FAULTS=$${ROOST_STORM_FAULTS:-500} $(CARGO) test --locked -p roost-tests --test real_grid -- --nocapture real_storm
 	ROOST_REAL=1 ROOST_CROWD=$${ROOST_CROWD:-20} $(CARGO) test --locked -p roost-tests --test real_guard -- --nocapture real_crowd
+	ROOST_REAL=1 ROOST_SUDDEN=$${ROOST_SUDDEN:-34} $(CARGO) test --locked -p roost-tests --test real_grid -- --nocapture real_squeezed
 	ROOST_REAL=1 ROOST_FROZEN_S=$${ROOST_FROZEN_S:-600} $(CARGO) test --locked -p roost-tests --test real_grid -- --nocapture real_frozen
 
 model: ## the ward exhaustively, further than `make test` looks; minutes to hours
