@@ -1,10 +1,12 @@
 //! Words that agent and aggregator share, and how they travel. `codec` is the only file that knows CBOR on the
 //! outside; field numbers are the version rule: a new field gets a new number, unknown numbers are skipped.
 
+pub mod alarm;
 pub mod backup;
 pub mod calendar;
 pub mod cause;
 pub mod codec;
+pub mod damper;
 pub mod document;
 pub mod enrol;
 pub mod failover;

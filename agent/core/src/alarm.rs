@@ -1,21 +1,20 @@
 //! Alarms on what is measured: raised when it was bad for a while, cleared when it was good for a while, and the longer the
 //! more often it came back.
 
-mod damper;
 mod rule;
 #[cfg(test)]
 mod test;
 
 use std::collections::BTreeMap;
 
+pub use roost_protocol::alarm::{Severity, severity};
+use roost_protocol::damper::Damper;
+pub use roost_protocol::damper::Level;
 use roost_protocol::guest::{GuestReport, Power, PowerState};
 use roost_protocol::host::{Alarm, HostSample};
 use roost_protocol::{GuestId, MiB, Stamp, Time};
 
-use damper::Damper;
-pub use damper::Level;
 use rule::Trend;
-pub use rule::{Severity, severity};
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug)]

@@ -2,31 +2,10 @@
 
 use std::collections::VecDeque;
 
+use roost_protocol::damper::{Level, Timing};
 use roost_protocol::{MiB, Millis, Time};
 
-use super::damper::{Level, Timing};
 use super::{Picture, Reading};
-
-/// How much an alarm matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Info,
-    Warning,
-    Error,
-    Critical,
-}
-
-/// How much an alarm of this code matters; one that isn't known here is an error.
-pub fn severity(code: &str) -> Severity {
-    match code {
-        "cpu-busy" => Severity::Info,
-        "memory-pressure" | "io-pressure" | "disk-low" | "disk-filling" | "aggregator-away" | "store-filling" => {
-            Severity::Warning
-        }
-        "memory-low" | "disk-full" | "state-disk" | "hypervisor-away" | "ledger-damaged" => Severity::Critical,
-        _ => Severity::Error,
-    }
-}
 
 pub(super) fn timing(code: &str) -> Timing {
     let seconds = |raise_after, clear_after| Timing {

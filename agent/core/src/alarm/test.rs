@@ -172,7 +172,7 @@ fn the_aggregator_is_missed_after_a_minute() {
 
 #[test]
 fn a_clock_that_jumps_ahead_raises_no_more_than_is_true() {
-    let mut damper = damper::Damper::default();
+    let mut damper = Damper::default();
     let timing = rule::timing("memory-pressure");
     assert_eq!(damper.step(Time(0), Level::Bad, &timing), None);
     assert_eq!(damper.step(Time(u64::MAX), Level::Bad, &timing), Some(true));

@@ -1,8 +1,8 @@
-//! When a condition that comes and goes is an alarm.
+//! When a condition that comes and goes is an alarm: the one way of agents and aggregator.
 
 use std::collections::VecDeque;
 
-use roost_protocol::{Millis, Time};
+use crate::{Millis, Time};
 
 /// How it is now. Between bad and good nothing changes: that is the hysteresis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,9 +14,9 @@ pub enum Level {
 
 /// How long it must be bad before it is raised, and good before it is cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Timing {
-    pub(super) raise_after: Millis,
-    pub(super) clear_after: Millis,
+pub struct Timing {
+    pub raise_after: Millis,
+    pub clear_after: Millis,
 }
 
 /// An alarm that was raised again within this time flaps.
@@ -40,21 +40,32 @@ enum State {
 
 /// One condition.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Damper {
+pub struct Damper {
     state: State,
     raised: VecDeque<Time>,
 }
 
 impl Damper {
-    pub(super) fn is_raised(&self) -> bool {
+    /// True while it is an alarm.
+    pub fn is_raised(&self) -> bool {
         match self.state {
             State::Raised { .. } => true,
             State::Calm | State::Suspect { .. } => false,
         }
     }
 
+    /// Raised more than once of late: what is told of it may be different soon.
+    pub fn flaps(&self) -> bool {
+        self.raised.len() > 1
+    }
+
+    /// Nothing is to be remembered of it.
+    pub fn forgotten(&self, now: Time) -> bool {
+        self.state == State::Calm && self.raised.back().is_none_or(|at| now.since(*at) > MEMORY)
+    }
+
     /// Takes in how it is; says whether the alarm is raised or cleared by that.
-    pub(super) fn step(&mut self, now: Time, level: Level, timing: &Timing) -> Option<bool> {
+    pub fn step(&mut self, now: Time, level: Level, timing: &Timing) -> Option<bool> {
         match (self.state, level) {
             (State::Calm, Level::Bad) => {
                 self.state = State::Suspect { since: now };
