@@ -14,6 +14,7 @@ use tower_http::compression::CompressionLayer;
 use crate::auth::Auth;
 use crate::clock;
 use crate::handle::Handle;
+use crate::notify::Courier;
 
 mod around;
 mod csv;
@@ -55,6 +56,8 @@ pub(crate) struct Api {
     auth: Auth,
     now: Clock,
     names: Names,
+    /// For notifications that are tried.
+    courier: Arc<Courier>,
     started: Stamp,
     streams: Arc<Semaphore>,
     replays: replay::Replays,
@@ -82,13 +85,19 @@ impl Peer {
 
 impl Api {
     /// `names`: what callers may call this machine by. `now` is the monotonic clock that log-in limits and sessions go by.
-    pub(crate) fn new(handle: Handle, names: Names, now: impl Fn() -> Time + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn new(
+        handle: Handle,
+        names: Names,
+        courier: Arc<Courier>,
+        now: impl Fn() -> Time + Send + Sync + 'static,
+    ) -> Arc<Self> {
         let run = crate::auth::random::<4>().map_or(0, u32::from_be_bytes);
         let api = Arc::new(Self {
             auth: Auth::new(handle.clone()),
             handle,
             now: Arc::new(now),
             names,
+            courier,
             started: clock::wall(),
             replays: replay::Replays::default(),
             streams: Arc::new(Semaphore::new(stream::STREAMS)),

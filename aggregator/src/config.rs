@@ -199,6 +199,15 @@ impl Config {
         self.data_dir.join("ledger.db")
     }
 
+    /// Where people and programs reach the API.
+    pub(crate) fn api_url(&self) -> String {
+        let name = self.public.first().cloned().unwrap_or_else(|| "localhost".to_owned());
+        match name.parse::<IpAddr>() {
+            Ok(address) => format!("https://{}", SocketAddr::new(address, self.https_listen.port())),
+            Err(_) => format!("https://{name}:{}", self.https_listen.port()),
+        }
+    }
+
     /// Address and UDP port an agent is told at joining.
     pub(crate) fn join_address(&self) -> String {
         let name = self.public.first().cloned().unwrap_or_else(|| "localhost".to_owned());

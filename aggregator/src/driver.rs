@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, wall};
 use crate::handle::{DriverEnd, Handle, Request};
 use crate::ledger::{Changes, Durable, Ledger, LedgerError, WAITING};
+use crate::notify::Delivery;
 
 /// Messages of all links that wait for the driver; beyond it links are read more slowly.
 pub(crate) const FROM_LINKS: usize = 4_096;
@@ -81,6 +82,7 @@ pub(crate) struct Driver {
     handle: Handle,
     requests: mpsc::Receiver<Request>,
     events: broadcast::Sender<Arc<GridEvent>>,
+    deliveries: mpsc::Sender<Delivery>,
     from_links: mpsc::Receiver<FromLink>,
     links: BTreeMap<LinkId, Link>,
     calls: BTreeMap<CallId, oneshot::Sender<Reply>>,
@@ -111,6 +113,7 @@ impl Driver {
         ledger: Ledger,
         handle: Handle,
         end: DriverEnd,
+        deliveries: mpsc::Sender<Delivery>,
     ) -> (Self, mpsc::Sender<FromLink>) {
         let (to_driver, from_links) = mpsc::channel(FROM_LINKS);
         let driver = Self {
@@ -120,6 +123,7 @@ impl Driver {
             handle,
             requests: end.requests,
             events: end.events,
+            deliveries,
             from_links,
             links: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -178,6 +182,9 @@ impl Driver {
             // Not worth a retry while the disk is full.
             Request::Used(_) if self.ledger.failing() => {}
             Request::Used(who) => self.tell(Event::Used { who }),
+            Request::Notified { notifier, delivery, result } => {
+                self.tell(Event::Notified { notifier, delivery, result });
+            }
             Request::Connection { host, reply } => {
                 let link = self.grid.hosts().get(&host).and_then(Host::link).and_then(|link| self.links.get(&link));
                 let connection = link.filter(|link| link.welcomed).map(|link| link.to.connection.clone());
@@ -259,7 +266,8 @@ impl Driver {
             let intent = vec![IntentChange::Replace(Box::new(self.grid.intent().clone()))];
             let operations = self.grid.operations().values().cloned().collect();
             let (uses, epoch) = (self.grid.uses().clone(), Some(self.grid.config().epoch));
-            self.ledger.rebuild(Changes { intent, generation, operations, uses, epoch });
+            let told = self.grid.told().into_iter().map(|(name, told)| (name, Some(told))).collect();
+            self.ledger.rebuild(Changes { intent, generation, operations, uses, told, epoch });
         }
         self.tell(Event::LedgerFailed { why: crate::chain(error) });
     }
@@ -284,13 +292,21 @@ impl Driver {
                 let at = (Instant::now() + SPREAD_DELAY).max(self.spread_not_before);
                 self.spread_at.get_or_insert(at);
             }
+            Action::Notify { notifier, delivery, digest } => {
+                // There is room for all that can be under way; one that is lost is sent again.
+                if self.deliveries.try_send(Delivery { notifier, delivery, digest }).is_err() {
+                    tracing::warn!(delivery, "too many notifications are under way");
+                }
+            }
             Action::Publish { event } => {
                 log(&event);
                 // No listener is no error.
                 drop(self.events.send(Arc::new(event)));
             }
             // Taken out by `split`.
-            Action::Persist { intent: _, generation: _, operations: _ } | Action::Used { who: _, at: _ } => {}
+            Action::Persist { intent: _, generation: _, operations: _ }
+            | Action::Used { who: _, at: _ }
+            | Action::Told { notifier: _, told: _ } => {}
         }
     }
 
@@ -371,7 +387,9 @@ fn split(answer: Vec<Action>) -> (Option<Changes>, Vec<Action>) {
                 all.operations.extend(operations);
             }
             Action::Used { who, at } => drop(changes.get_or_insert_default().uses.insert(who, at)),
+            Action::Told { notifier, told } => drop(changes.get_or_insert_default().told.insert(notifier, told)),
             Action::Send { .. }
+            | Action::Notify { .. }
             | Action::Refuse { .. }
             | Action::Answer { .. }
             | Action::SpreadDocument

@@ -33,6 +33,12 @@ pub(crate) enum Request {
         reply: oneshot::Sender<Reply>,
     },
     Used(Account),
+    /// What came of a delivery.
+    Notified {
+        notifier: String,
+        delivery: u64,
+        result: Result<(), String>,
+    },
     /// The connection of a host that was taken in, when there is one.
     Connection {
         host: HostId,
@@ -46,6 +52,9 @@ impl std::fmt::Debug for Request {
             Request::Read(_) => f.write_str("Read"),
             Request::Call { by, what, only_if: _, reply: _ } => {
                 f.debug_struct("Call").field("by", by).field("what", what).finish()
+            }
+            Request::Notified { notifier, delivery, result: _ } => {
+                f.debug_struct("Notified").field("notifier", notifier).field("delivery", delivery).finish()
             }
             Request::Used(who) => f.debug_tuple("Used").field(who).finish(),
             Request::Connection { host, reply: _ } => f.debug_struct("Connection").field("host", host).finish(),
@@ -112,6 +121,16 @@ impl Handle {
     /// Somebody came in. Nobody waits for the disk because of it.
     pub(crate) async fn used(&self, who: Account) -> Result<(), Away> {
         self.requests.send(Request::Used(who)).await.map_err(|_| Away)
+    }
+
+    /// A delivery arrived, or why not.
+    pub(crate) async fn notified(
+        &self,
+        notifier: String,
+        delivery: u64,
+        result: Result<(), String>,
+    ) -> Result<(), Away> {
+        self.requests.send(Request::Notified { notifier, delivery, result }).await.map_err(|_| Away)
     }
 
     /// The connection of a host that is there.

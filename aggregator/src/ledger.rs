@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use roost_aggregator_core::account::LastUses;
 use roost_aggregator_core::intent::IntentChange;
+use roost_aggregator_core::notify::Told;
 use roost_aggregator_core::operation::Operation;
 use roost_protocol::{Epoch, Generation, OperationId};
 use tokio::sync::oneshot;
@@ -39,6 +40,8 @@ pub(crate) struct Changes {
     pub(crate) generation: Generation,
     pub(crate) operations: Vec<Operation>,
     pub(crate) uses: LastUses,
+    /// What notifiers were told; none: the notifier is gone.
+    pub(crate) told: BTreeMap<String, Option<Told>>,
     /// Agents had seen a newer aggregator: later starts are to be above this.
     pub(crate) epoch: Option<Epoch>,
 }
@@ -168,12 +171,14 @@ struct Owed {
     generation: Generation,
     operations: BTreeMap<OperationId, Operation>,
     uses: LastUses,
+    told: BTreeMap<String, Option<Told>>,
     epoch: Option<Epoch>,
 }
 
 impl Owed {
     fn is_empty(&self) -> bool {
-        self.intent.is_empty() && self.operations.is_empty() && self.uses.is_empty() && self.epoch.is_none()
+        let little = self.uses.is_empty() && self.told.is_empty() && self.epoch.is_none();
+        self.intent.is_empty() && self.operations.is_empty() && little
     }
 
     fn add(&mut self, changes: Changes) {
@@ -181,6 +186,7 @@ impl Owed {
         self.generation = self.generation.max(changes.generation);
         self.operations.extend(changes.operations.into_iter().map(|operation| (operation.id, operation)));
         self.uses.extend(changes.uses);
+        self.told.extend(changes.told);
         self.epoch = self.epoch.max(changes.epoch);
     }
 
@@ -190,6 +196,7 @@ impl Owed {
             generation: self.generation,
             operations: self.operations.values().cloned().collect(),
             uses: self.uses.clone(),
+            told: self.told.clone(),
             epoch: self.epoch,
         }
     }

@@ -13,6 +13,7 @@ mod init;
 mod ledger;
 mod listen;
 mod look;
+mod notify;
 mod run;
 mod service;
 

@@ -12,6 +12,7 @@ use roost_protocol::identity::{GridKey, SERVER_NAME};
 use roost_protocol::transport::{Listener, TransportError};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, wall};
@@ -21,6 +22,7 @@ use crate::handle::{self, Handle};
 use crate::https::Certificate;
 use crate::ledger::{Ledger, LedgerError, Store};
 use crate::listen::{self, Shared};
+use crate::notify::{self, Courier, Delivery};
 use crate::{address, api, init, service};
 
 /// Own certificates last 397 days; new ones are made this often, so that addresses and a corrected clock come in soon.
@@ -34,6 +36,8 @@ pub(crate) struct Parts {
     pub(crate) shared: Arc<Shared>,
     pub(crate) clock: Clock,
     pub(crate) ledger: Ledger,
+    /// Notifications on their way out.
+    pub(crate) deliveries: mpsc::Receiver<Delivery>,
     /// Ends when the driver and every other holder of the ledger has ended.
     pub(crate) storage: JoinHandle<()>,
 }
@@ -57,13 +61,15 @@ pub(crate) fn assemble(config: &Config, key: Arc<GridKey>) -> Result<Parts, Ledg
     };
     let mut grid = Grid::new(settings, kept.intent, kept.operations);
     grid.remember_uses(kept.uses);
+    grid.remember_told(kept.told);
     let wrap = |source| LedgerError::File { what: "start the thread for", path: config.ledger_path(), source };
     let (ledger, storage) = Ledger::start(store).map_err(wrap)?;
     let (handle, end) = handle::handle(key);
-    let (driver, to_driver) = Driver::new(grid, clock, ledger.clone(), handle.clone(), end);
+    let (post, deliveries) = mpsc::channel(notify::UNDER_WAY);
+    let (driver, to_driver) = Driver::new(grid, clock, ledger.clone(), handle.clone(), end, post);
     let host_lifetime = Millis::seconds(u64::from(config.host_certificate_days) * 24 * 3_600);
     let shared = Arc::new(Shared::new(handle.clone(), to_driver, clock, host_lifetime, config.max_links));
-    Ok(Parts { driver, handle, shared, clock, ledger, storage })
+    Ok(Parts { driver, handle, shared, clock, ledger, deliveries, storage })
 }
 
 /// Runs until told to stop.
@@ -79,16 +85,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let listener = Arc::new(grid.within(|| bind(config.quic_listen, &key))?);
     let certificate = Certificate::new(&key, &config.public)?;
     let clock = parts.clock;
+    let courier = Arc::new(Courier::new(config.api_url(), key.grid_id().to_string()));
     let serving = api::Serving {
         listener: bind_https(config.https_listen).await?,
         tls: certificate.server_config()?,
-        router: api::router(api::Api::new(parts.handle.clone(), names(&config), move || clock.now())),
+        router: api::router(api::Api::new(parts.handle.clone(), names(&config), courier.clone(), move || clock.now())),
     };
     let stop = CancellationToken::new();
     let mut driver = grid.tasks.spawn(parts.driver.run(stop.clone()));
     let listening = grid.tasks.spawn(listen::run(Arc::clone(&listener), parts.shared, stop.clone()));
     let renewing = tokio::spawn(renew(Arc::clone(&listener), key, config.public.clone(), certificate, stop.clone()));
     let answering = tokio::spawn(api::serve(serving, stop.clone()));
+    let posting = tokio::spawn(notify::run(courier, parts.deliveries, parts.handle.clone(), stop.clone()));
     let watching = tokio::spawn(service::watchdog(parts.handle.clone(), stop.clone()));
     tracing::info!(quic = %config.quic_listen, https = %config.https_listen, "listening");
     service::tell(NotifyState::Ready);
@@ -100,7 +108,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     service::tell(NotifyState::Stopping);
     stop.cancel();
     // Each ends by the token; the driver last, when all that was answered is durable.
-    for task in [answering, listening, renewing, watching] {
+    for task in [answering, listening, renewing, watching, posting] {
         task.await.context("stop a task")?;
     }
     if outcome.is_ok() {

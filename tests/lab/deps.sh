@@ -11,7 +11,8 @@ runtime="qemu-system-x86:guests qemu-utils:disk-images libvirt-daemon:guests lib
 busybox-static:host-image-and-test-guest cpio:initramfs xz-utils:initramfs nftables:network-faults iproute2:networks socat:sockets
 procps:processes kmod:kernel-modules"
 tests="python3:API-clients librpc-xml-perl:XML-RPC-client liblwp-protocol-https-perl:its-TLS faketime:clock-tests
-snmpd:SNMP snmp:SNMP-clients snmptrapd:SNMP-traps smitools:checks-MIBs prometheus:scrapes-metrics"
+snmpd:SNMP snmp:SNMP-clients snmptrapd:SNMP-traps smitools:checks-MIBs prometheus:scrapes-metrics
+prometheus-alertmanager:its-webhooks python3-aiosmtpd:receives-mail rsyslog:receives-syslog openssl:its-certificates"
 
 image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick e2fsprogs:disks-in-its-tests"
 

@@ -176,6 +176,8 @@ fn arguments(operation: &'static Operation, field: &'static Field) -> Vec<Arg> {
             if field.place == Place::Body { option.required_unless_present("json") } else { option.required(true) };
     }
     match field.kind {
+        // One that may be left out is asked for where that is wished.
+        FieldKind::Secret if !field.required => vec![option.action(ArgAction::SetTrue)],
         FieldKind::Secret => Vec::new(),
         FieldKind::List("disk_spec") => vec![disk()],
         FieldKind::List("nic_spec") => vec![nic()],
@@ -328,6 +330,7 @@ mod test {
         let asked: Vec<&str> = roost_registry::operations().iter().filter(|o| asks(o)).map(|o| o.name).collect();
         let gone = ["host.remove", "guest.delete", "backup_policy.delete", "backup.delete"];
         let access = ["join_token.delete", "user.delete", "api_token.delete"];
-        assert_eq!(asked, [gone.as_slice(), &access].concat());
+        let telling = ["silence.delete", "notifier.delete"];
+        assert_eq!(asked, [gone.as_slice(), &telling, &access].concat());
     }
 }

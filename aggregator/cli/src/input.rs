@@ -68,6 +68,9 @@ fn texts(matches: &ArgMatches, id: &str) -> Vec<String> {
 
 fn value(field: &Field, matches: &ArgMatches) -> Result<Option<Value>, Failure> {
     Ok(match field.kind {
+        FieldKind::Secret if !(field.required || switch(matches, field.name) || switch(matches, "password-stdin")) => {
+            None
+        }
         FieldKind::Secret => Some(json!(ask::password(field.help, switch(matches, "password-stdin"))?)),
         FieldKind::Document => text(matches, field.name).map(|path| file(&path)).transpose()?.map(Value::String),
         FieldKind::Integer | FieldKind::Seconds => number(matches, field.name).map(|number| json!(number)),

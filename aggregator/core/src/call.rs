@@ -5,6 +5,7 @@ use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, Millis, OperationId};
 
 use crate::intent::{ApiTokenRecord, HostRecord, JoinTokenRecord, UserRecord};
+use crate::notify::{Notifier, Silence};
 use crate::operation::Operation;
 
 /// A wished change.
@@ -68,6 +69,26 @@ pub enum Call {
     },
     DeleteBackupPolicy {
         name: String,
+    },
+    /// Create or change a notifier; one that is changed keeps its secret where none is given.
+    PutNotifier {
+        notifier: Box<Notifier>,
+        create: bool,
+    },
+    DeleteNotifier {
+        name: String,
+    },
+    PutSilence {
+        id: String,
+        silence: Silence,
+    },
+    DeleteSilence {
+        id: String,
+    },
+    /// Somebody looks after the alarm with this fingerprint, and a word on it; none: nobody does any more.
+    Acknowledge {
+        alarm: String,
+        note: Option<String>,
     },
     /// Restore points of a guest, page by page, as the host that has them tells.
     Points {

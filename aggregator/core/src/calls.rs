@@ -51,6 +51,11 @@ impl Grid {
             Call::DeleteApiToken { id } => self.delete_api_token(&id, actions),
             Call::PutBackupPolicy { policy, create } => self.put_backup_policy(now, &by, policy, create, actions),
             Call::DeleteBackupPolicy { name } => self.delete_backup_policy(now, &by, &name, actions),
+            Call::PutNotifier { notifier, create } => self.put_notifier(now, &by, notifier, create, actions),
+            Call::DeleteNotifier { name } => self.delete_notifier(now, &by, &name, actions),
+            Call::PutSilence { id, silence } => self.put_silence(now, id, silence, actions),
+            Call::DeleteSilence { id } => self.delete_silence(now, &by, &id, actions),
+            Call::Acknowledge { alarm, note } => self.acknowledge(now, &by, &alarm, note, actions),
             Call::Points { host, query } => match self.ask_points(now, call, host, query, actions) {
                 // Answered when the host has answered.
                 Ok(()) => return,

@@ -6,6 +6,7 @@ use roost_protocol::{Generation, HostId, Stamp};
 use crate::account::Account;
 use crate::call::{Call, Reply};
 use crate::intent::{Intent, IntentChange};
+use crate::notify::{Digest, Notifier, Told};
 use crate::operation::Operation;
 
 /// Names one connection; rises.
@@ -52,6 +53,12 @@ pub enum Event {
     Used {
         who: Account,
     },
+    /// What came of [`Action::Notify`].
+    Notified {
+        notifier: String,
+        delivery: u64,
+        result: Result<(), String>,
+    },
     /// The changes of the answer with this number could not be made durable; nothing of that answer was carried out.
     LedgerFailed {
         why: String,
@@ -91,6 +98,17 @@ pub enum Action {
     /// Tell SSE listeners; the event is already in the grid's history.
     Publish {
         event: GridEvent,
+    },
+    /// Deliver it and tell by [`Event::Notified`].
+    Notify {
+        notifier: Box<Notifier>,
+        delivery: u64,
+        digest: Box<Digest>,
+    },
+    /// Durable like the rest, though nothing waits for it: what this notifier was told; none: it is gone.
+    Told {
+        notifier: String,
+        told: Option<Told>,
     },
     Disconnect {
         host: HostId,

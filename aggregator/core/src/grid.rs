@@ -17,6 +17,7 @@ use crate::history::{History, Line};
 use crate::hosts::Greeting;
 use crate::intent::Intent;
 use crate::lapse::Lapses;
+use crate::notify::Post;
 use crate::operation::Operation;
 use crate::peers::Told;
 use crate::places::Places;
@@ -45,6 +46,8 @@ pub struct Host {
     pub sample: HostSample,
     pub guests: BTreeMap<GuestId, Guest>,
     pub alarms: Vec<Alarm>,
+    /// It said what alarms it has since it connected.
+    pub alarms_known: bool,
     /// What it keeps of its own guests and for other hosts.
     pub backups: Backups,
     /// Its guard, as it said last; kept while it is away.
@@ -113,6 +116,7 @@ pub struct Grid {
     pub(crate) uses: LastUses,
     pub(crate) questions: Questions,
     pub(crate) lapses: Lapses,
+    pub(crate) post: Post,
     /// The last write of the intent failed: the next one writes all of it.
     pub(crate) resave: bool,
     /// The time of the event that was dealt with last.
@@ -150,6 +154,7 @@ impl Grid {
             uses: LastUses::new(),
             questions: Questions::default(),
             lapses: Lapses::default(),
+            post: Post::default(),
             hosts: BTreeMap::new(),
             links: BTreeMap::new(),
             places: Places::default(),
@@ -180,6 +185,9 @@ impl Grid {
             Event::Closed { link, why } => self.closed(now, link, &why, &mut actions),
             Event::Called { call, by, what } => self.called(now, call, by, what, &mut actions),
             Event::Used { who } => self.used(now, who, &mut actions),
+            Event::Notified { notifier, delivery, result } => {
+                self.notified(now, &notifier, delivery, result, &mut actions);
+            }
             Event::LedgerFailed { why } => self.ledger_failed(now, &why, &mut actions),
         }
         if now.time >= self.next_tick {
@@ -191,6 +199,7 @@ impl Grid {
             self.drain_hosts(now, &mut actions);
             self.hand_on_policies(now, &mut actions);
             self.watch_lapses(now, &mut actions);
+            self.watch_alarms(now, &mut actions);
         }
         actions
     }

@@ -41,6 +41,7 @@ impl Host {
             sample: HostSample::default(),
             guests: BTreeMap::new(),
             alarms: Vec::new(),
+            alarms_known: false,
             digest: 0,
             clock_ahead_ms: 0,
             document: Generation(0),
@@ -153,6 +154,7 @@ impl Grid {
         host.remote = greeting.remote;
         host.facts = Some(hello.facts);
         host.told = Told::default();
+        host.alarms_known = false;
         let was_up = matches!(host.presence, Presence::Up { .. });
         host.presence = Presence::Up { link: greeting.link, heard: now.time, since: now.wall };
         if !was_up {
@@ -194,6 +196,7 @@ impl Grid {
         }
         let Some(host) = self.hosts.get_mut(&id) else { return };
         host.alarms = snapshot.alarms;
+        host.alarms_known = true;
         host.freshness = snapshot.freshness;
         host.sample = snapshot.sample;
         let present: Vec<GuestId> = snapshot.guests.iter().map(|report| report.id).collect();

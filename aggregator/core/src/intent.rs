@@ -7,6 +7,8 @@ use minicbor::{Decode, Encode};
 use roost_protocol::backup::BackupPolicy;
 use roost_protocol::{Generation, HostId, Stamp};
 
+use crate::notify::{Acknowledgement, Notifier, Silence, Telling};
+
 /// All of it. The grid document is this, encoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Intent {
@@ -28,6 +30,10 @@ pub struct Intent {
     #[n(5)]
     #[cbor(default)]
     pub backup_policies: BTreeMap<String, BackupPolicy>,
+    /// Who is told of alarms.
+    #[n(6)]
+    #[cbor(default)]
+    pub telling: Telling,
 }
 
 /// A host that joined once.
@@ -144,6 +150,18 @@ pub enum IntentChange {
         name: String,
         record: Option<Box<BackupPolicy>>,
     },
+    Notifier {
+        name: String,
+        record: Option<Box<Notifier>>,
+    },
+    Silence {
+        id: String,
+        record: Option<Silence>,
+    },
+    Acknowledged {
+        id: String,
+        record: Option<Acknowledgement>,
+    },
     /// Everything, from an adopted grid document.
     Replace(Box<Intent>),
 }
@@ -159,6 +177,9 @@ impl Intent {
             IntentChange::User { name, record } => put(&mut self.users, name, record.as_ref()),
             IntentChange::ApiToken { id, record } => put(&mut self.api_tokens, id, record.as_ref()),
             IntentChange::BackupPolicy { name, record } => put(&mut self.backup_policies, name, record.as_deref()),
+            IntentChange::Notifier { name, record } => put(&mut self.telling.notifiers, name, record.as_deref()),
+            IntentChange::Silence { id, record } => put(&mut self.telling.silences, id, record.as_ref()),
+            IntentChange::Acknowledged { id, record } => put(&mut self.telling.acknowledged, id, record.as_ref()),
             IntentChange::Replace(intent) => *self = (**intent).clone(),
         }
     }

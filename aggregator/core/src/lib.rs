@@ -16,6 +16,7 @@ mod joining;
 mod lapse;
 mod loss;
 mod maintenance;
+pub mod notify;
 pub mod operation;
 pub mod peers;
 mod placement;

@@ -92,7 +92,9 @@ impl Rig {
 
     fn tell(&mut self, event: Event) {
         for action in self.grid.on(self.now, Stamp(0), event) {
-            if let Action::Publish { event } = action {
+            if let Action::Publish { event } = action
+                && !event.kind.starts_with("alarm.")
+            {
                 self.kinds.push(event.kind);
             }
         }

@@ -4,6 +4,9 @@ mod backup;
 mod failover;
 mod history;
 mod memory;
+mod notify;
+
+pub(crate) use notify::{NOTIFIER_KINDS, NOTIFIER_SECURITY, NOTIFIER_TRANSPORTS, SEVERITIES};
 
 use crate::FieldKind;
 use crate::FieldKind::{
@@ -124,6 +127,9 @@ static SCHEMAS: &[Schema] = &[
     Schema { name: "more_guests", help: "Room for guests of one size", properties: memory::MORE },
     Schema { name: "memory_act", help: "Something a host did about its memory", properties: memory::ACT },
     Schema { name: "memory_wish", help: "What a guest is owed of its host's memory", properties: memory::WISH },
+    Schema { name: "grid_alarm", help: "Something wrong somewhere in the grid", properties: notify::ALARM },
+    Schema { name: "silence", help: "Nobody is told of some alarms for a while", properties: notify::SILENCE },
+    Schema { name: "notifier", help: "A way to tell people and programs of alarms", properties: notify::NOTIFIER },
     Schema { name: "disk_spec", help: "Where a new guest's disk comes from", properties: DISK_SPEC },
     Schema { name: "nic_spec", help: "A new guest's network interface", properties: NIC_SPEC },
     Schema { name: "boot", help: "What a new guest boots from", properties: BOOT },

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::Api;
 use super::input::Input;
 use super::ops::{
-    backup, event, failover, grid, guest, history, host, memory, operation, policy, session, token, user,
+    alarm, backup, event, failover, grid, guest, history, host, memory, notifier, operation, policy, session, silence,
+    token, user,
 };
 use super::page::Page;
 use super::problem::Problem;
@@ -104,7 +105,7 @@ macro_rules! handlers {
 
 /// The handler of an operation; a test sees to it that each has one.
 pub(crate) fn handler(name: &str) -> Option<Handler> {
-    if let Some(handler) = backup_handler(name) {
+    if let Some(handler) = backup_handler(name).or_else(|| alarm_handler(name)) {
         return Some(handler);
     }
     handlers! { name,
@@ -161,6 +162,25 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "session.get" => session::get,
         "session.list" => session::list,
         "session.logout" => session::logout,
+    }
+}
+
+fn alarm_handler(name: &str) -> Option<Handler> {
+    handlers! { name,
+        "alarm.list" => alarm::list,
+        "alarm.get" => alarm::get,
+        "alarm.acknowledge" => alarm::acknowledge,
+        "alarm.unacknowledge" => alarm::unacknowledge,
+        "silence.list" => silence::list,
+        "silence.get" => silence::get,
+        "silence.create" => silence::create,
+        "silence.delete" => silence::delete,
+        "notifier.list" => notifier::list,
+        "notifier.get" => notifier::get,
+        "notifier.create" => notifier::create,
+        "notifier.replace" => notifier::replace,
+        "notifier.delete" => notifier::delete,
+        "notifier.test" => notifier::test,
     }
 }
 

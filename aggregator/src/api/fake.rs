@@ -26,6 +26,7 @@ use super::{Api, Names, Peer, router};
 use crate::auth::{API_TOKEN, Secret};
 use crate::clock;
 use crate::handle::{Request, handle};
+use crate::notify::Courier;
 
 /// The wall clock of these tests is the machine's: expiry is compared with it.
 pub(super) struct Fake {
@@ -134,6 +135,8 @@ impl Fake {
                 let time = Time(now.load(Ordering::Relaxed));
                 match request {
                     Request::Used(who) => drop(shared.lock().unwrap().on(time, clock::wall(), Event::Used { who })),
+                    // Nobody is told of anything but by the test button.
+                    Request::Notified { .. } => {}
                     // Nobody can be looked at.
                     Request::Connection { host: _, reply } => drop(reply.send(None)),
                     Request::Read(read) => read(&shared.lock().unwrap(), time, clock::wall()),
@@ -155,7 +158,8 @@ impl Fake {
         });
         let clock = Arc::clone(&time);
         let names = Names::new(["grid.test".to_owned()]);
-        let api = Api::new(handle, names, move || Time(clock.load(Ordering::Relaxed)));
+        let courier = Arc::new(Courier::new("https://grid.test".into(), "g".into()));
+        let api = Api::new(handle, names, courier, move || Time(clock.load(Ordering::Relaxed)));
         let fake =
             Self { router: router(api), token: secret.reveal(), grid, events, time, samples: AtomicU64::new(100) };
         fake.connect(1, &[report(11, "web", PowerState::Running), report(12, "db", PowerState::Off)]);
@@ -364,6 +368,8 @@ fn answer_in(events: &broadcast::Sender<Arc<GridEvent>>, actions: Vec<Action>) -
         Action::Answer { reply, .. } => Some(reply),
         Action::Persist { .. }
         | Action::Used { .. }
+        | Action::Notify { .. }
+        | Action::Told { .. }
         | Action::Send { .. }
         | Action::Refuse { .. }
         | Action::SpreadDocument

@@ -28,6 +28,8 @@ struct Counts {
     unprotected: usize,
     failovers: usize,
     generation: u64,
+    notifiers: usize,
+    failing: usize,
 }
 
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
@@ -45,6 +47,9 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, Pro
     one(&mut text, "roost_guests_unprotected", "gauge", help, counts.unprotected);
     one(&mut text, "roost_failovers_remembered", "gauge", "Takeovers that hosts remember", counts.failovers);
     one(&mut text, "roost_document_generation", "gauge", "Generation of the grid document", counts.generation);
+    one(&mut text, "roost_notifiers", "gauge", "Notifiers", counts.notifiers);
+    let help = "Notifiers whose last delivery failed";
+    one(&mut text, "roost_notifiers_failing", "gauge", help, counts.failing);
     let events = api.events.load(Ordering::Relaxed);
     one(&mut text, "roost_events_total", "counter", "Events since the start", events);
     let requests = api.requests.load(Ordering::Relaxed);
@@ -65,6 +70,8 @@ fn count(grid: &Grid) -> Counts {
         unprotected: 0,
         failovers: grid.failovers().len(),
         generation: grid.intent().generation.0,
+        notifiers: grid.intent().telling.notifiers.len(),
+        failing: grid.intent().telling.notifiers.keys().filter(|name| grid.health(name).failing.is_some()).count(),
     };
     let mut guests: BTreeMap<_, usize> = BTreeMap::new();
     for host in grid.hosts().values() {

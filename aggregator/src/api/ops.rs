@@ -1,5 +1,6 @@
 //! What each operation does, one file a noun.
 
+pub(super) mod alarm;
 pub(super) mod backup;
 mod domain;
 pub(super) mod event;
@@ -10,8 +11,10 @@ pub(super) mod guest;
 pub(super) mod history;
 pub(super) mod host;
 pub(super) mod memory;
+pub(super) mod notifier;
 pub(super) mod operation;
 pub(super) mod policy;
 pub(super) mod session;
+pub(super) mod silence;
 pub(super) mod token;
 pub(super) mod user;

@@ -4,6 +4,7 @@ pub(crate) mod backup;
 pub(crate) mod failover;
 pub(crate) mod history;
 pub(crate) mod memory;
+pub(crate) mod notify;
 
 use std::cmp::Reverse;
 

@@ -1,10 +1,12 @@
 //! The database itself: opening it, checking it, setting a damaged one aside, and writing one transaction.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use roost_aggregator_core::account::{Account, LastUses};
 use roost_aggregator_core::intent::{Intent, IntentChange};
+use roost_aggregator_core::notify::{Telling, Told};
 use roost_aggregator_core::operation::Operation;
 use roost_protocol::{Epoch, Generation, HostId, Stamp, codec};
 use rusqlite::types::{FromSql, ToSql};
@@ -42,6 +44,12 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(
         "CREATE TABLE backup_policy(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
     ),
+    M::up(
+        "CREATE TABLE notifier(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+     CREATE TABLE silence(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+     CREATE TABLE acknowledged(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+     CREATE TABLE told(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
+    ),
 ];
 
 /// What was kept from the last run.
@@ -50,6 +58,8 @@ pub(crate) struct Kept {
     pub(crate) intent: Intent,
     pub(crate) operations: Vec<Operation>,
     pub(crate) uses: LastUses,
+    /// What each notifier was told.
+    pub(crate) told: BTreeMap<String, Told>,
     /// The database was lost while the grid's key was not, and no grid document was adopted since.
     pub(crate) recovering: bool,
     /// Where a damaged database was put.
@@ -93,6 +103,7 @@ impl Store {
             intent: read_intent(&connection)?,
             operations: read_operations(&connection)?,
             uses: read_uses(&connection)?,
+            told: records::<String, _>(&connection, "told", codec::decode)?.into_iter().collect(),
             recovering: read_meta(&connection, "recovering")? == Some(1),
             set_aside: None,
         };
@@ -236,6 +247,11 @@ fn read_intent(connection: &Connection) -> Result<Intent, LedgerError> {
         users: records::<String, _>(connection, "user", codec::decode)?.into_iter().collect(),
         api_tokens: records::<String, _>(connection, "api_token", codec::decode)?.into_iter().collect(),
         backup_policies: records::<String, _>(connection, "backup_policy", codec::decode)?.into_iter().collect(),
+        telling: Telling {
+            notifiers: records::<String, _>(connection, "notifier", codec::decode)?.into_iter().collect(),
+            silences: records::<String, _>(connection, "silence", codec::decode)?.into_iter().collect(),
+            acknowledged: records::<String, _>(connection, "acknowledged", codec::decode)?.into_iter().collect(),
+        },
     })
 }
 
@@ -320,6 +336,15 @@ fn write(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), LedgerE
             IntentChange::BackupPolicy { name, record } => {
                 put(transaction, "backup_policy", name, record.as_deref().map(codec::encode))?;
             }
+            IntentChange::Notifier { name, record } => {
+                put(transaction, "notifier", name, record.as_deref().map(codec::encode))?;
+            }
+            IntentChange::Silence { id, record } => {
+                put(transaction, "silence", id, record.as_ref().map(codec::encode))?;
+            }
+            IntentChange::Acknowledged { id, record } => {
+                put(transaction, "acknowledged", id, record.as_ref().map(codec::encode))?;
+            }
             IntentChange::Replace(intent) => replace(transaction, intent)?,
         }
     }
@@ -331,6 +356,9 @@ fn write(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), LedgerE
     }
     for (who, at) in &changes.uses {
         put(transaction, "last_use", row::account(who), Some(codec::encode(at)))?;
+    }
+    for (notifier, told) in &changes.told {
+        put(transaction, "told", notifier, told.as_ref().map(codec::encode))?;
     }
     changes.operations.iter().try_for_each(|operation| put_operation(transaction, operation))
 }
@@ -357,7 +385,8 @@ fn put(
 /// Everything from an adopted grid document: the loss is made good.
 fn replace(transaction: &Transaction<'_>, intent: &Intent) -> Result<(), LedgerError> {
     transaction.execute_batch(
-        "DELETE FROM host; DELETE FROM join_token; DELETE FROM user; DELETE FROM api_token; DELETE FROM backup_policy;",
+        "DELETE FROM host; DELETE FROM join_token; DELETE FROM user; DELETE FROM api_token; DELETE FROM backup_policy;
+         DELETE FROM notifier; DELETE FROM silence; DELETE FROM acknowledged;",
     )?;
     for (id, record) in &intent.hosts {
         put(transaction, "host", id.bytes(), Some(codec::encode(record)))?;
@@ -374,7 +403,21 @@ fn replace(transaction: &Transaction<'_>, intent: &Intent) -> Result<(), LedgerE
     for (name, policy) in &intent.backup_policies {
         put(transaction, "backup_policy", name, Some(codec::encode(policy)))?;
     }
+    replace_telling(transaction, &intent.telling)?;
     write_meta(transaction, "recovering", 0)
+}
+
+fn replace_telling(transaction: &Transaction<'_>, telling: &Telling) -> Result<(), LedgerError> {
+    for (name, record) in &telling.notifiers {
+        put(transaction, "notifier", name, Some(codec::encode(record)))?;
+    }
+    for (id, record) in &telling.silences {
+        put(transaction, "silence", id, Some(codec::encode(record)))?;
+    }
+    for (id, record) in &telling.acknowledged {
+        put(transaction, "acknowledged", id, Some(codec::encode(record)))?;
+    }
+    Ok(())
 }
 
 fn put_operation(transaction: &Transaction<'_>, operation: &Operation) -> Result<(), LedgerError> {

@@ -2,9 +2,11 @@
 
 use roost_aggregator_core::account::Account;
 use roost_aggregator_core::intent::UserRecord;
+use roost_aggregator_core::notify::{Key, Notifier, Standing, Syslog, Way};
 use roost_aggregator_core::operation::State;
+use roost_protocol::alarm::Severity;
 use roost_protocol::operation::{Failure, FailureCode, Verb};
-use roost_protocol::{GuestId, HostId, Stamp};
+use roost_protocol::{GuestId, HostId, Millis, Stamp};
 
 use super::*;
 
@@ -92,11 +94,38 @@ fn a_database_of_the_first_version_is_read_with_its_operations() {
     drop(store);
     let connection = rusqlite::Connection::open(directory.path().join("data/ledger.db")).unwrap();
     let back = "ALTER TABLE operation DROP COLUMN started; DROP TABLE last_use; DROP TABLE backup_policy;
+                DROP TABLE notifier; DROP TABLE silence; DROP TABLE acknowledged; DROP TABLE told;
                 PRAGMA user_version = 1; PRAGMA application_id = 0;";
     connection.execute_batch(back).unwrap();
     drop(connection);
     let (_, kept) = open(&directory);
     assert_eq!((kept.operations, kept.set_aside), (vec![old], None));
+}
+
+#[test]
+fn notifiers_and_what_they_were_told_outlive_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&directory);
+    let way = Way::Syslog(Syslog { server: "log:514".into(), tcp: false });
+    let (name, least, gather) = ("log".to_owned(), Severity::Info, Millis(0));
+    let notifier = Notifier { name: name.clone(), way, least, gather, ca: None, secret: None };
+    let key = Key { code: "disk-low".into(), host: None, guest: None };
+    let alarm = Standing { key, since: NOW, text: "t".into(), host_name: None, guest_name: None };
+    let record = Some(Box::new(notifier.clone()));
+    let told = |told| BTreeMap::from([("log".to_owned(), told)]);
+    let changes = Changes {
+        intent: vec![IntentChange::Notifier { name, record }],
+        told: told(Some(vec![alarm.clone()])),
+        ..Changes::default()
+    };
+    store.commit(std::iter::once(&changes)).unwrap();
+    drop(store);
+    let (mut store, kept) = open(&directory);
+    assert_eq!(kept.intent.telling.notifiers["log"], notifier);
+    assert_eq!(kept.told["log"], [alarm]);
+    store.commit(std::iter::once(&Changes { told: told(None), ..Changes::default() })).unwrap();
+    drop(store);
+    assert!(open(&directory).1.told.is_empty());
 }
 
 #[test]

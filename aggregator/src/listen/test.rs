@@ -27,7 +27,7 @@ struct Door {
 
 impl Door {
     fn open(config: &Config, key: Arc<GridKey>) -> Self {
-        let Parts { driver, handle, shared, clock: _, ledger: _, storage } =
+        let Parts { driver, handle, shared, clock: _, ledger: _, deliveries: _, storage } =
             assemble(config, Arc::clone(&key)).unwrap();
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = Arc::new(Listener::bind(any, &key, crate::clock::wall()).unwrap());

@@ -179,8 +179,8 @@ impl World {
                     self.aggregator.operations.insert(operation.id, operation);
                 }
             }
-            // Nobody logs in here.
-            Action::Used { .. } => {}
+            // Nobody logs in here, and nobody is told.
+            Action::Used { .. } | Action::Notify { .. } | Action::Told { .. } => {}
             Action::Send { link, message } => {
                 let welcomed = matches!(message, ToAgent::Welcome(_));
                 self.send_to_agent(link, message);

@@ -17,6 +17,7 @@ mod joining;
 mod lifecycle;
 mod memory;
 mod monitoring;
+mod notified;
 mod peers;
 mod proof;
 mod rogue;

@@ -81,6 +81,8 @@ impl Rig {
                 | Action::Publish { .. }
                 | Action::Persist { .. }
                 | Action::Used { .. }
+                | Action::Notify { .. }
+                | Action::Told { .. }
                 | Action::Refuse { .. }
                 | Action::SpreadDocument
                 | Action::Disconnect { .. } => {}

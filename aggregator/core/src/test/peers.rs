@@ -51,6 +51,8 @@ impl Rig {
                 Action::Send { .. }
                 | Action::Persist { .. }
                 | Action::Used { .. }
+                | Action::Notify { .. }
+                | Action::Told { .. }
                 | Action::Refuse { .. }
                 | Action::SpreadDocument
                 | Action::Publish { .. }

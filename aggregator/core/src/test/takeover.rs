@@ -68,6 +68,8 @@ impl Rig {
                 Action::Send { .. }
                 | Action::Persist { .. }
                 | Action::Used { .. }
+                | Action::Notify { .. }
+                | Action::Told { .. }
                 | Action::Refuse { .. }
                 | Action::Answer { .. }
                 | Action::SpreadDocument

@@ -7,6 +7,7 @@ mod grid;
 mod guest;
 mod history;
 mod host;
+mod notify;
 mod operation;
 
 use std::sync::LazyLock;
@@ -17,7 +18,7 @@ pub(crate) static ALL: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     let parts = [host::TABLE, guest::TABLE, failover::TABLE, history::TABLE, operation::TABLE, grid::TABLE]
         .into_iter()
         .chain(backup::TABLE.iter().copied());
-    let parts = parts.chain(access::TABLE.iter().copied());
+    let parts = parts.chain(notify::TABLE.iter().copied()).chain(access::TABLE.iter().copied());
     parts.flatten().copied().collect()
 });
 

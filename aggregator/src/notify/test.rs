@@ -1,0 +1,77 @@
+//! What travels, word for word. That it arrives is shown with real receivers, in `tests`.
+
+use roost_aggregator_core::notify::{Item, Key, Standing};
+use roost_protocol::{GuestId, HostId, Stamp};
+use serde_json::json;
+
+use super::*;
+
+fn item(code: &str, cleared: Option<u64>) -> Item {
+    let key = Key { code: code.into(), host: Some(HostId::from_u128(1)), guest: Some(GuestId::from_u128(2)) };
+    let alarm = Standing {
+        key,
+        since: Stamp(1_700_000_000_000),
+        text: "it crashed \"again\"\nand again".into(),
+        host_name: Some("h1".into()),
+        guest_name: Some("we]b".into()),
+    };
+    Item { alarm, cleared: cleared.map(Stamp) }
+}
+
+#[test]
+fn a_webhook_says_what_alertmanager_would_say() {
+    let digest =
+        Digest { items: vec![item("guest-down", None), item("disk-low", Some(1_700_000_060_000))], test: false };
+    let body = alertmanager::body("ops", "https://grid:8443", &digest);
+    assert_eq!(body["status"], "firing");
+    assert_eq!(body["commonLabels"], json!({"guest": "we]b", "host": "h1", "source": "roost"}));
+    let [down, disk] = [&body["alerts"][0], &body["alerts"][1]];
+    assert_eq!(down["labels"]["alertname"], "guest-down");
+    assert_eq!(
+        (&down["startsAt"], &down["endsAt"]),
+        (&json!("2023-11-14T22:13:20.000Z"), &json!("0001-01-01T00:00:00Z"))
+    );
+    assert_eq!((&disk["status"], &disk["endsAt"]), (&json!("resolved"), &json!("2023-11-14T22:14:20.000Z")));
+    assert_eq!(down["fingerprint"].as_str().map(str::len), Some(16));
+    assert_ne!(down["fingerprint"], disk["fingerprint"]);
+    let over = Digest { items: vec![item("guest-down", Some(1))], test: false };
+    assert_eq!(alertmanager::body("ops", "", &over)["status"], "resolved");
+}
+
+#[test]
+fn a_signature_is_what_any_other_program_computes() {
+    // printf '%s' '5.{}' | openssl dgst -sha256 -hmac key
+    let expected = "t=5,v1=9be615aec64f0d044b5ad6854ab1d893ec88617fb728d2149dcd3a3428e8c45d";
+    assert_eq!(webhook::signature("key", 5, "{}"), expected);
+}
+
+#[test]
+fn a_syslog_line_is_rfc_5424_and_no_name_breaks_out_of_it() {
+    let line = |item: &Item| String::from_utf8(syslog::line(item, "2023-11-14T22:13:20.000Z", "grid 1")).unwrap();
+    let down = line(&item("guest-down", None));
+    assert!(down.starts_with("<27>1 2023-11-14T22:13:20.000Z grid1 roost "), "{down}");
+    assert!(down.contains(" guest-down [roost@32473 id=\""), "{down}");
+    assert!(down.contains(" guest=\"we\\]b\"] \u{feff}guest we]b on host h1 is down"), "{down}");
+    assert!(!down.contains('\n'), "{down}");
+    assert!(line(&item("guest-down", Some(5))).starts_with("<29>1 "));
+    let mut long = item("guest-down", None);
+    long.alarm.text = "ä".repeat(5_000);
+    assert!(line(&long).len() <= 2_048);
+}
+
+#[tokio::test]
+async fn nobody_listening_is_an_error_that_says_where() {
+    let courier = Courier::new("https://grid:8443".into(), "g".into());
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let way = Way::Syslog(roost_aggregator_core::notify::Syslog { server: closed.clone(), tcp: true });
+    let notifier = Notifier {
+        name: "a".into(),
+        way,
+        least: roost_protocol::alarm::Severity::Info,
+        gather: roost_protocol::Millis(0),
+        ca: None,
+        secret: None,
+    };
+    let error = courier.deliver(&notifier, &Digest::trial(Stamp(0))).await.unwrap_err();
+    assert!(crate::chain(&error).contains(&format!("connect to {closed}")), "{error:?}");
+}
