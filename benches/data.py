@@ -69,12 +69,12 @@ def blocks_of(disk: Path, file: str) -> list[int]:
 
 def make_before(disk: Path, files: Path, chance: random.Random) -> list[str]:
     copied = programs(files)
-    home = files / "home"
-    home.mkdir()
-    with open(home / "database", "wb") as out:
+    user = files / "user"
+    user.mkdir()
+    with open(user / "database", "wb") as out:
         for _ in range(256 * MIB // BLOCK):
             out.write(page(chance))
-    with open(home / "media", "wb") as out:
+    with open(user / "media", "wb") as out:
         for _ in range(250):
             out.write(chance.randbytes(MIB))
     subprocess.run(["mkfs.ext4", "-q", "-F", "-b", str(BLOCK), "-U", "6f6f7374-0000-4000-8000-000000000001",
@@ -83,14 +83,14 @@ def make_before(disk: Path, files: Path, chance: random.Random) -> list[str]:
 
 
 def make_after(disk: Path, day: Path, copied: list[str], chance: random.Random) -> None:
-    commands = ["mkdir /home/caches"]
+    commands = ["mkdir /user/caches"]
     for number in range(1400):
         file = day / f"cache-{number}"
         file.write_bytes(chance.randbytes(chance.randrange(8, 72) * 1024))
-        commands.append(f"write {file} /home/caches/{number}")
+        commands.append(f"write {file} /user/caches/{number}")
     log = day / "log"
     log.write_text("".join(f"2026-01-01T08:00:{n % 60:02d} daemon[{chance.randrange(9999)}]: request {n} done\n" for n in range(120_000)))
-    commands.append(f"write {log} /home/log")
+    commands.append(f"write {log} /user/log")
     replaced = 0
     for number, file in enumerate(chance.sample(copied, len(copied))):
         size = Path(file).stat().st_size
@@ -107,7 +107,7 @@ def make_after(disk: Path, day: Path, copied: list[str], chance: random.Random) 
         if replaced >= REPLACED:
             break
     debugfs(disk, commands)
-    pages = chance.sample(blocks_of(disk, "/home/database"), 5000)
+    pages = chance.sample(blocks_of(disk, "/user/database"), 5000)
     with open(disk, "r+b") as out:
         for number in pages:
             out.seek(number * BLOCK)
