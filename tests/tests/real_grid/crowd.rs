@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use roost_tests::grid::{self, Grid, tiny, until};
+use roost_tests::grid::{self, Grid, eventually, tiny, until};
 use serde_json::{Value, json};
 
 const GUESTS: usize = 50;
@@ -11,6 +11,8 @@ const GUESTS: usize = 50;
 const AT_ONCE: usize = 2;
 /// Fifty emulated guests on two processors.
 const MADE: Duration = Duration::from_secs(300);
+/// Their host has told of all.
+const LISTED: Duration = Duration::from_secs(20);
 const BACKED_UP: Duration = Duration::from_secs(240);
 
 #[test]
@@ -24,6 +26,11 @@ fn real_fifty_guests_due_at_once_are_backed_up_two_at_a_time_and_all_go_on() {
             grid.api.post("/guests", &spec)
         });
         all_succeed(grid, made.collect::<Result<_>>()?, MADE)?;
+        eventually("all are listed", LISTED, || {
+            let listed = grid.api.guests()?.len();
+            ensure!(listed == GUESTS, "{listed} are");
+            Ok(())
+        })?;
         let asked = names.iter().map(|name| grid.api.post(&format!("/backup-sets/{name}/actions/run"), &json!({})));
         let asked: Vec<Value> = asked.collect::<Result<_>>()?;
         let mut most = 0;
