@@ -142,6 +142,8 @@ impl Agent {
         match self.guests.get(guest).map(|known| known.seen.state) {
             Some(PowerState::Running) => Ok(keeper),
             Some(PowerState::Off | PowerState::Crashed) if self.meant(guest) == Meant::StayOff => Ok(keeper),
+            // It is looked at again before anything is done to it.
+            Some(PowerState::Paused) if self.paused_just_now(guest) => Ok(keeper),
             Some(PowerState::Paused) => {
                 Err(wrong("it is paused, and what is in its memory would be lost: resume it or stop it"))
             }
@@ -200,7 +202,7 @@ impl Agent {
         }
         self.want_delta(now.time, guest);
         // What reads the guest is not broken off: its next delta would have to read more.
-        if !self.shows(guest, since) || self.lane_busy(guest, &Lane::Read) {
+        if !self.shows(guest, since) || self.lane_busy(guest, &Lane::Read) || self.paused_just_now(guest) {
             return Next::Wait;
         }
         let shutdown = match self.operations.get(&operation).map(|record| (&record.command.verb, &record.stage)) {

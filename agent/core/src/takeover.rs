@@ -27,6 +27,8 @@ use crate::guests::alive;
 const NO_COPY: &str = "takeover-no-copy";
 /// A takeover that failed is tried again after this.
 const RETRY: Millis = Millis::seconds(5);
+/// The host itself pauses a guest for an instant when all its data is here. Nobody but its user pauses it for so long.
+const PAUSED_FOR: Millis = Millis::seconds(3);
 
 /// Guests whose ward was won and that are not started yet, and when that is tried next.
 pub(crate) type Takeovers = BTreeMap<GuestId, Time>;
@@ -214,15 +216,30 @@ impl Agent {
 
     /// What the guest is to do now: each point tells it to who may go on with it.
     pub(crate) fn meant(&self, guest: GuestId) -> Meant {
-        let seen = self.guests.get(guest).map(|known| (known.seen.state, known.seen.cause));
-        let off = seen.is_none_or(|(state, _)| !alive(state));
+        let off = self.guests.get(guest).is_none_or(|known| !alive(known.seen.state));
         match self.wishes.get(&guest).map(|desired| desired.power) {
             Some(Power::Stopped) => Meant::StayOff,
             // This host does not look after it: what was told before holds.
             None if off => self.told_to_do(guest).unwrap_or(Meant::StayOff),
-            Some(Power::Running) | None if seen == Some((PowerState::Paused, Cause::ByUser)) => Meant::Pause,
+            Some(Power::Running) | None if self.stands_paused(guest) => Meant::Pause,
             Some(Power::Running) | None => Meant::Run,
         }
+    }
+
+    /// Its user has paused it.
+    fn stands_paused(&self, guest: GuestId) -> bool {
+        self.paused_for(guest).is_some_and(|time| time >= PAUSED_FOR)
+    }
+
+    /// By its user or by this host, which lets it go on at once.
+    pub(crate) fn paused_just_now(&self, guest: GuestId) -> bool {
+        self.paused_for(guest).is_some_and(|time| time < PAUSED_FOR)
+    }
+
+    fn paused_for(&self, guest: GuestId) -> Option<Millis> {
+        let asked = (PowerState::Paused, Cause::ByUser);
+        let known = self.guests.get(guest).filter(|known| (known.seen.state, known.seen.cause) == asked)?;
+        Some(self.clock.time.since(known.since_time))
     }
 
     /// By its newest point.

@@ -214,7 +214,9 @@ fn what_was_switched_off_is_handed_over_as_it_is_and_stays_off_also_where_nobody
 fn the_host_with_its_copy_is_told_what_a_guest_is_meant_to_do_soon_and_again_before_it_takes_that_for_too_old() {
     let mut rig = protected();
     assert_eq!(told(&rig), Some(Meant::Run));
+    // Its host does so for an instant when all its data is here.
     rig.set_state(1, PowerState::Paused);
+    assert_eq!(rig.agent.meant(guest(1)), Meant::Run);
     rig.live(60_000);
     assert_eq!(told(&rig), Some(Meant::Pause));
     rig.set_state(1, PowerState::Running);
@@ -231,6 +233,24 @@ fn the_host_with_its_copy_is_told_what_a_guest_is_meant_to_do_soon_and_again_bef
 }
 
 #[test]
+fn a_guest_that_its_host_pauses_for_an_instant_is_handed_over_all_the_same_and_nothing_is_done_to_it_meanwhile() {
+    let mut rig = protected();
+    rig.set_state(1, PowerState::Paused);
+    let operation = hand_over(&mut rig);
+    rig.live(2_000);
+    assert!(!steps(&rig).contains(&"Shutdown"), "{:?}", rig.log);
+    rig.set_state(1, PowerState::Running);
+    rig.live(5_000);
+    assert!(steps(&rig).contains(&"Shutdown") && rig.outcome(operation).is_none(), "{:?}", rig.log);
+    let mut rig = protected();
+    rig.set_state(1, PowerState::Paused);
+    let operation = hand_over(&mut rig);
+    rig.live(10_000);
+    assert_eq!(rig.outcome(operation), Some(Some(FailureCode::WrongState)), "its user did");
+    assert!(!steps(&rig).contains(&"Shutdown"), "{:?}", rig.log);
+}
+
+#[test]
 fn what_can_t_be_handed_over_is_refused_with_the_reason_and_not_touched() {
     let check = |spoil: fn(&mut Rig), code: FailureCode| {
         let mut rig = protected();
@@ -242,7 +262,11 @@ fn what_can_t_be_handed_over_is_refused_with_the_reason_and_not_touched() {
     };
     check(|rig| right(rig, Right::Waits), FailureCode::WrongState);
     check(|rig| rig.set_state(1, PowerState::Off), FailureCode::WrongState);
-    check(|rig| rig.set_state(1, PowerState::Paused), FailureCode::WrongState);
+    let paused = |rig: &mut Rig| {
+        rig.set_state(1, PowerState::Paused);
+        rig.live(5_000);
+    };
+    check(paused, FailureCode::WrongState);
     check(
         |rig| rig.follow(1, BackupPolicy { generation: Generation(2), ..BackupPolicy::default() }),
         FailureCode::WrongState,
