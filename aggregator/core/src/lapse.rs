@@ -114,9 +114,10 @@ impl Grid {
 
     /// Reading: a host's alarms, its own and those on its guests' protection.
     pub fn alarms<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = Alarm> + 'a {
-        let here = move |guest: &&GuestId| self.guest_host(**guest) == Some(host.id);
-        let lapses = host.guests.keys().filter(here).filter_map(|guest| {
-            let lapse = self.lapses.guests.get(guest).filter(|lapse| lapse.raised)?;
+        let here = move |guest: &GuestId| self.guest_host(*guest) == Some(host.id);
+        // Looked at each second for all guests of the grid, of which few lack anything.
+        let lapses = host.guests.keys().filter_map(move |guest| {
+            let lapse = self.lapses.guests.get(guest).filter(|lapse| lapse.raised && here(guest))?;
             let text = format!("since then {}", self.lapse_text(*guest));
             Some(Alarm { code: CODE.into(), guest: Some(*guest), since: lapse.since, text })
         });

@@ -91,8 +91,20 @@ fn add(grid: &Grid, folder: &Path, address: &str) -> Result<()> {
     let hook = json!({
         "name": "hook", "kind": "webhook", "url": format!("http://{address}:18080/ours"), "secret": "hidden-key",
     });
-    let log = json!({"name": "log", "kind": "syslog", "server": format!("{address}:15140"), "transport": "tcp"});
-    for notifier in [&mail, &hook, &log] {
+    let server = format!("{address}:15140");
+    grid.roost(&[
+        "notifier",
+        "create",
+        "--name",
+        "log",
+        "--kind",
+        "syslog",
+        "--server",
+        &server,
+        "--transport",
+        "tcp",
+    ])?;
+    for notifier in [&mail, &hook] {
         let made = grid.api.post("/notifiers", notifier)?;
         ensure!(!made.to_string().contains("hidden"), "{made}");
     }
