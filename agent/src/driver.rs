@@ -205,7 +205,7 @@ impl Driver {
             Action::SendDocument => self.ask_ledger(Request::ReadDocument),
             Action::Peers { peers, shares } => drop(self.known.send_replace(Known { peers, shares })),
             Action::Guard(wish) => drop(self.guard.send_replace(*wish)),
-            Action::List => self.watcher.list(),
+            Action::List(number) => self.watcher.list(number),
             Action::Note { guest, at, text } => note(guest, at, &text),
         }
     }
@@ -250,7 +250,7 @@ impl Driver {
                 | Action::SendDocument
                 | Action::Peers { .. }
                 | Action::Guard(_)
-                | Action::List
+                | Action::List(_)
                 | Action::Note { .. } => {}
             }
         }

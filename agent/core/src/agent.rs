@@ -66,6 +66,8 @@ pub struct Agent {
     /// Changes that the ledger lost; written again when it recovers.
     unsaved: Vec<Change>,
     next_list: Time,
+    /// The newest list of all domains that was asked for.
+    pub(crate) lists: u64,
 }
 
 /// Whether the hypervisor answers.
@@ -136,6 +138,7 @@ impl Agent {
             alarms: BTreeMap::new(),
             unsaved: Vec::new(),
             next_list: Time(0),
+            lists: 0,
         }
     }
 
@@ -153,7 +156,7 @@ impl Agent {
         self.keep_backups(now, &mut actions);
         if now.time >= self.next_list && self.hypervisor == Hypervisor::Up {
             self.next_list = now.time + self.config.list_every;
-            actions.push(Action::List);
+            self.list(&mut actions);
         }
         self.tell(now, &mut actions);
         actions
@@ -200,7 +203,7 @@ impl Agent {
             Event::Tick => {}
             Event::HypervisorUp { domains, host_booted } => self.hypervisor_up(now, domains, host_booted, &mut actions),
             Event::HypervisorDown { why } => self.hypervisor_down(now, why, &mut actions),
-            Event::Listed { domains } => self.listed(now, domains, &mut actions),
+            Event::Listed { asked, domains } => self.listed(now, asked, domains, &mut actions),
             Event::Changed { domain } => self.changed(now, domain, &mut actions),
             Event::Gone { guest } => self.gone(guest),
             Event::LinkUp { welcome } => self.link_up(now, welcome, &mut actions),
@@ -281,6 +284,12 @@ impl Agent {
             Running { what: what.clone(), purpose, began: self.clock, cold, cancelled: false, unwanted: false };
         self.tasks.insert(task, running);
         actions.push(Action::Run { task, what });
+    }
+
+    /// Has all domains read again, from now on.
+    pub(crate) fn list(&mut self, actions: &mut Vec<Action>) {
+        self.lists += 1;
+        actions.push(Action::List(self.lists));
     }
 
     /// True while a task changes this guest.

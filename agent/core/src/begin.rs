@@ -22,7 +22,7 @@ impl Agent {
                     self.await_off(now, operation, entry.guest, force_at, until, actions)
                 }
                 Phase::HandingOver(step) => self.hand_over(now, operation, entry.guest, step, actions),
-                Phase::Unwritten | Phase::Working | Phase::Seeing(_) | Phase::StartingNew | Phase::Undoing(_) => {}
+                Phase::Unwritten | Phase::Working | Phase::Seeing(..) | Phase::StartingNew | Phase::Undoing(_) => {}
             }
         }
         self.end_overdue(now, actions);

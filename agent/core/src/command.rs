@@ -89,8 +89,9 @@ pub(crate) enum Phase {
         force_at: Option<Time>,
         until: Time,
     },
-    /// Done; ends when the guests were seen once more, so that whoever hears of the end also sees what came of it.
-    Seeing(Task),
+    /// Done; ends when the guests were seen once more, by the list of this number or a later one, so that whoever hears of
+    /// the end also sees what came of it.
+    Seeing(Task, u64),
     /// Made, now starting; undone if that fails.
     StartingNew,
     /// A new guest could not be started and is being removed.
@@ -169,7 +170,7 @@ impl Entry {
             Phase::Waiting { .. } => self.begin_by,
             Phase::AwaitOff { force_at, until } => Some(force_at.unwrap_or(*until).min(*until)),
             Phase::HandingOver(step) => step.deadline(),
-            Phase::Unwritten | Phase::Working | Phase::Seeing(_) | Phase::StartingNew | Phase::Undoing(_) => None,
+            Phase::Unwritten | Phase::Working | Phase::Seeing(..) | Phase::StartingNew | Phase::Undoing(_) => None,
         }
     }
 }
@@ -236,7 +237,7 @@ impl Agent {
     ) {
         let what = running.what;
         if what.lane() == Lane::Change {
-            actions.push(Action::List);
+            self.list(actions);
         }
         let Some(phase) = self.pending.entries.get(&operation).map(|entry| entry.phase.clone()) else { return };
         let Some(command) = self.operations.get(&operation).map(|record| record.command.clone()) else { return };
@@ -257,8 +258,8 @@ impl Agent {
                 let text = format!("backup {point} was booted and gave no sign of life: {why}");
                 self.end(operation, Some(failure(FailureCode::Damaged, text)), actions);
             }
-            (Phase::StartingNew, Ok(_)) => self.pending.set(operation, Phase::Seeing(what)),
-            (Phase::Unwritten | Phase::Waiting { .. } | Phase::Working | Phase::Seeing(_), Ok(_)) => match what {
+            (Phase::StartingNew, Ok(_)) => self.pending.set(operation, Phase::Seeing(what, self.lists)),
+            (Phase::Unwritten | Phase::Waiting { .. } | Phase::Working | Phase::Seeing(..), Ok(_)) => match what {
                 Task::CleanUp { .. } => self.step_done(&command, &what, actions),
                 Task::Create { .. } if matches!(command.verb, Verb::Create { start: true, .. }) => {
                     self.step_done(&command, &what, actions);
@@ -272,7 +273,7 @@ impl Agent {
                 | Task::Resume { .. }
                 | Task::Reset { .. }
                 | Task::Delete { .. }
-                | Task::Restore { .. } => self.pending.set(operation, Phase::Seeing(what)),
+                | Task::Restore { .. } => self.pending.set(operation, Phase::Seeing(what, self.lists)),
                 Task::Backup { .. }
                 | Task::Ship { .. }
                 | Task::Pull { .. }
@@ -284,11 +285,12 @@ impl Agent {
         }
     }
 
-    /// All guests were seen again, or can't be: what was done has ended.
-    pub(crate) fn end_seen(&mut self, actions: &mut Vec<Action>) {
+    /// All guests were seen after this list was asked for, or can't be: what had been done before has ended.
+    pub(crate) fn end_seen(&mut self, list: u64, actions: &mut Vec<Action>) {
         let done = |(id, entry): (&OperationId, &Entry)| match &entry.phase {
-            Phase::Seeing(what) => Some((*id, what.clone())),
-            Phase::Unwritten
+            Phase::Seeing(what, after) if *after <= list => Some((*id, what.clone())),
+            Phase::Seeing(..)
+            | Phase::Unwritten
             | Phase::Waiting { .. }
             | Phase::Working
             | Phase::AwaitOff { .. }
@@ -431,7 +433,7 @@ impl Agent {
                 actions,
             );
         }
-        let early = |entry: &Entry| matches!(entry.phase, Phase::HandingOver(Step::Fresh { .. }));
+        let early = |entry: &Entry| matches!(entry.phase, Phase::HandingOver(Step::Barred { .. } | Step::Fresh { .. }));
         if let Some(entry) = self.pending.entries.get(&operation).filter(|entry| early(entry)) {
             let why = failure(FailureCode::Cancelled, "cancelled before the guest was shut down");
             return self.hand_over_ends(self.clock, operation, entry.guest, why, actions);

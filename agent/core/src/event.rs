@@ -63,8 +63,9 @@ pub enum Event {
     HypervisorDown {
         why: String,
     },
-    /// The slow full re-read: all domains.
+    /// The slow full re-read: all domains, read after the list of this number was asked for.
     Listed {
+        asked: u64,
         domains: Vec<Seen>,
     },
     /// One domain is new or changed.
@@ -406,8 +407,8 @@ pub enum Action {
     },
     /// The guard is to be so from now on.
     Guard(Box<GuardWish>),
-    /// Read all domains again soon.
-    List,
+    /// Read all domains again soon; lists are numbered from 1.
+    List(u64),
     /// Tell the journal.
     Note {
         guest: Option<GuestId>,

@@ -57,12 +57,12 @@ impl Agent {
         self.clear_alarm("hypervisor-away", None);
         // After a boot every guest is off; that is no wish of anybody's.
         self.all_domains(now, domains, first && !host_booted, actions);
-        self.end_seen(actions);
+        self.end_seen(self.lists, actions);
         self.beats.hurry(now.time);
     }
 
     pub(crate) fn hypervisor_down(&mut self, now: Now, why: String, actions: &mut Vec<Action>) {
-        self.end_seen(actions);
+        self.end_seen(self.lists, actions);
         if let Hypervisor::Down { .. } = self.hypervisor {
             return;
         }
@@ -83,9 +83,9 @@ impl Agent {
         }
     }
 
-    pub(crate) fn listed(&mut self, now: Now, domains: Vec<Seen>, actions: &mut Vec<Action>) {
+    pub(crate) fn listed(&mut self, now: Now, asked: u64, domains: Vec<Seen>, actions: &mut Vec<Action>) {
         self.all_domains(now, domains, false, actions);
-        self.end_seen(actions);
+        self.end_seen(asked, actions);
     }
 
     fn all_domains(&mut self, now: Now, domains: Vec<Seen>, first: bool, actions: &mut Vec<Action>) {

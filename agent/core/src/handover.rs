@@ -26,6 +26,8 @@ use crate::event::{Action, Cause, Lane, Task};
 use crate::guests::alive;
 use crate::ledger::Stage;
 
+/// What passes by itself, such as data that is still brought in or a lease that is away for a moment, is waited for so long.
+const PASSES_WITHIN: Millis = Millis::seconds(30);
 /// A delta of a guest that runs may take so long; nobody is kept waiting.
 const FRESH_WITHIN: Millis = Millis::seconds(1_800);
 /// A guest that was switched off is off within this, or never.
@@ -40,6 +42,10 @@ const TAKEN_WITHIN: Millis = Millis::seconds(90);
 /// How far a hand-over is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// Something that passes by itself is in the way.
+    Barred {
+        until: Time,
+    },
     /// A delta that shows a moment not before `since` is brought to the other host.
     Fresh {
         since: Time,
@@ -67,9 +73,11 @@ pub(crate) enum Step {
 impl Step {
     pub(crate) fn deadline(self) -> Option<Time> {
         match self {
-            Step::Fresh { until, .. } | Step::Forced { until } | Step::Last { until } | Step::Left { until } => {
-                Some(until)
-            }
+            Step::Barred { until }
+            | Step::Fresh { until, .. }
+            | Step::Forced { until }
+            | Step::Last { until }
+            | Step::Left { until } => Some(until),
             Step::Stopping { force_at } => Some(force_at),
             Step::Leaving => None,
         }
@@ -77,6 +85,7 @@ impl Step {
 
     fn words(self) -> (u32, &'static str) {
         match self {
+            Step::Barred { .. } => (0, "waiting until it can be handed over"),
             Step::Fresh { .. } => (10, "bringing its replica up to date while it runs"),
             Step::Stopping { .. } | Step::Forced { .. } => (40, "shutting it down"),
             Step::Last { .. } => (60, "bringing what it wrote last"),
@@ -88,20 +97,12 @@ impl Step {
 
 impl Agent {
     pub(crate) fn begin_hand_over(&mut self, now: Now, command: &Command, actions: &mut Vec<Action>) {
-        let guest = command.guest;
-        let keeper = match self.hand_over_to(guest) {
-            Ok(keeper) => keeper,
-            Err(why) => return self.end(command.operation, Some(why), actions),
-        };
-        let text = format!("to be handed over to {keeper}, which has its replica");
-        self.note(now, guest, NoteKind::HandOver, Some((keeper, Millis(0))), text);
-        let step = Step::Fresh { since: now.time, until: now.time + FRESH_WITHIN };
-        self.hand_over_step(command.operation, step, actions);
-        if self.runs(guest) {
-            self.want_delta(now.time, guest);
-        } else {
-            self.hand_over(now, command.operation, guest, step, actions);
+        let step = Step::Barred { until: now.time + PASSES_WITHIN };
+        if let Err(Bar { why, passes: false }) = self.hand_over_to(command.guest) {
+            return self.end(command.operation, Some(why), actions);
         }
+        self.hand_over_step(command.operation, step, actions);
+        self.hand_over(now, command.operation, command.guest, step, actions);
     }
 
     /// An earlier life of the agent began it: the guard knows whether the ward was given up.
@@ -118,32 +119,34 @@ impl Agent {
     }
 
     /// Who would go on with the guest, or why nobody can now.
-    fn hand_over_to(&self, guest: GuestId) -> Result<HostId, Failure> {
-        let wrong = |text: &str| failure(FailureCode::WrongState, text);
+    fn hand_over_to(&self, guest: GuestId) -> Result<HostId, Bar> {
+        let lasts = |code: FailureCode, text: &str| Bar { why: failure(code, text), passes: false };
+        let wrong = |text: &str| lasts(FailureCode::WrongState, text);
+        let passes = |text: &str| Bar { passes: true, ..wrong(text) };
         let care = self.backups.cares.get(&guest);
         let wished = care.and_then(|care| care.policy.as_ref()?.replica).is_some_and(|replica| replica.failover);
         let keeper = care.and_then(|care| care.run.replica).filter(|_| wished);
         let keeper = keeper.ok_or_else(|| wrong("its policy has no replica that another host may go on with"))?;
         if self.backups.store != Store::Open || self.backups.held {
-            return Err(failure(FailureCode::NoSpace, "this host's backup store is not open, or almost full"));
+            return Err(lasts(FailureCode::NoSpace, "this host's backup store is not open, or almost full"));
         }
         if let Some(why) = self.start_bar(guest) {
-            return Err(wrong(why));
+            return Err(if self.rights.is_elsewhere(guest) { wrong(why) } else { passes(why) });
         }
         if !self.settled_ward(guest).is_some_and(|ward| ward.homes.contains(&keeper)) || !self.rights.is_here(guest) {
-            return Err(wrong("the host with its replica is no home of its ward yet: try again in a moment"));
+            return Err(passes("the host with its replica is no home of its ward yet: try again in a moment"));
         }
         if care.is_some_and(|care| care.run.pull.is_some()) {
-            return Err(wrong("its data is still being brought in here: try again when that is done"));
+            return Err(passes("its data is still being brought in here: try again when that is done"));
         }
         if let Some(why) = care.and_then(|care| care.replica.broken.as_ref()) {
-            return Err(failure(FailureCode::TargetAway, format!("its replica isn't kept up: {why}")));
+            return Err(lasts(FailureCode::TargetAway, &format!("its replica isn't kept up: {why}")));
         }
         match self.guests.get(guest).map(|known| known.seen.state) {
             Some(PowerState::Running) => Ok(keeper),
             Some(PowerState::Off | PowerState::Crashed) if self.meant(guest) == Meant::StayOff => Ok(keeper),
-            // It is looked at again before anything is done to it.
-            Some(PowerState::Paused) if self.paused_just_now(guest) => Ok(keeper),
+            // Its host does so for an instant when all its data is there.
+            Some(PowerState::Paused) if self.paused_just_now(guest) => Err(passes("it is paused")),
             Some(PowerState::Paused) => {
                 Err(wrong("it is paused, and what is in its memory would be lost: resume it or stop it"))
             }
@@ -161,6 +164,7 @@ impl Agent {
         actions: &mut Vec<Action>,
     ) {
         let next = match step {
+            Step::Barred { until } => self.wait_for_bar(now, guest, until),
             Step::Fresh { since, until } => self.fresh(now, operation, guest, since, until, actions),
             Step::Stopping { force_at } => self.stopping(now, operation, guest, force_at, actions),
             Step::Forced { until } => self.forced(now, guest, until),
@@ -173,12 +177,27 @@ impl Agent {
             Next::Step(step) => {
                 self.hand_over_step(operation, step, actions);
                 // What was off already may lack nothing.
-                if let Step::Last { .. } = step {
+                if matches!(step, Step::Last { .. }) || matches!(step, Step::Fresh { .. }) && !self.runs(guest) {
                     self.hand_over(now, operation, guest, step, actions);
                 }
             }
             Next::Done => self.handed_over(operation, guest, actions),
             Next::Fail(why) => self.hand_over_ends(now, operation, guest, why, actions),
+        }
+    }
+
+    fn wait_for_bar(&mut self, now: Now, guest: GuestId, until: Time) -> Next {
+        match self.hand_over_to(guest) {
+            Ok(keeper) => {
+                let text = format!("to be handed over to {keeper}, which has its replica");
+                self.note(now, guest, NoteKind::HandOver, Some((keeper, Millis(0))), text);
+                if self.runs(guest) {
+                    self.want_delta(now.time, guest);
+                }
+                Next::Step(Step::Fresh { since: now.time, until: now.time + FRESH_WITHIN })
+            }
+            Err(bar) if bar.passes && now.time < until => Next::Wait,
+            Err(bar) => Next::Fail(bar.why),
         }
     }
 
@@ -191,8 +210,10 @@ impl Agent {
         until: Time,
         actions: &mut Vec<Action>,
     ) -> Next {
-        if let Some(why) = self.hand_over_to(guest).err() {
-            return Next::Fail(why);
+        match self.hand_over_to(guest) {
+            Ok(_) => {}
+            Err(bar) if bar.passes => return Next::Step(Step::Barred { until: now.time + PASSES_WITHIN }),
+            Err(bar) => return Next::Fail(bar.why),
         }
         if until <= now.time {
             return Next::fail(FailureCode::TimedOut, "no new delta came to the other host in time");
@@ -202,7 +223,7 @@ impl Agent {
         }
         self.want_delta(now.time, guest);
         // What reads the guest is not broken off: its next delta would have to read more.
-        if !self.shows(guest, since) || self.lane_busy(guest, &Lane::Read) || self.paused_just_now(guest) {
+        if !self.shows(guest, since) || self.lane_busy(guest, &Lane::Read) {
             return Next::Wait;
         }
         let shutdown = match self.operations.get(&operation).map(|record| (&record.command.verb, &record.stage)) {
@@ -324,7 +345,7 @@ impl Agent {
         // Its user switched it off while it could still be seen.
         let phase = self.pending.entries.get(&operation).map(|entry| entry.phase.clone());
         let itself = self.guests.get(guest).is_some_and(|known| known.seen.cause == Cause::ShutDown);
-        let early = matches!(phase, Some(Phase::HandingOver(Step::Fresh { .. })));
+        let early = matches!(phase, Some(Phase::HandingOver(Step::Barred { .. } | Step::Fresh { .. })));
         let wish = if early && itself && !self.runs(guest) {
             self.wish_change(guest, Some(Power::Stopped))
         } else {
@@ -381,18 +402,25 @@ impl Agent {
     /// While a guest is shut down to be handed over nothing begins to read it, and of one that is off only the last delta.
     pub(crate) fn keeps_readers_off(&self, guest: GuestId, delta: bool) -> bool {
         self.pending.entries.values().filter(|entry| entry.guest == guest).any(|entry| match entry.phase {
-            Phase::HandingOver(Step::Fresh { .. }) => false,
+            Phase::HandingOver(Step::Barred { .. } | Step::Fresh { .. }) => false,
             Phase::HandingOver(Step::Last { .. }) => !delta,
             Phase::HandingOver(Step::Stopping { .. } | Step::Forced { .. } | Step::Leaving | Step::Left { .. }) => true,
             Phase::Unwritten
             | Phase::Waiting { .. }
             | Phase::Working
             | Phase::AwaitOff { .. }
-            | Phase::Seeing(_)
+            | Phase::Seeing(..)
             | Phase::StartingNew
             | Phase::Undoing(_) => false,
         })
     }
+}
+
+/// Why a guest can't be handed over now.
+struct Bar {
+    why: Failure,
+    /// By itself, and soon.
+    passes: bool,
 }
 
 /// What comes after a step.

@@ -115,7 +115,7 @@ impl Agent {
             let text = format!("could not be started or switched off: {}", failure.text);
             actions.push(Action::Note { guest: Some(guest), at: Some(now.wall), text });
         }
-        actions.push(Action::List);
+        self.list(actions);
     }
 
     /// Follows a guest's state: a guest that ran long enough is sound again, one that keeps crashing is told of.

@@ -164,7 +164,7 @@ impl Agent {
     /// What was put in place for a takeover is started, if it still may be.
     pub(crate) fn takeover_finished(&mut self, now: Now, what: &Task, failed: Option<&str>, actions: &mut Vec<Action>) {
         let guest = what.guest();
-        actions.push(Action::List);
+        self.list(actions);
         if let Some(why) = failed {
             let text = format!("could not be taken over, and is tried again: {why}");
             self.not_started(now, guest, text.clone());

@@ -19,8 +19,8 @@ use roost_protocol::cause::NOTE_HOSTS;
 use roost_protocol::{HostId, Millis, Stamp, Time, codec};
 use roost_ward::door::{MOST_ADDRESSES, MOST_WARDS, Note, Peer};
 use roost_ward::{
-    Action, Ballot, Event, Kept, Letter, MOST_WARDS_IN_PACKET, MemberId, Message, Packet, Replica, Rules, Start,
-    WardId, Wards, WardsAction,
+    Action, Ballot, Event, Kept, Letter, MOST_WARDS_IN_PACKET, MemberId, Message, Packet, Replica, Report, Rules,
+    Start, WardId, Wards, WardsAction,
 };
 
 use crate::clock;
@@ -334,6 +334,9 @@ impl Guard {
             }
             Action::Pause { order } => self.crews.pause(ward, order),
             Action::Kill { order } => self.crews.kill(ward, order),
+            // What a ward without guests may do harms nobody, and is no news.
+            Action::Tell(Report::LeaseEnded { .. } | Report::Paused { .. }) if self.crews.of(ward).next().is_none() => {
+            }
             Action::Tell(report) => self.note(ward, &report),
         }
         true
@@ -361,7 +364,7 @@ impl Guard {
         }
     }
 
-    fn note(&mut self, ward: WardId, report: &roost_ward::Report) {
+    fn note(&mut self, ward: WardId, report: &Report) {
         let (number, at, kind) = (self.next_note, clock::stamp(), report.kind());
         let hosts = report.members().into_iter().map(|member| member.id).take(NOTE_HOSTS).collect();
         let (text, epoch, span) = (report.to_string(), report.epoch(), report.span());

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -31,15 +31,25 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// What the thread is woken by.
 #[derive(Debug)]
 enum Signal {
-    Domain { connection: u64, uuid: Uuid, definition: bool },
-    Lost { connection: u64, why: String },
-    List,
+    Domain {
+        connection: u64,
+        uuid: Uuid,
+        definition: bool,
+    },
+    Lost {
+        connection: u64,
+        why: String,
+    },
+    /// Look what is asked for.
+    Asked,
 }
 
 /// The watcher's handle.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     signals: SyncSender<Signal>,
+    /// The newest list that was asked for.
+    asked: Arc<AtomicU64>,
     hypervisor: watch::Receiver<Option<Arc<Hypervisor>>>,
 }
 
@@ -55,15 +65,29 @@ impl Watcher {
     ) -> io::Result<Self> {
         let (sender, signals) = sync_channel(SIGNALS);
         let (slot, hypervisor) = watch::channel(None);
-        let overflow = Arc::new(AtomicBool::new(false));
+        let (overflow, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (uri, cache) = (uri.to_owned(), BTreeMap::new());
         let wake = sender.clone();
-        let mut watch = Watch { uri, host_booted, facts, changed, events, slot, wake, overflow, cache, connection: 0 };
+        let (to_list, listed) = (Arc::clone(&asked), 0);
+        let mut watch = Watch {
+            uri,
+            host_booted,
+            facts,
+            changed,
+            events,
+            slot,
+            wake,
+            overflow,
+            asked: to_list,
+            listed,
+            cache,
+            connection: 0,
+        };
         thread::Builder::new().name("libvirt".into()).spawn(move || {
             // An end here means that the driver is gone.
             let _ = watch.run(&signals);
         })?;
-        Ok(Self { signals: sender, hypervisor })
+        Ok(Self { signals: sender, asked, hypervisor })
     }
 
     /// The connection, while there is one.
@@ -71,10 +95,11 @@ impl Watcher {
         self.hypervisor.clone()
     }
 
-    /// Have all domains read again soon.
-    pub(crate) fn list(&self) {
-        // A full queue means that the domains are about to be read anyway.
-        let _ = self.signals.try_send(Signal::List);
+    /// Have all domains read again soon, under this number.
+    pub(crate) fn list(&self, number: u64) {
+        self.asked.store(number, Ordering::Release);
+        // A full queue means that somebody is about to look anyway.
+        let _ = self.signals.try_send(Signal::Asked);
     }
 }
 
@@ -90,6 +115,9 @@ struct Watch {
     slot: watch::Sender<Option<Arc<Hypervisor>>>,
     wake: SyncSender<Signal>,
     overflow: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
+    /// The list that was told last.
+    listed: u64,
     /// Disks by domain, until its definition changes.
     cache: BTreeMap<Uuid, Vec<Disk>>,
     /// Counts connections, so that a late word of an old one is known as such.
@@ -158,7 +186,7 @@ impl Watch {
             // Many events of one domain in a row cost one look at it.
             for signal in first.into_iter().chain(std::iter::from_fn(|| signals.try_recv().ok())).take(SIGNALS) {
                 match signal {
-                    Signal::List => list = true,
+                    Signal::Asked => {}
                     Signal::Lost { connection, why } if connection == self.connection => return Ok(why),
                     Signal::Domain { connection, uuid, definition } if connection == self.connection => {
                         *news.entry(uuid).or_insert(false) |= definition;
@@ -166,7 +194,10 @@ impl Watch {
                     Signal::Lost { .. } | Signal::Domain { .. } => {}
                 }
             }
-            if let Err(error) = self.look(hypervisor, news, list)? {
+            // Read before the domains are: what was done before it was asked for is seen.
+            let asked = self.asked.load(Ordering::Acquire);
+            list |= asked > self.listed;
+            if let Err(error) = self.look(hypervisor, news, list.then_some(asked))? {
                 return Ok(error.to_string());
             }
         }
@@ -177,9 +208,9 @@ impl Watch {
         &mut self,
         hypervisor: &Hypervisor,
         news: BTreeMap<Uuid, bool>,
-        list: bool,
+        list: Option<u64>,
     ) -> Result<Result<(), Error>, Over> {
-        if !news.is_empty() || list {
+        if !news.is_empty() || list.is_some() {
             self.changed.store(true, Ordering::Relaxed);
         }
         for (uuid, definition) in news {
@@ -199,12 +230,13 @@ impl Watch {
                 Err(error) => tracing::warn!(%error, "look at a domain"),
             }
         }
-        if !list {
-            return Ok(Ok(()));
-        }
+        let Some(asked) = list else { return Ok(Ok(())) };
         self.refresh_facts(hypervisor);
         match self.all(hypervisor) {
-            Ok(domains) => self.tell(Event::Listed { domains })?,
+            Ok(domains) => {
+                self.listed = asked;
+                self.tell(Event::Listed { asked, domains })?;
+            }
             Err(error) if error.is_connection_lost() || !hypervisor.alive() => return Ok(Err(error)),
             Err(error) => tracing::warn!(%error, "list domains"),
         }

@@ -65,6 +65,8 @@ pub fn story(hosts: u8, tell: impl FnOnce(&mut Grid) -> Result<()>) {
     }
     let mut grid = Grid::start(hosts).unwrap_or_else(|why| panic!("start a grid: {why:#}"));
     if let Err(why) = tell(&mut grid) {
+        // First, so that it stands where somebody looks first.
+        eprintln!("---- the story failed: {why:#}");
         grid.print_logs();
         panic!("{why:#}");
     }

@@ -143,7 +143,7 @@ impl World {
                 | AgentAction::SendDocument
                 | AgentAction::Peers { .. }
                 | AgentAction::Guard(_)
-                | AgentAction::List
+                | AgentAction::List(_)
                 | AgentAction::Note { .. } => {}
             }
         }
@@ -199,10 +199,10 @@ impl World {
                 let sealed = self.hosts[host].document.clone();
                 self.send_to_aggregator(host, ToAggregator::Document { sealed });
             }
-            AgentAction::List => {
+            AgentAction::List(asked) => {
                 if self.hosts[host].libvirt_up {
                     let domains = self.hosts[host].all_seen();
-                    self.tell_agent(host, AgentEvent::Listed { domains });
+                    self.tell_agent(host, AgentEvent::Listed { asked, domains });
                 }
             }
             // No host has a guard in this world.

@@ -99,6 +99,10 @@ fn step(status: &Status, council: &Council, profile: Profile) -> Option<Request>
     if !is_settled_owner(me, ward) {
         return None;
     }
+    if ward.policy != Policy::Strict && guarded {
+        // It was let go, and is wished again before that was done: it would stand still until the others grant leases.
+        return Some(Request::Guests { ward: id, guests: Vec::new(), anywhere: false });
+    }
     if ward.policy != Policy::Strict || ward.members != members {
         return change(if guarded { homes } else { vec![me] });
     }
@@ -288,6 +292,11 @@ mod test {
         assert_eq!(asked.last(), Some(&Request::Forget { ward: WardId::of(GUEST) }), "it fills no guard");
         settle(&mut status, &wish());
         assert_eq!(status.wards[0].homes.len(), 2, "and can be wished again");
+        // … also half-way, and what runs is not held while others' leases are on their way.
+        status.wards[0] = WardStatus { guests: vec![GUEST], ..ward(1, true) };
+        let asked = settle(&mut status, &wish());
+        assert!(matches!(&asked[0], Request::Guests { guests, .. } if guests.is_empty()), "{asked:?}");
+        assert_eq!((status.wards[0].homes.len(), status.wards[0].guests.len()), (2, 1));
     }
 
     #[test]

@@ -251,6 +251,30 @@ fn a_guest_that_its_host_pauses_for_an_instant_is_handed_over_all_the_same_and_n
 }
 
 #[test]
+fn a_lease_that_is_away_for_a_moment_is_waited_for_but_not_for_long() {
+    let mut rig = protected();
+    right(&mut rig, Right::Waits);
+    let operation = hand_over(&mut rig);
+    rig.live(10_000);
+    assert_eq!((rig.outcome(operation), steps(&rig)), (None, Vec::new()));
+    right(&mut rig, Right::Here);
+    rig.live(20_000);
+    assert!(releases(&rig), "{:?}", rig.log);
+    let mut rig = protected();
+    right(&mut rig, Right::Waits);
+    let operation = hand_over(&mut rig);
+    rig.live(ALL);
+    assert_eq!(rig.outcome(operation), Some(Some(FailureCode::WrongState)));
+    // Until then it can be left.
+    let mut rig = protected();
+    right(&mut rig, Right::Waits);
+    let operation = hand_over(&mut rig);
+    rig.live(5_000);
+    rig.cancel(operation);
+    assert_eq!(rig.outcome(operation), Some(Some(FailureCode::Cancelled)));
+}
+
+#[test]
 fn what_can_t_be_handed_over_is_refused_with_the_reason_and_not_touched() {
     let check = |spoil: fn(&mut Rig), code: FailureCode| {
         let mut rig = protected();
@@ -260,7 +284,6 @@ fn what_can_t_be_handed_over_is_refused_with_the_reason_and_not_touched() {
         assert_eq!(refused, code);
         assert!(!steps(&rig).contains(&"Shutdown"));
     };
-    check(|rig| right(rig, Right::Waits), FailureCode::WrongState);
     check(|rig| rig.set_state(1, PowerState::Off), FailureCode::WrongState);
     let paused = |rig: &mut Rig| {
         rig.set_state(1, PowerState::Paused);

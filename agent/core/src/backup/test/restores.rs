@@ -58,6 +58,19 @@ fn as_new_makes_a_managed_guest_beside_the_running_original() {
 }
 
 #[test]
+fn it_ends_once_the_guests_were_read_after_it_was_done_and_not_before() {
+    let mut rig = rig();
+    let point = rig.points(1)[1];
+    (rig.by_hand, rig.lists_late) = (true, true);
+    let operation = rig.command(7, restore(RestoreOrder { start: false, ..order(point, as_new("new")) }));
+    rig.succeed(rig.running(|task| matches!(task, Task::Restore { .. })));
+    rig.list(1);
+    assert_eq!(rig.outcome(operation), None, "that was read while it was being done");
+    rig.list(0);
+    assert_eq!(rig.outcome(operation), Some(None));
+}
+
+#[test]
 fn a_damaged_point_is_refused_and_the_next_older_one_offered() {
     let mut rig = rig();
     let points = rig.points(1);

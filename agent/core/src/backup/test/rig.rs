@@ -99,6 +99,9 @@ pub(super) struct Rig {
     pub(super) most_at_once: usize,
     // What goes wrong.
     pub(super) by_hand: bool,
+    /// The list that is asked for comes when [`Rig::list`] is called.
+    pub(super) lists_late: bool,
+    asked: u64,
     pub(super) broken: Option<FailureCode>,
     pub(super) peers_gone: bool,
     pub(super) gone: Option<HostId>,
@@ -127,6 +130,8 @@ impl Rig {
             told_sets: BTreeMap::new(),
             told_shares: Vec::new(),
             pulls: Vec::new(),
+            lists_late: false,
+            asked: 0,
             log: Vec::new(),
             heard: Vec::new(),
             tries: 0,
@@ -190,6 +195,12 @@ impl Rig {
         self.tell(Event::Changed { domain: self.seen(guest(number)) });
     }
 
+    /// Tells all domains, as read so many lists ago.
+    pub(super) fn list(&mut self, ago: u64) {
+        let domains = self.guests.keys().map(|guest| self.seen(*guest)).collect();
+        self.tell(Event::Listed { asked: self.asked - ago, domains });
+    }
+
     /// Another host brings a point.
     pub(super) fn brought(&mut self, point: BackupSummary) {
         self.store.insert(point.point, point.clone());
@@ -242,9 +253,11 @@ impl Rig {
             }
             Action::Send(ToAggregator::Snapshot(snapshot)) => self.told(*snapshot.backup.unwrap_or_default()),
             Action::Send(ToAggregator::Beat(beat)) => self.told(*beat.backup.unwrap_or_default()),
-            Action::List => {
-                let domains = self.guests.keys().map(|guest| self.seen(*guest)).collect();
-                self.tell(Event::Listed { domains });
+            Action::List(asked) => {
+                self.asked = asked;
+                if !self.lists_late {
+                    self.list(0);
+                }
             }
             Action::Send(_) | Action::KeepDocument { .. } | Action::SendDocument => {}
             Action::Guard(wish) => self.guard = *wish,
