@@ -145,7 +145,7 @@ impl Agent {
         match self.guests.get(guest).map(|known| known.seen.state) {
             Some(PowerState::Running) => Ok(keeper),
             Some(PowerState::Off | PowerState::Crashed) if self.meant(guest) == Meant::StayOff => Ok(keeper),
-            // Its host does so for an instant when all its data is there.
+            // Its host does so for an instant when all its data is there, the hypervisor while it starts it.
             Some(PowerState::Paused) if self.paused_just_now(guest) => Err(passes("it is paused")),
             Some(PowerState::Paused) => {
                 Err(wrong("it is paused, and what is in its memory would be lost: resume it or stop it"))

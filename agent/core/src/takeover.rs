@@ -228,17 +228,17 @@ impl Agent {
 
     /// Its user has paused it.
     fn stands_paused(&self, guest: GuestId) -> bool {
-        self.paused_for(guest).is_some_and(|time| time >= PAUSED_FOR)
+        let asked = self.guests.get(guest).is_some_and(|known| known.seen.cause == Cause::ByUser);
+        asked && self.paused_for(guest).is_some_and(|time| time >= PAUSED_FOR)
     }
 
-    /// By its user or by this host, which lets it go on at once.
+    /// By its user, by this host, which lets it go on at once, or by the hypervisor, which is starting it.
     pub(crate) fn paused_just_now(&self, guest: GuestId) -> bool {
         self.paused_for(guest).is_some_and(|time| time < PAUSED_FOR)
     }
 
     fn paused_for(&self, guest: GuestId) -> Option<Millis> {
-        let asked = (PowerState::Paused, Cause::ByUser);
-        let known = self.guests.get(guest).filter(|known| (known.seen.state, known.seen.cause) == asked)?;
+        let known = self.guests.get(guest).filter(|known| known.seen.state == PowerState::Paused)?;
         Some(self.clock.time.since(known.since_time))
     }
 
