@@ -53,6 +53,20 @@ pub enum Virtualization {
     Unknown,
 }
 
+/// How far a host is that an admin took out of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Maintenance {
+    /// It takes no guests, and keeps those it has.
+    #[n(0)]
+    On,
+    /// Its guests are handed over.
+    #[n(1)]
+    Draining,
+    /// Nothing runs on it that another host could go on with.
+    #[n(2)]
+    Drained,
+}
+
 /// Whether what the agent shows of its guests is fresh.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

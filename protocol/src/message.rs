@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 use crate::backup::{BackupBeat, Peer, PointQuery, PointsPage, Share};
 use crate::failover::{Council, Guard, GuardReport};
 use crate::guest::{GuestReport, GuestSample};
-use crate::host::{Alarm, Freshness, HostFacts, HostSample};
+use crate::host::{Alarm, Freshness, HostFacts, HostSample, Maintenance};
 use crate::operation::{Command, Outcome, Progress};
 use crate::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp};
 
@@ -110,14 +110,17 @@ pub enum ToAgent {
     /// Asks for restore points; version 3.
     #[n(8)]
     Points(#[n(0)] PointQuery),
-    /// Hosts that may keep copies of this one's guests and call it, and what it shares, replacing what was told before;
-    /// version 3.
+    /// Hosts that may keep copies of this one's guests and call it, what it shares, and whether it is in service, replacing
+    /// what was told before; version 3.
     #[n(9)]
     Peers {
         #[n(0)]
         peers: Vec<Peer>,
         #[n(1)]
         shares: Vec<Share>,
+        /// Absent: it takes part, or the aggregator is older.
+        #[n(2)]
+        maintenance: Option<Maintenance>,
     },
     /// Other hosts' guards, and who votes on the guests that this host runs, replacing what was told before; version 4.
     #[n(10)]

@@ -12,6 +12,7 @@ use roost_protocol::backup::{
     RestoreOrder, Retention, SINCE, Schedule, SetSummary, Shift, StoreStatus, Target, Why, Zone,
 };
 use roost_protocol::codec::{decode, encode};
+use roost_protocol::host::Maintenance;
 use roost_protocol::message::{Beat, OLDEST, ToAgent, ToAggregator, VERSION};
 use roost_protocol::operation::{Command, FailureCode, Verb};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, PointId, Stamp};
@@ -178,7 +179,10 @@ fn backup_words_survive_the_way() {
         replicas: 3,
         up: true,
     };
-    survives(&ToAgent::Peers { peers: vec![peer], shares: vec![Share { point: POINT, with: HOST }] });
+    for maintenance in [None, Some(Maintenance::On), Some(Maintenance::Draining), Some(Maintenance::Drained)] {
+        let shares = vec![Share { point: POINT, with: HOST }];
+        survives(&ToAgent::Peers { peers: vec![peer.clone()], shares, maintenance });
+    }
     survives(&BackupRun {
         slot: Some(Stamp(1)),
         failure: Some(failure()),

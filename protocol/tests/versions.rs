@@ -5,7 +5,7 @@
 use minicbor::Encoder;
 use roost_protocol::codec::{decode, encode};
 use roost_protocol::guest::{Boot, Desired, Disk, DiskSpec, GuestReport, GuestSpec, NicSpec, Power, PowerState};
-use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample, Pressure, Virtualization};
+use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample, Maintenance, Pressure, Virtualization};
 use roost_protocol::message::{Beat, Hello, OLDEST, ToAgent, ToAggregator, VERSION};
 use roost_protocol::operation::{Command, Outcome, Verb};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, Stamp};
@@ -36,6 +36,20 @@ fn a_hello_of_a_newer_peer_is_understood() {
     encoder.array(2).unwrap().str("new").unwrap().bool(true).unwrap().null().unwrap();
     let newer = decode::<Hello>(&encoder.into_writer()).unwrap();
     assert_eq!(newer, Hello { newest: hello.newest + 1, ..hello });
+}
+
+/// That a host is out of service was added to what it is told of its peers: who doesn't say it is understood, and who
+/// doesn't know it skips it.
+#[test]
+fn peers_are_understood_without_and_with_what_was_added_to_them() {
+    let peers = |maintenance| ToAgent::Peers { peers: Vec::new(), shares: Vec::new(), maintenance };
+    assert_eq!(decode::<ToAgent>(&[0x82, 0x09, 0x82, 0x80, 0x80]).unwrap(), peers(None));
+    assert_eq!(encode(&peers(None)), [0x82, 0x09, 0x82, 0x80, 0x80]);
+    let drained = encode(&peers(Some(Maintenance::Drained)));
+    assert_eq!(drained, [0x82, 0x09, 0x83, 0x80, 0x80, 0x82, 0x02, 0x80]);
+    // What comes after it some day is skipped in the same way.
+    let newer = [&[0x82, 0x09, 0x84], &drained[3..], &[0x83, 0x01, 0x61, 0x78, 0xf6]].concat();
+    assert_eq!(decode::<ToAgent>(&newer).unwrap(), peers(Some(Maintenance::Drained)));
 }
 
 #[test]

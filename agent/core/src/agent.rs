@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use roost_protocol::guest::Desired;
-use roost_protocol::host::{Alarm, HostFacts};
+use roost_protocol::host::{Alarm, HostFacts, Maintenance};
 use roost_protocol::message::{Hello, OLDEST, ToAgent, ToAggregator, VERSION, Welcome};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
@@ -59,6 +59,8 @@ pub struct Agent {
     pub(crate) takeovers: Takeovers,
     pub(crate) failover: Failover,
     pub(crate) chain: Chain,
+    /// What the aggregator said last.
+    pub(crate) maintenance: Option<Maintenance>,
     pub(crate) admission: Admission,
     /// The time of the event that is dealt with.
     pub(crate) clock: Now,
@@ -133,6 +135,7 @@ impl Agent {
             takeovers: Takeovers::new(),
             failover: Failover::default(),
             chain: Chain::default(),
+            maintenance: kept.maintenance,
             admission: Admission::default(),
             clock: Now { time: Time(0), wall: Stamp(0) },
             alarms: BTreeMap::new(),
@@ -267,7 +270,10 @@ impl Agent {
             ToAgent::Cancel { operation } => self.cancel(operation, actions),
             ToAgent::Points(query) => actions.push(Action::Send(ToAggregator::Points(self.points_page(&query)))),
             ToAgent::Councils { guards, councils, disarmed } => self.councils_told(guards, councils, disarmed),
-            ToAgent::Peers { peers, shares } => self.peers(peers, shares, actions),
+            ToAgent::Peers { peers, shares, maintenance } => {
+                self.maintained(maintenance, actions);
+                self.peers(peers, shares, actions);
+            }
             // The link keeps these to itself.
             ToAgent::Welcome(_) | ToAgent::Refused(_) | ToAgent::Certificate { .. } => {}
         }
@@ -331,7 +337,8 @@ impl Agent {
                 | Change::Policy { .. }
                 | Change::Run { .. }
                 | Change::Peers(_)
-                | Change::Shares(_) => {
+                | Change::Shares(_)
+                | Change::Maintenance(_) => {
                     self.unsaved.push(change);
                 }
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use roost_protocol::backup::{BackupPolicy, BackupRun, Peer, Share};
 use roost_protocol::guest::Desired;
+use roost_protocol::host::Maintenance;
 use roost_protocol::operation::{Command, Outcome};
 use roost_protocol::{Epoch, Generation, GuestId, OperationId};
 
@@ -25,6 +26,8 @@ pub struct Kept {
     pub peers: Vec<Peer>,
     /// Points that they may take, as told last.
     pub shares: Vec<Share>,
+    /// Whether it is in service, as told last.
+    pub maintenance: Option<Maintenance>,
 }
 
 /// One command in the ledger.
@@ -55,4 +58,5 @@ pub enum Change {
     Run { guest: GuestId, run: Option<Box<BackupRun>> },
     Peers(Vec<Peer>),
     Shares(Vec<Share>),
+    Maintenance(Option<Maintenance>),
 }

@@ -30,6 +30,7 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> rusqlite::Resul
         }
         Change::Peers(peers) => return put(connection, "peers", codec::encode(peers)),
         Change::Shares(shares) => return put(connection, "shares", codec::encode(shares)),
+        Change::Maintenance(it) => return put(connection, "maintenance", codec::encode(it)),
         Change::Wish { .. } | Change::Operation { .. } | Change::Forget { .. } | Change::Epoch(_) => return Ok(0),
     }
     connection.execute("DELETE FROM backup WHERE policy IS NULL AND run IS NULL", [])
@@ -67,12 +68,14 @@ pub(super) fn load(connection: &Connection, kept: &mut Kept) -> rusqlite::Result
     }
     kept.peers = codec::decode(&get(connection, "peers")?).unwrap_or_default();
     kept.shares = codec::decode(&get(connection, "shares")?).unwrap_or_default();
+    kept.maintenance = codec::decode(&get(connection, "maintenance")?).unwrap_or_default();
     Ok(())
 }
 
 #[cfg(test)]
 mod test {
     use roost_protocol::backup::{Peer, Retention, Share};
+    use roost_protocol::host::Maintenance;
     use roost_protocol::{Generation, HostId, PointId, Stamp};
     use rusqlite::Connection;
 
@@ -104,6 +107,7 @@ mod test {
             Change::Run { guest, run: Some(Box::new(run.clone())) },
             Change::Peers(vec![peer.clone()]),
             Change::Shares(vec![share]),
+            Change::Maintenance(Some(Maintenance::Draining)),
         ] {
             apply(&connection, &change).unwrap();
         }
@@ -111,6 +115,7 @@ mod test {
         load(&connection, &mut kept).unwrap();
         assert_eq!((kept.policies.get(&guest), kept.runs.get(&guest)), (Some(&policy), Some(&run)));
         assert_eq!((kept.peers, kept.shares), (vec![peer], vec![share]));
+        assert_eq!(kept.maintenance, Some(Maintenance::Draining));
         apply(&connection, &Change::Policy { guest, policy: None }).unwrap();
         apply(&connection, &Change::Run { guest, run: None }).unwrap();
         let left: u32 = connection.query_row("SELECT count(*) FROM backup", [], |row| row.get(0)).unwrap();

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use roost_libvirt::{BlockStats, DomainStats, InterfaceStats, State, VcpuStats};
 use roost_protocol::GuestId;
-use roost_snmp::mib::Link;
+use roost_snmp::mib::{HostState, Link};
 
 use super::monitor::{Shot, Shown};
-use super::snmp::reclaimed;
+use super::snmp::{host_state, reclaimed};
 use crate::detail::{Details, Look, Plain};
 use text::{Kind, Text};
 
@@ -37,10 +37,17 @@ fn host(text: &mut Text, shot: &Shot) {
     let facts = &shot.facts;
     let labels = [("version", facts.agent_version.as_str()), ("host", facts.name.as_str())];
     text.family("roost_build_info", Kind::Gauge, "Version of the agent and name of its host.").line(&labels, 1);
-    let states = ["online", "maintenance", "draining", "isolated", "fenced"];
+    let states = [
+        ("online", HostState::Online),
+        ("maintenance", HostState::Maintenance),
+        ("draining", HostState::Draining),
+        ("drained", HostState::Drained),
+        ("isolated", HostState::Isolated),
+    ];
+    let present = host_state(shot);
     text.family("roost_host_state", Kind::Gauge, "State of this host as it sees itself; one of them is 1.");
-    for state in states {
-        text.line(&[("state", state)], u64::from(state == "online"));
+    for (name, state) in states {
+        text.line(&[("state", name)], u64::from(state == present));
     }
     let (up, configured) = match shot.link {
         Link::Up { .. } => (1, 1),

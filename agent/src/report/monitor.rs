@@ -9,7 +9,7 @@ use roost_agent_core::alarm::{Alarms, Picture};
 use roost_agent_core::{Agent, Event};
 use roost_protocol::backup::BackupBeat;
 use roost_protocol::guest::{GuestReport, GuestSample};
-use roost_protocol::host::{Alarm, HostFacts, HostSample};
+use roost_protocol::host::{Alarm, HostFacts, HostSample, Maintenance};
 use roost_protocol::message::{BEAT_EVERY, ToAgent};
 use roost_protocol::{GuestId, HostId, Millis, Stamp, Time};
 use roost_snmp::mib::Link;
@@ -32,6 +32,8 @@ pub(crate) struct Shot {
     pub(crate) host: Option<HostId>,
     pub(crate) facts: HostFacts,
     pub(crate) link: Link,
+    /// As the aggregator said last.
+    pub(crate) maintenance: Option<Maintenance>,
     pub(crate) heartbeats_missed: u64,
     /// Since when libvirt answers.
     pub(crate) hypervisor_since: Option<Time>,
@@ -230,6 +232,7 @@ impl Monitor {
             host: Some(host),
             facts: facts.clone(),
             link: self.link,
+            maintenance: agent.maintenance(),
             heartbeats_missed: self.missed,
             hypervisor_since: self.hypervisor_since,
             guests_changed: self.guests_changed,

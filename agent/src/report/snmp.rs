@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use roost_libvirt::{BlockStats, DomainStats};
 use roost_protocol::guest::GuestReport;
+use roost_protocol::host::Maintenance;
 use roost_protocol::{MiB, Millis, Time};
 use roost_snmp::VarBind;
 use roost_snmp::mib::{
-    AdminState, Alarm, Disk, Guest, Host, HostState, Ksm, Media, Memory, Nic, OperState, Pin, Source, View,
+    AdminState, Alarm, Disk, Guest, Host, HostState, Ksm, Link, Media, Memory, Nic, OperState, Pin, Source, View,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -59,11 +60,22 @@ fn host(shot: &Shot) -> Host {
         agent_version: shot.facts.agent_version.clone(),
         software: "Roost".into(),
         version,
-        state: HostState::Online,
+        state: host_state(shot),
         link: shot.link,
         heartbeats_missed: shot.heartbeats_missed,
         hypervisor_since: shot.hypervisor_since,
         guests_changed: shot.guests_changed,
+    }
+}
+
+/// As this host sees itself: out of service as an admin wished, out of reach of its aggregator, or in service.
+pub(super) fn host_state(shot: &Shot) -> HostState {
+    match (shot.maintenance, shot.link) {
+        (Some(Maintenance::On), _) => HostState::Maintenance,
+        (Some(Maintenance::Draining), _) => HostState::Draining,
+        (Some(Maintenance::Drained), _) => HostState::Drained,
+        (None, Link::Down { .. }) => HostState::Isolated,
+        (None, Link::Up { .. } | Link::NotConfigured) => HostState::Online,
     }
 }
 
@@ -179,4 +191,23 @@ fn boot_ms() -> u64 {
 /// The empty view, before anything was seen.
 pub(crate) fn nothing() -> Arc<View> {
     Arc::new(View { host: Host { guests_changed: Time(0), ..Host::default() }, ..View::default() })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_host_is_in_the_state_that_an_admin_wished_before_it_is_out_of_reach() {
+        let check = |maintenance, link, expected| {
+            assert_eq!(host_state(&Shot { maintenance, link, ..Shot::default() }), expected);
+        };
+        let (up, down) = (Link::Up { heard: Time(1) }, Link::Down { heard: None });
+        check(None, up, HostState::Online);
+        check(None, Link::NotConfigured, HostState::Online);
+        check(None, down, HostState::Isolated);
+        check(Some(Maintenance::On), up, HostState::Maintenance);
+        check(Some(Maintenance::Draining), up, HostState::Draining);
+        check(Some(Maintenance::Drained), down, HostState::Drained);
+    }
 }

@@ -4,6 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use roost_protocol::guest::Power;
+use roost_protocol::host::Maintenance as Stage;
 use roost_protocol::operation::{FailureCode, Verb};
 use roost_protocol::{GuestId, HostId, Millis, OperationId, Stamp};
 
@@ -124,11 +125,19 @@ impl Grid {
     /// Reading: how far a host that is in maintenance is, in a word. What is off and can't be handed over is in nobody's
     /// way.
     pub fn maintenance_word(&self, host: &Host) -> Option<&'static str> {
+        Some(match self.maintenance_stage(host)? {
+            Stage::On => "on",
+            Stage::Draining => "draining",
+            Stage::Drained => "drained",
+        })
+    }
+
+    pub(crate) fn maintenance_stage(&self, host: &Host) -> Option<Stage> {
         let it = self.maintenance(host.id)?;
         Some(match it.drain {
-            false => "on",
-            true if self.if_lost(host).iter().all(|it| it.off && matches!(it.fate, Fate::Down(_))) => "drained",
-            true => "draining",
+            false => Stage::On,
+            true if self.if_lost(host).iter().all(|it| it.off && matches!(it.fate, Fate::Down(_))) => Stage::Drained,
+            true => Stage::Draining,
         })
     }
 }

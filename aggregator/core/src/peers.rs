@@ -84,7 +84,9 @@ impl Grid {
             let (peers, shares) = (self.peers_of(&others, &world), self.shares_of(id, &world));
             let (guards, councils) = self.councils_of(now.time, id, &others, &world.voices);
             let disarmed = self.maintenance(id).is_some();
-            let (digest, councils_digest) = (digest(&peers, &shares), digest(&guards, &councils) ^ u64::from(disarmed));
+            let maintenance = self.hosts.get(&id).and_then(|host| self.maintenance_stage(host));
+            let digest = digest(&peers, &(&shares, maintenance));
+            let councils_digest = self::digest(&guards, &councils) ^ u64::from(disarmed);
             let Some(host) = self.hosts.get_mut(&id) else { continue };
             host.told.next = now.time + LOOK_EVERY;
             host.shared = shares.iter().copied().collect();
@@ -92,7 +94,7 @@ impl Grid {
             let Some(link) = host.link() else { continue };
             if host.told.digest != Some(digest) {
                 host.told.digest = Some(digest);
-                actions.push(Action::Send { link, message: ToAgent::Peers { peers, shares } });
+                actions.push(Action::Send { link, message: ToAgent::Peers { peers, shares, maintenance } });
             }
             if guarded && host.told.councils != Some(councils_digest) {
                 host.told.councils = Some(councils_digest);
@@ -268,7 +270,7 @@ pub(crate) fn addresses(listen: &str, own: &[String], seen: &str) -> Vec<String>
 }
 
 /// The same for the same words, in this process.
-fn digest<One: Encode<()>, Other: Encode<()>>(one: &Vec<One>, other: &Vec<Other>) -> u64 {
+fn digest(one: &impl Encode<()>, other: &impl Encode<()>) -> u64 {
     let mut hasher = DefaultHasher::new();
     (codec::encode(one), codec::encode(other)).hash(&mut hasher);
     hasher.finish()

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(60);
 const ACCESS: &str = "-v3 -l authPriv -u mon -a SHA-256 -A authpass12345 -x AES -X privpass12345";
 const METRICS: &str = "9177";
+/// roostObjects.
+const ROOST: &str = ".1.3.6.1.4.1.32473.236.1";
 
 #[test]
 fn real_host_is_watched_by_snmp_and_prometheus() {
@@ -46,6 +48,7 @@ fn real_host_is_watched_by_snmp_and_prometheus() {
         let made = grid.api.post("/backup-sets/two/actions/run", &json!({}))?;
         ensure!(grid.api.ended(&made, SOON)?["state"] == "succeeded", "a backup");
         scraped(grid, &folder)?;
+        out_of_service(grid, &environment)?;
         remembered(grid)
     });
 }
@@ -100,7 +103,11 @@ fn prepare(grid: &Grid) -> Result<PathBuf> {
 }
 
 fn snmp(grid: &Grid, environment: &str, program: &str, oid: &str) -> Result<String> {
-    let line = format!("exec env {environment} {program} {ACCESS} -On 127.0.0.1:161 .1.3.6.1.2.1.236.{oid}");
+    ask(grid, environment, program, &format!(".1.3.6.1.2.1.236.{oid}"))
+}
+
+fn ask(grid: &Grid, environment: &str, program: &str, oid: &str) -> Result<String> {
+    let line = format!("exec env {environment} {program} {ACCESS} -On 127.0.0.1:161 {oid}");
     grid.lab.exec(1, &["sh", "-c", &line])
 }
 
@@ -180,6 +187,26 @@ fn scraped(grid: &Grid, folder: &std::path::Path) -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// What an admin wishes of the host is told by the host too.
+fn out_of_service(grid: &Grid, environment: &str) -> Result<()> {
+    let state = |name: &str, number: u8| {
+        eventually("the host says whether it is in service", SOON, || {
+            let page = format!("http://{}:{METRICS}/metrics", grid.lab.address(1));
+            let metrics = reqwest::blocking::get(&page)?.text()?;
+            ensure!(metrics.contains(&format!("roost_host_state{{state=\"{name}\"}} 1\n")), "{name}: {metrics}");
+            let told = ask(grid, environment, "snmpget", &format!("{ROOST}.1.3.0"))?;
+            ensure!(told.trim_end().ends_with(&format!("INTEGER: {number}")), "{name}: {told}");
+            Ok(())
+        })
+    };
+    state("online", 1)?;
+    grid.roost(&["host", "drain", "h1"])?;
+    // Nobody can go on with its guests.
+    state("draining", 3)?;
+    grid.roost(&["host", "resume", "h1"])?;
+    state("online", 1)
 }
 
 fn checked_by_promtool(metrics: &str) -> Result<()> {

@@ -40,7 +40,9 @@ pub enum HostState {
     Maintenance = 2,
     Draining = 3,
     Isolated = 4,
+    /// Never said yet: a host that is fenced runs no agent.
     Fenced = 5,
+    Drained = 6,
 }
 
 /// The way to the aggregator.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use roost_protocol::backup::{ReplicaState, ReplicaStatus};
 use roost_protocol::failover::{Council, GuardReport, Voter, WardReport};
 use roost_protocol::guest::{Desired, GuestReport, GuestSpec, Power, PowerState};
-use roost_protocol::host::HostSample;
+use roost_protocol::host::{HostSample, Maintenance as Stage};
 use roost_protocol::message::{Beat, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::{Failure, FailureCode, Outcome, Verb};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
@@ -28,6 +28,8 @@ struct Rig {
     now: Time,
     /// What each host is told last of whether it takes guests over.
     disarmed: BTreeMap<u64, bool>,
+    /// And whether it is in service.
+    stages: BTreeMap<u64, Option<Stage>>,
     /// Peers of the second host that may get new replicas.
     up: BTreeSet<HostId>,
     handed: Vec<(OperationId, GuestId)>,
@@ -38,8 +40,8 @@ impl Rig {
     fn new(protected: u128, others: u128) -> Self {
         let hosts = (1..=3).map(|n| (host(u128::from(n)), record(n))).collect();
         let grid = Grid::new(config(), Intent { hosts, ..Intent::default() }, Vec::new());
-        let (disarmed, up) = (BTreeMap::new(), BTreeSet::new());
-        let mut rig = Self { grid, now: Time(1_000_000), disarmed, up, handed: Vec::new(), refused: None };
+        let (disarmed, stages, up) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let mut rig = Self { grid, now: Time(1_000_000), disarmed, stages, up, handed: Vec::new(), refused: None };
         rig.hosts(protected, others);
         rig
     }
@@ -69,7 +71,11 @@ impl Rig {
                 Action::Send { link, message: ToAgent::Councils { disarmed, .. } } => {
                     self.disarmed.insert(link.0, disarmed);
                 }
-                Action::Send { link: LinkId(2), message: ToAgent::Peers { peers, .. } } => {
+                Action::Send { link, message: ToAgent::Peers { peers, maintenance, .. } } => {
+                    self.stages.insert(link.0, maintenance);
+                    if link != LinkId(2) {
+                        continue;
+                    }
                     self.up = peers.into_iter().filter(|peer| peer.up).map(|peer| peer.host).collect();
                 }
                 Action::Send { message: ToAgent::Command(command), .. } => {
@@ -198,7 +204,7 @@ fn what_is_off_is_handed_over_too_and_is_in_nobody_s_way_where_it_can_t_be() {
     let word = |rig: &Rig| rig.grid.maintenance_word(&rig.grid.hosts()[&host(1)]);
     rig.maintain(Some(true));
     assert_eq!(rig.handed.iter().map(|(_, guest)| *guest).collect::<Vec<_>>(), [guest(1)]);
-    assert_eq!(word(&rig), Some("draining"));
+    assert_eq!((word(&rig), rig.stages[&1]), (Some("draining"), Some(Stage::Draining)));
     rig.outcome(0, None);
     let given = GuestReport { desired: None, ..off(1) };
     let beat = |guest| ToAggregator::Beat(Beat { guests: vec![guest], ..Beat::default() });
@@ -206,6 +212,8 @@ fn what_is_off_is_handed_over_too_and_is_in_nobody_s_way_where_it_can_t_be() {
     rig.tell(Event::Received { link: LinkId(1), message: beat(given) });
     assert_eq!(rig.grid.guest_host(guest(1)), Some(host(2)), "it is looked for where it is, though it is off");
     assert_eq!(word(&rig), Some("drained"));
+    rig.pass(11);
+    assert_eq!((rig.stages[&1], rig.stages[&2]), (Some(Stage::Drained), None), "hosts are told soon");
 }
 
 #[test]
@@ -222,7 +230,9 @@ fn a_host_in_maintenance_gets_no_guests_no_replicas_and_no_takeovers_until_it_is
     again.disarmed.clear();
     again.hosts(1, 0);
     assert_eq!((again.disarmed[&1], again.up.contains(&host(1))), (true, false));
+    assert_eq!(again.stages[&1], Some(Stage::On));
     again.maintain(None);
+    assert_eq!(again.stages[&1], None);
     assert_eq!((again.disarmed[&1], again.up.contains(&host(1))), (false, true));
 }
 

@@ -43,7 +43,7 @@ impl Rig {
     fn tell(&mut self, event: Event) {
         for action in self.grid.on(self.now, Stamp(0), event) {
             match action {
-                Action::Send { link, message: ToAgent::Peers { peers, shares } } => {
+                Action::Send { link, message: ToAgent::Peers { peers, shares, .. } } => {
                     self.times += 1;
                     self.told.insert(HostId::from_u128(u128::from(link.0)), (peers, shares));
                 }

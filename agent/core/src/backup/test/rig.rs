@@ -222,7 +222,7 @@ impl Rig {
     }
 
     pub(super) fn peers(&mut self, peers: Vec<Peer>) {
-        self.tell(Event::Received(ToAgent::Peers { peers, shares: Vec::new() }));
+        self.tell(Event::Received(ToAgent::Peers { peers, shares: Vec::new(), maintenance: None }));
     }
 
     pub(super) fn tell(&mut self, event: Event) {
@@ -283,6 +283,7 @@ impl Rig {
             Change::Run { guest, run: None } => drop(self.kept.runs.remove(&guest)),
             Change::Peers(peers) => self.kept.peers = peers,
             Change::Shares(shares) => self.kept.shares = shares,
+            Change::Maintenance(it) => self.kept.maintenance = it,
             Change::Wish { guest, desired: Some(desired) } => drop(self.kept.wishes.insert(guest, desired)),
             Change::Operation { record } => drop(self.kept.operations.insert(record.command.operation, record)),
             Change::Wish { guest, desired: None } => drop(self.kept.wishes.remove(&guest)),
