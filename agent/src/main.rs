@@ -179,7 +179,6 @@ fn core_config(config: &Config, host: HostId, facts: &HostFacts) -> roost_agent_
         list_every: Millis::seconds(config.list_every_s),
         restart_first: Millis(config.restart_first_ms),
         restart_longest: Millis(config.restart_longest_ms),
-        zone: String::new(),
         backup: Limits { ship_bandwidth: config.copy_bandwidth(), ..Limits::default() },
         guarded: config.guard_socket.is_some(),
     }

@@ -121,6 +121,9 @@ pub enum ToAgent {
         /// Absent: it takes part, or the aggregator is older.
         #[n(2)]
         maintenance: Option<Maintenance>,
+        /// What falls together with the host that is told. Absent: not known, or the aggregator is older.
+        #[n(3)]
+        zone: Option<String>,
     },
     /// Other hosts' guards, and who votes on the guests that this host runs, replacing what was told before; version 4.
     #[n(10)]

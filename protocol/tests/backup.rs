@@ -181,7 +181,7 @@ fn backup_words_survive_the_way() {
     };
     for maintenance in [None, Some(Maintenance::On), Some(Maintenance::Draining), Some(Maintenance::Drained)] {
         let shares = vec![Share { point: POINT, with: HOST }];
-        survives(&ToAgent::Peers { peers: vec![peer.clone()], shares, maintenance });
+        survives(&ToAgent::Peers { peers: vec![peer.clone()], shares, maintenance, zone: None });
     }
     survives(&BackupRun {
         slot: Some(Stamp(1)),

@@ -30,8 +30,6 @@ pub struct Config {
     /// First and longest wait before a crashed guest is started again; doubles in between.
     pub restart_first: Millis,
     pub restart_longest: Millis,
-    /// What falls together with this host (a rack, a room); empty: not known.
-    pub zone: String,
     /// What this host allows its backups.
     pub backup: Limits,
     /// A guard tells which guests of wards may run here; nothing is started before it was heard.
@@ -270,8 +268,9 @@ impl Agent {
             ToAgent::Cancel { operation } => self.cancel(operation, actions),
             ToAgent::Points(query) => actions.push(Action::Send(ToAggregator::Points(self.points_page(&query)))),
             ToAgent::Councils { guards, councils, disarmed } => self.councils_told(guards, councils, disarmed),
-            ToAgent::Peers { peers, shares, maintenance } => {
+            ToAgent::Peers { peers, shares, maintenance, zone } => {
                 self.maintained(maintenance, actions);
+                self.backups.others.zone = zone.unwrap_or_default();
                 self.peers(peers, shares, actions);
             }
             // The link keeps these to itself.

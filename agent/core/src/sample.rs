@@ -16,7 +16,6 @@ pub(crate) fn config(host: HostId, guarded: bool) -> Config {
         list_every: Millis(60_000),
         restart_first: Millis(1_000),
         restart_longest: Millis(60_000),
-        zone: String::new(),
         backup: Limits::default(),
         guarded,
     }

@@ -39,6 +39,11 @@ pub enum Call {
         host: HostId,
         drain: Option<bool>,
     },
+    /// What falls together with the host; empty: not known.
+    Zone {
+        host: HostId,
+        zone: String,
+    },
     PutJoinToken {
         id: String,
         record: JoinTokenRecord,

@@ -42,6 +42,7 @@ impl Grid {
             Call::Cancel { operation } => self.cancel(operation, actions),
             Call::Enrol { host, record, token } => self.enrol(now, host, record, &token, actions),
             Call::RemoveHost { host } => self.remove_host(now, &by, host, actions),
+            Call::Zone { host, zone } => self.set_zone(now, &by, host, zone, actions),
             Call::Maintenance { host, drain } => self.set_maintenance(now, &by, host, drain, actions),
             Call::PutJoinToken { id, record } => self.put_join_token(now, id, record, actions),
             Call::DeleteJoinToken { id } => self.delete_join_token(&id, actions),

@@ -3,8 +3,8 @@
 //! changes the ward; guards alone decide who runs what, so a wrong or late word here costs protection, never safety.
 //!
 //! A council stays as it is while it can: only a voter that left the grid, lost its votes or was silent for long is
-//! replaced, one at a time, and none while a change is under way. Hosts have no zones yet, so voices are spread by how many
-//! each has already.
+//! replaced, one at a time, and none while a change is under way. Voices are spread over zones, so that one of them (a rack,
+//! a power feed) takes as few of a council with it as can be, and then by how many each host has already.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,7 +22,7 @@ const SIZES: [usize; 2] = [5, 3];
 
 /// What a host is to councils.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Candidate {
+pub(crate) struct Candidate<'a> {
     /// Its guard's vote store, if a guard was heard of.
     pub(crate) incarnation: Option<u32>,
     pub(crate) may_own: bool,
@@ -31,10 +31,12 @@ pub(crate) struct Candidate {
     pub(crate) gone: bool,
     /// Councils it votes in.
     pub(crate) votes: usize,
+    /// What falls together with it; empty: not known.
+    pub(crate) zone: &'a str,
 }
 
 /// Hosts of the grid that one host knows, itself among them. Who is missing has left.
-pub(crate) type Candidates = BTreeMap<HostId, Candidate>;
+pub(crate) type Candidates<'a> = BTreeMap<HostId, Candidate<'a>>;
 
 /// The council of a guest that this host runs: `ward` as it is now, if there is one. None: it can't have one.
 pub(crate) fn council(
@@ -42,7 +44,7 @@ pub(crate) fn council(
     guest: GuestId,
     keeper: Option<HostId>,
     ward: Option<&WardReport>,
-    known: &Candidates,
+    known: &Candidates<'_>,
 ) -> Option<Council> {
     match (ward, keeper) {
         (Some(ward), _) if !ward.settled => Some(ward.council.clone()),
@@ -52,7 +54,7 @@ pub(crate) fn council(
     }
 }
 
-fn founded(owner: HostId, want: Want, known: &Candidates) -> Option<Council> {
+fn founded(owner: HostId, want: Want, known: &Candidates<'_>) -> Option<Council> {
     let home = |host: &HostId| known.get(host).is_some_and(|it| it.may_own && it.up && it.incarnation.is_some());
     let homes = [owner, want.keeper];
     if owner == want.keeper || !homes.iter().all(home) {
@@ -67,7 +69,7 @@ fn founded(owner: HostId, want: Want, known: &Candidates) -> Option<Council> {
 }
 
 /// At most one voter differs.
-fn amended(owner: HostId, keeper: Option<HostId>, council: &Council, known: &Candidates) -> Council {
+fn amended(owner: HostId, keeper: Option<HostId>, council: &Council, known: &Candidates<'_>) -> Council {
     let mut council = council.clone();
     let votes = |council: &Council, host: HostId| council.voters.iter().any(|voter| voter.host == host);
     let restored = council.voters.iter().position(|voter| {
@@ -105,31 +107,42 @@ fn hosts(council: &Council) -> Vec<HostId> {
     council.voters.iter().map(|voter| voter.host).collect()
 }
 
-fn voter(host: HostId, known: &Candidates) -> Option<Voter> {
+fn voter(host: HostId, known: &Candidates<'_>) -> Option<Voter> {
     Some(Voter { host, incarnation: known.get(&host)?.incarnation? })
 }
 
 /// A voter whose place is free: it left, or is gone for long.
-fn lost(owner: HostId, keeper: Option<HostId>, council: &Council, known: &Candidates) -> Option<usize> {
+fn lost(owner: HostId, keeper: Option<HostId>, council: &Council, known: &Candidates<'_>) -> Option<usize> {
     let gone = |host: HostId| known.get(&host).is_none_or(|it| it.gone);
     council.voters.iter().position(|voter| voter.host != owner && Some(voter.host) != keeper && gone(voter.host))
 }
 
 /// Who makes room for the host that has the replica now: one that is lost, or the home before it.
-fn leaver(owner: HostId, council: &Council, known: &Candidates) -> Option<usize> {
+fn leaver(owner: HostId, council: &Council, known: &Candidates<'_>) -> Option<usize> {
     let before = |voter: &Voter| voter.host != owner && council.homes.contains(&voter.host);
     lost(owner, None, council, known)
         .or_else(|| council.voters.iter().position(before))
         .or_else(|| council.voters.iter().position(|voter| voter.host != owner))
 }
 
-/// Others that could vote: those with fewest voices first, and each guest with others of its own.
-fn best(guest: GuestId, but: &[HostId], known: &Candidates) -> Vec<HostId> {
-    let able = |(host, it): &(&HostId, &Candidate)| it.up && it.incarnation.is_some() && !but.contains(host);
-    let mut able: Vec<(usize, u64, HostId)> =
-        known.iter().filter(able).map(|(host, it)| (it.votes, tie(guest, *host), *host)).collect();
-    able.sort_unstable();
-    able.into_iter().map(|(_, _, host)| host).collect()
+/// Others that could vote, best first: in zones with fewest of these and of each other, with fewest voices, and each guest
+/// with others of its own.
+fn best(guest: GuestId, but: &[HostId], known: &Candidates<'_>) -> Vec<HostId> {
+    let able = |(host, it): &(&HostId, &Candidate<'_>)| it.up && it.incarnation.is_some() && !but.contains(host);
+    let mut able: Vec<(HostId, Candidate<'_>)> = known.iter().filter(able).map(|(host, it)| (*host, *it)).collect();
+    let mut zones: Vec<&str> = but.iter().filter_map(|host| Some(known.get(host)?.zone)).collect();
+    let mut best = Vec::new();
+    while best.len() < SIZES[0] {
+        let rank = |(_, (host, it)): &(usize, &(HostId, Candidate<'_>))| {
+            let together = zones.iter().filter(|zone| !zone.is_empty() && **zone == it.zone).count();
+            (together, it.votes, tie(guest, *host), *host)
+        };
+        let Some(at) = able.iter().enumerate().min_by_key(rank).map(|(at, _)| at) else { break };
+        let (host, it) = able.swap_remove(at);
+        zones.push(it.zone);
+        best.push(host);
+    }
+    best
 }
 
 /// The same for the same, in this process: what there is stays, so another process need not draw alike.
@@ -152,7 +165,7 @@ impl Grid {
         let Some(report) = self.hosts.get(&id).and_then(|host| host.guard.as_ref()) else {
             return (guards, Vec::new());
         };
-        let known: Candidates = others
+        let known: Candidates<'_> = others
             .iter()
             .chain([&id])
             .filter_map(|host| Some((*host, self.candidate(now, self.hosts.get(host)?, voices))))
@@ -182,7 +195,7 @@ impl Grid {
         })
     }
 
-    fn candidate(&self, now: Time, host: &Host, votes: &BTreeMap<HostId, usize>) -> Candidate {
+    fn candidate(&self, now: Time, host: &Host, votes: &BTreeMap<HostId, usize>) -> Candidate<'_> {
         let guard = host.guard.as_ref();
         let gone = match host.presence {
             Presence::Down { heard, .. } => now.since(heard) >= GONE,
@@ -195,6 +208,7 @@ impl Grid {
             up: matches!(host.presence, Presence::Up { .. }),
             gone,
             votes: votes.get(&host.id).copied().unwrap_or(0),
+            zone: self.zone(host.id),
         }
     }
 

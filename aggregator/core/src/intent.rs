@@ -53,6 +53,10 @@ pub struct HostRecord {
     /// It gets no new guests, replicas or takeovers.
     #[n(4)]
     pub maintenance: Option<Maintenance>,
+    /// What falls together with it, such as its rack; empty: not known.
+    #[n(5)]
+    #[cbor(default)]
+    pub zone: String,
 }
 
 /// Why a host is left alone.

@@ -62,6 +62,35 @@ impl Grid {
         Ok(Done::Nothing)
     }
 
+    /// Reading: what falls together with a host, such as its rack; empty: not known.
+    pub fn zone(&self, host: HostId) -> &str {
+        self.intent.hosts.get(&host).map_or("", |record| &record.zone)
+    }
+
+    pub(crate) fn set_zone(
+        &mut self,
+        now: Now,
+        by: &str,
+        id: HostId,
+        zone: String,
+        actions: &mut Vec<Action>,
+    ) -> Reply {
+        let Some(record) = self.intent.hosts.get(&id).filter(|record| record.removed.is_none()).cloned() else {
+            return Err(error(CallErrorCode::NotFound, "no such host"));
+        };
+        if record.zone == zone {
+            return Ok(Done::Nothing);
+        }
+        let text = match zone.as_str() {
+            "" => format!("the zone of host {} is not known any more, asked by {by}", record.name),
+            zone => format!("host {} is in zone {zone}, asked by {by}", record.name),
+        };
+        self.change_intent(vec![IntentChange::Host { id, record: HostRecord { zone, ..record } }], actions);
+        self.peers_changed(now, id);
+        self.publish(now, Line::info("host.zone", text).host(id).user(by), actions);
+        Ok(Done::Nothing)
+    }
+
     /// Refuses new guests on a host in maintenance.
     pub(crate) fn takes_guests(&self, host: HostId, verb: &Verb) -> Result<(), CallError> {
         let new = matches!(verb, Verb::Create { .. } | Verb::Import { .. });

@@ -85,7 +85,8 @@ impl Grid {
             let (guards, councils) = self.councils_of(now.time, id, &others, &world.voices);
             let disarmed = self.maintenance(id).is_some();
             let maintenance = self.hosts.get(&id).and_then(|host| self.maintenance_stage(host));
-            let digest = digest(&peers, &(&shares, maintenance));
+            let zone = Some(self.zone(id).to_owned()).filter(|zone| !zone.is_empty());
+            let digest = digest(&peers, &(&shares, maintenance, &zone));
             let councils_digest = self::digest(&guards, &councils) ^ u64::from(disarmed);
             let Some(host) = self.hosts.get_mut(&id) else { continue };
             host.told.next = now.time + LOOK_EVERY;
@@ -94,7 +95,7 @@ impl Grid {
             let Some(link) = host.link() else { continue };
             if host.told.digest != Some(digest) {
                 host.told.digest = Some(digest);
-                actions.push(Action::Send { link, message: ToAgent::Peers { peers, shares, maintenance } });
+                actions.push(Action::Send { link, message: ToAgent::Peers { peers, shares, maintenance, zone } });
             }
             if guarded && host.told.councils != Some(councils_digest) {
                 host.told.councils = Some(councils_digest);
@@ -179,7 +180,7 @@ impl Grid {
             name: record.name.clone(),
             addresses: addresses.unwrap_or_default(),
             key: record.key,
-            zone: String::new(),
+            zone: record.zone.clone(),
             total: store.total,
             free: store.free / step * step,
             replicas: kept.get(&id).copied().unwrap_or(0),

@@ -159,6 +159,7 @@ const HOST: &[Property] = &[
     maybe(wide("addresses", TextList, "IP addresses")),
     shown("guests", Integer, "Guests"),
     shown("guests_running", Integer, "Running guests"),
+    maybe(wide("zone", Text, "What falls together with it, such as its rack")),
     maybe(shown("maintenance", Choice(&["on", "draining", "drained"]), "It gets no new guests, replicas or takeovers")),
     wide("stale", Boolean, "What is shown may be old: host or hypervisor service not heard"),
     hidden("alarms", List("alarm"), "Raised conditions"),

@@ -112,6 +112,7 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.list" => host::list,
         "host.get" => host::get,
         "host.maintenance" => host::maintenance,
+        "host.set_zone" => host::set_zone,
         "host.drain" => host::drain,
         "host.resume" => host::resume,
         "host.history" => history::of_host,

@@ -87,6 +87,7 @@ fn intent(secret: &Secret, password_hash: Option<String>) -> Intent {
         joined: Stamp(1),
         removed: None,
         maintenance: None,
+        zone: String::new(),
     };
     let user = |hash: String| UserRecord { password_hash: hash, created: Stamp(1), full_name: String::new() };
     let record = ApiTokenRecord {
@@ -200,6 +201,7 @@ impl Fake {
             joined: clock::wall(),
             removed: None,
             maintenance: None,
+            zone: String::new(),
         };
         self.called(Call::Enrol { host: host(number.into()), record, token: token.into() });
     }

@@ -160,6 +160,9 @@ impl Listed for HostView<'_> {
             "guests" => json!(self.host.guests.len()),
             "guests_running" => json!(running(self.host)),
             "maintenance" => json!(self.grid.maintenance_word(self.host)),
+            "zone" => {
+                Some(self.grid.zone(self.host.id)).filter(|zone| !zone.is_empty()).map_or(Value::Null, Value::from)
+            }
             "stale" => json!(!self.host.fresh()),
             "alarms" => self.grid.alarms(self.host).map(|one| alarm(&one)).collect(),
             "store" => self.host.backups.store.as_ref().map_or(Value::Null, backup::store),

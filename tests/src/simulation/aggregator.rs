@@ -29,6 +29,7 @@ impl Aggregator {
             joined: Stamp(0),
             removed: None,
             maintenance: None,
+            zone: String::new(),
         };
         let user = UserRecord { password_hash: String::new(), created: Stamp(0), full_name: String::new() };
         let mut intent = Intent { hosts: hosts.iter().map(|id| (*id, record(id))).collect(), ..Intent::default() };

@@ -96,7 +96,6 @@ impl Host {
             list_every: Millis::seconds(30),
             restart_first: Millis::seconds(1),
             restart_longest: Millis::seconds(20),
-            zone: String::new(),
             backup: limits(),
             guarded: false,
         }

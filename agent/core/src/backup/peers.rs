@@ -29,6 +29,8 @@ const LOST_FOR: Millis = Millis::seconds(3_600);
 pub(crate) struct Others {
     pub(crate) told: Vec<Peer>,
     pub(crate) shares: Vec<Share>,
+    /// What falls together with this host. Not kept: until the aggregator tells it again, no zone is avoided.
+    pub(crate) zone: String,
     /// Until when each is cut off.
     cut_off: BTreeMap<HostId, Time>,
     /// Since when nothing could be brought to each, and when that was tried last.
@@ -170,7 +172,7 @@ impl Agent {
         let choice = Choice {
             guest,
             own: self.config.host,
-            own_zone: &self.config.zone,
+            own_zone: &self.backups.others.zone,
             named,
             present,
             peers: &peers,

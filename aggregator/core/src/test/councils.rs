@@ -15,12 +15,12 @@ fn host(number: u8) -> HostId {
     HostId::from_u128(u128::from(number))
 }
 
-fn able() -> Candidate {
-    Candidate { incarnation: Some(7), may_own: true, up: true, gone: false, votes: 0 }
+fn able() -> Candidate<'static> {
+    Candidate { incarnation: Some(7), may_own: true, up: true, gone: false, votes: 0, zone: "" }
 }
 
 /// So many hosts, all with guards.
-fn known(hosts: u8) -> Candidates {
+fn known(hosts: u8) -> Candidates<'static> {
     (1..=hosts).map(|number| (host(number), able())).collect()
 }
 
@@ -32,7 +32,7 @@ fn settled(council: &Council) -> WardReport {
     WardReport { council: council.clone(), settled: true }
 }
 
-fn ask(keeper: u8, ward: Option<&WardReport>, known: &Candidates) -> Option<Council> {
+fn ask(keeper: u8, ward: Option<&WardReport>, known: &Candidates<'_>) -> Option<Council> {
     council(OWNER, GUEST, Some(host(keeper)), ward, known)
 }
 
@@ -45,7 +45,7 @@ fn three_hosts_or_five_vote_and_fewer_protect_nothing() {
 
 #[test]
 fn a_home_has_a_guard_that_may_own_and_is_heard() {
-    let check = |number, change: fn(&mut Candidate)| {
+    let check = |number, change: fn(&mut Candidate<'_>)| {
         let mut known = known(4);
         known.get_mut(&host(number)).map(change).unwrap();
         ask(2, None, &known)
@@ -71,6 +71,32 @@ fn voices_are_spread() {
     }
     let votes = |number| known[&host(number)].votes;
     assert!(votes(3).abs_diff(votes(4)) <= 1, "{known:?}");
+}
+
+#[test]
+fn a_zone_takes_no_majority_with_it_where_there_are_zones_enough() {
+    let zoned = |zones: &[&'static str]| -> Candidates<'static> {
+        let hosts = zones.iter().zip(1..).map(|(zone, number)| (host(number), Candidate { zone, votes: 3, ..able() }));
+        hosts.collect()
+    };
+    let third = |zones: &[&'static str]| {
+        let mut known = zoned(zones);
+        // It has fewest voices, and would be taken if there were no zones.
+        known.get_mut(&host(3)).unwrap().votes = 0;
+        hosts(&ask(2, None, &known).unwrap())
+    };
+    assert_eq!(third(&["a", "b", "a", "c"]), [host(1), host(2), host(4)].into());
+    assert_eq!(third(&["a", "a", "a", "b"]), [host(1), host(2), host(4)].into());
+    assert_eq!(third(&["a", "b", "", ""]), [host(1), host(2), host(3)].into(), "nothing is known of the rest");
+    let five = ask(2, None, &zoned(&["a", "b", "a", "b", "c", "c", "d"])).unwrap();
+    let in_zone =
+        |zone| hosts(&five).iter().filter(|id| zoned(&["a", "b", "a", "b", "c", "c", "d"])[*id].zone == zone).count();
+    assert_eq!(["a", "b", "c", "d"].map(in_zone).iter().max(), Some(&2));
+    // Who is replaced, too.
+    let mut known = zoned(&["a", "b", "c", "b", "d"]);
+    let first = settled(&ask(2, None, &known.clone().into_iter().take(3).collect()).unwrap());
+    known.get_mut(&host(3)).unwrap().gone = true;
+    assert_eq!(hosts(&ask(2, Some(&first), &known).unwrap()), [host(1), host(2), host(5)].into());
 }
 
 #[test]

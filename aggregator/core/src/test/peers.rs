@@ -28,6 +28,8 @@ struct Rig {
     now: Time,
     /// What each host was told last, and how often.
     told: BTreeMap<HostId, (Vec<Peer>, Vec<Share>)>,
+    /// Its own zone, as it was told last.
+    zones: BTreeMap<HostId, Option<String>>,
     times: usize,
     reply: Option<Reply>,
 }
@@ -37,15 +39,17 @@ impl Rig {
     fn new(hosts: u8) -> Self {
         let hosts = (1..=hosts).map(|n| (host(n), record(n))).collect();
         let grid = Grid::new(patient(), Intent { hosts, ..Intent::default() }, Vec::new());
-        Self { grid, now: Time(1_000_000), told: BTreeMap::new(), times: 0, reply: None }
+        Self { grid, now: Time(1_000_000), told: BTreeMap::new(), zones: BTreeMap::new(), times: 0, reply: None }
     }
 
     fn tell(&mut self, event: Event) {
         for action in self.grid.on(self.now, Stamp(0), event) {
             match action {
-                Action::Send { link, message: ToAgent::Peers { peers, shares, .. } } => {
+                Action::Send { link, message: ToAgent::Peers { peers, shares, zone, .. } } => {
                     self.times += 1;
-                    self.told.insert(HostId::from_u128(u128::from(link.0)), (peers, shares));
+                    let host = HostId::from_u128(u128::from(link.0));
+                    self.zones.insert(host, zone);
+                    self.told.insert(host, (peers, shares));
                 }
                 Action::Answer { reply, .. } => self.reply = Some(reply),
                 Action::Send { .. }
@@ -147,6 +151,32 @@ fn new() -> RestoreAs {
 
 fn link(number: u8) -> LinkId {
     LinkId(u64::from(number))
+}
+
+#[test]
+fn a_host_s_zone_is_told_to_it_and_to_those_that_know_it() {
+    let mut rig = Rig::new(3);
+    (1..=3).for_each(|number| rig.up(number));
+    rig.pass(5);
+    assert_eq!(rig.zones[&host(2)], None);
+    let zone = |zone: &str| Call::Zone { host: host(2), zone: zone.into() };
+    assert!(rig.call(zone("rack-3")).is_ok());
+    rig.pass(5);
+    let of_2 = |rig: &Rig, asked: u8| {
+        let peers = &rig.told[&host(asked)].0;
+        peers.iter().find(|peer| peer.host == host(2)).map(|peer| peer.zone.clone())
+    };
+    assert_eq!(rig.zones[&host(2)].as_deref(), Some("rack-3"));
+    assert_eq!((of_2(&rig, 1), of_2(&rig, 3)), (Some("rack-3".into()), Some("rack-3".into())));
+    assert_eq!(rig.grid.zone(host(2)), "rack-3");
+    let times = rig.times;
+    rig.call(zone("rack-3")).unwrap();
+    rig.pass(5);
+    assert_eq!(rig.times, times, "nothing new");
+    rig.call(zone("")).unwrap();
+    rig.pass(5);
+    assert_eq!((rig.zones[&host(2)].clone(), of_2(&rig, 1)), (None, Some(String::new())));
+    assert!(rig.call(Call::Zone { host: host(9), zone: "x".into() }).is_err());
 }
 
 #[test]

@@ -39,6 +39,7 @@ impl Rig {
             key: [u8::try_from(n).unwrap(); 32],
             joined: Stamp(0),
             removed: None,
+            zone: String::new(),
             maintenance: None,
         };
         let policy = BackupPolicy { name: POLICY.into(), generation: Generation(3), ..BackupPolicy::default() };

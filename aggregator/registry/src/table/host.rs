@@ -97,6 +97,23 @@ pub(super) const TABLE: &[Operation] = &[
         )
     },
     Operation {
+        detail: "A rack, a power feed, a room: what fails at once. New replicas go to other zones where there is room, and \
+                 the hosts that vote on a guest are chosen from as many as there are; what stands stays where it is.",
+        inputs: &[
+            REF_HOST,
+            Field::body("zone", FieldKind::Text, "Its zone, such as rack-3; empty: not known").required(),
+        ],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "set-zone"),
+        ..write(
+            "host.set_zone",
+            "Tell what falls together with a host",
+            Http::Post,
+            "/hosts/{ref}/actions/set-zone",
+            Output::Object("host"),
+        )
+    },
+    Operation {
         detail: "Its key is refused from then on; its guests go on running. To bring the machine back, join it anew.",
         inputs: &[REF_HOST],
         errors: &["not_found", "ambiguous"],

@@ -141,14 +141,14 @@ fn what_others_may_read_here_is_kept_and_told_and_stays() {
     let point = rig.points(1)[0];
     rig.link();
     let share = Share { point, with: HostId::from_u128(9) };
-    rig.tell(Event::Received(ToAgent::Peers { peers: Vec::new(), shares: vec![share], maintenance: None }));
+    rig.tell(Event::Received(ToAgent::Peers { peers: Vec::new(), shares: vec![share], maintenance: None, zone: None }));
     assert_eq!(rig.refused(1, Verb::DeletePoint { point, even_last: true }), FailureCode::Busy);
     rig.restart();
     rig.link();
     rig.live(3_000);
     assert_eq!(rig.told_shares, [share], "an aggregator that lost all hears of it");
     assert_eq!(rig.refused(1, Verb::DeletePoint { point, even_last: true }), FailureCode::Busy);
-    rig.tell(Event::Received(ToAgent::Peers { peers: Vec::new(), shares: Vec::new(), maintenance: None }));
+    rig.tell(Event::Received(ToAgent::Peers { peers: Vec::new(), shares: Vec::new(), maintenance: None, zone: None }));
     let deleted = rig.command(1, Verb::DeletePoint { point, even_last: true });
     rig.live(3_000);
     assert_eq!(rig.outcome(deleted), Some(None));
@@ -157,7 +157,9 @@ fn what_others_may_read_here_is_kept_and_told_and_stays() {
 #[test]
 fn that_a_host_is_out_of_service_is_known_until_the_aggregator_says_otherwise() {
     let mut rig = rig();
-    let told = |maintenance| Event::Received(ToAgent::Peers { peers: Vec::new(), shares: Vec::new(), maintenance });
+    let told = |maintenance| {
+        Event::Received(ToAgent::Peers { peers: Vec::new(), shares: Vec::new(), maintenance, zone: None })
+    };
     assert_eq!(rig.agent.maintenance(), None);
     rig.link();
     rig.tell(told(Some(Maintenance::Draining)));

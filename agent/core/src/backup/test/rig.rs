@@ -222,7 +222,7 @@ impl Rig {
     }
 
     pub(super) fn peers(&mut self, peers: Vec<Peer>) {
-        self.tell(Event::Received(ToAgent::Peers { peers, shares: Vec::new(), maintenance: None }));
+        self.tell(Event::Received(ToAgent::Peers { peers, shares: Vec::new(), maintenance: None, zone: None }));
     }
 
     pub(super) fn tell(&mut self, event: Event) {
