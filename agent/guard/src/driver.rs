@@ -186,7 +186,8 @@ impl Guard {
         let now = clock::now();
         let look = self.crews.is_stopping().then(|| now + LOOK);
         let scan = self.crews.has_guests().then_some(self.next_scan);
-        let due = [self.wards.deadline(), look, scan, Some(self.next_greeting)].into_iter().flatten().min();
+        let due = [self.wards.deadline(), look, scan, self.post.deadline(), Some(self.next_greeting)];
+        let due = due.into_iter().flatten().min();
         let due = due.unwrap_or(self.next_greeting);
         let timeout = if due <= now { PollTimeout::ZERO } else { PollTimeout::NONE };
         let at = TimeSpec::milliseconds(i64::try_from(due.0).unwrap_or(i64::MAX / 1_000_000));
@@ -325,7 +326,7 @@ impl Guard {
                 }
                 return kept.is_ok();
             }
-            Action::Send { to, message } => self.post.put(to, Letter { ward, message }),
+            Action::Send { to, message } => self.post.put(clock::now(), to, Letter { ward, message }),
             Action::Run { order, .. } => {
                 let until = self.wards.get(ward).and_then(|known| known.may_run(order));
                 if until.is_some_and(|until| clock::now() < until) {
@@ -399,6 +400,7 @@ impl Guard {
     }
 
     fn send(&mut self) {
+        self.post.repeat(clock::now());
         for (to, body) in self.post.empty(self.me.incarnation) {
             self.post_to(to, &body);
         }
