@@ -76,6 +76,9 @@ pub(crate) struct Config {
     pub(crate) https_listen: SocketAddr,
     /// Names and addresses under which agents and admins reach this machine; the first is in the join hint.
     pub(crate) public: Vec<String>,
+    /// Where the guard beside this aggregator is asked: with it two hosts have a third voice. Not on a machine that is itself
+    /// a host of this grid, nor in a guest of it.
+    pub(crate) witness_socket: Option<PathBuf>,
     /// Life of a host's certificate; it is renewed at a third of it.
     pub(crate) host_certificate_days: u32,
     /// Silence after which a host is shown as suspect.
@@ -96,6 +99,7 @@ impl Default for Config {
             quic_listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 4433),
             https_listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8443),
             public: Vec::new(),
+            witness_socket: None,
             host_certificate_days: 7,
             suspect_after_ms: 6_000,
             down_after_ms: 15_000,
@@ -106,12 +110,13 @@ impl Default for Config {
 }
 
 /// Every key of the file, for suggestions.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "data_dir",
     "grid_key",
     "quic_listen",
     "https_listen",
     "public",
+    "witness_socket",
     "host_certificate_days",
     "suspect_after_ms",
     "down_after_ms",

@@ -182,6 +182,7 @@ impl Driver {
             // Not worth a retry while the disk is full.
             Request::Used(_) if self.ledger.failing() => {}
             Request::Used(who) => self.tell(Event::Used { who }),
+            Request::Witness(told) => self.tell(Event::Witness(told)),
             Request::Notified { notifier, delivery, result } => {
                 self.tell(Event::Notified { notifier, delivery, result });
             }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use roost_aggregator_core::account::Account;
 use roost_aggregator_core::call::{CallError, CallErrorCode};
 use roost_aggregator_core::event::GridEvent;
+use roost_aggregator_core::witness::Witness;
 use roost_aggregator_core::{Call, Grid, Reply};
 use roost_protocol::identity::GridKey;
 use roost_protocol::{HostId, Stamp, Time};
@@ -39,6 +40,8 @@ pub(crate) enum Request {
         delivery: u64,
         result: Result<(), String>,
     },
+    /// What came of asking the guard beside us.
+    Witness(Result<Witness, String>),
     /// The connection of a host that was taken in, when there is one.
     Connection {
         host: HostId,
@@ -56,6 +59,7 @@ impl std::fmt::Debug for Request {
             Request::Notified { notifier, delivery, result: _ } => {
                 f.debug_struct("Notified").field("notifier", notifier).field("delivery", delivery).finish()
             }
+            Request::Witness(told) => f.debug_tuple("Witness").field(told).finish(),
             Request::Used(who) => f.debug_tuple("Used").field(who).finish(),
             Request::Connection { host, reply: _ } => f.debug_struct("Connection").field("host", host).finish(),
         }
@@ -103,6 +107,11 @@ impl Handle {
         let reader: Reader = Box::new(move |grid, now, wall| drop(send.send(read(grid, now, wall))));
         self.requests.send(Request::Read(reader)).await.map_err(|_| Away)?;
         receive.await.map_err(|_| Away)
+    }
+
+    /// Tells how the witness is.
+    pub(crate) async fn witness(&self, told: Result<Witness, String>) -> Result<(), Away> {
+        self.requests.send(Request::Witness(told)).await.map_err(|_| Away)
     }
 
     /// Ask for a change; answered when it is durable, or refused.

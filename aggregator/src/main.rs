@@ -16,6 +16,7 @@ mod look;
 mod notify;
 mod run;
 mod service;
+mod witness;
 
 use std::io::Write;
 use std::process::ExitCode;

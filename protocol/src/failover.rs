@@ -2,9 +2,10 @@
 //! on each. Guards alone decide who runs what; nothing said here can start a guest. Message version [`SINCE`].
 
 use minicbor::{Decode, Encode};
+use ring::digest::{SHA256, digest};
 
 use crate::cause::Noted;
-use crate::{GuestId, HostId, Millis, Stamp};
+use crate::{GridId, GuestId, HostId, Millis, Stamp};
 
 /// The first message version that has these words.
 pub const SINCE: u32 = 4;
@@ -15,6 +16,16 @@ pub const GUARDS: usize = 128;
 
 /// A replica older than this is not started by itself.
 pub const MAX_RPO: Millis = Millis::seconds(3_600);
+
+/// The name of a grid's witness: a guard beside its aggregator, which votes where two hosts alone could not. Made of the
+/// grid's own, so that an aggregator that lost all calls it the same; hosts' ids are drawn by chance.
+pub fn witness(grid: GridId) -> HostId {
+    let mut words = b"roost witness".to_vec();
+    words.extend(grid.bytes());
+    let mut id = [0; 16];
+    id.iter_mut().zip(digest(&SHA256, &words).as_ref()).for_each(|(to, from)| *to = *from);
+    HostId::from_bytes(id)
+}
 
 /// One voice in a council: a host's guard, and which of its vote stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]

@@ -137,15 +137,19 @@ impl Guards {
         HostId::from_u128(u128::from(host))
     }
 
-    /// Starts a host's guard and waits until it answers.
+    /// Starts a host's guard, or a witness beside the aggregator (0), and waits until it answers.
     pub fn spawn(&mut self, host: u8) -> Result<()> {
         let settings = self.settings(host);
         let name = if self.named { format!("host = '{}'\n", Self::id(host)) } else { String::new() };
+        // Beside the aggregator (0) is a witness: it sees the machine's own folders, and nothing ends its host.
+        let (state, watchdog) = match host {
+            0 => (self.lab.folder().join("witness").display().to_string(), "none".to_owned()),
+            _ => ("/var/lib/roost-guard".to_owned(), format!("pipe:{}", self.pipe(host).display())),
+        };
         let written = format!(
-            "{name}listen = '{}:{PORT}'\nstate_dir = '/var/lib/roost-guard'\nrun_dir = '{}'\nwatchdog = 'pipe:{}'\n",
+            "{name}listen = '{}:{PORT}'\nstate_dir = '{state}'\nrun_dir = '{}'\nwatchdog = '{watchdog}'\n",
             self.lab.address(host),
             self.run_dir(host).display(),
-            self.pipe(host).display()
         );
         fs::write(&settings, written)?;
         let program = program("roost-guard")?;

@@ -272,7 +272,12 @@ impl Grid {
 
     /// Reading: what a host is called.
     pub fn host_name(&self, id: HostId) -> String {
-        self.hosts.get(&id).map_or_else(|| id.to_string(), |host| host.name.clone())
+        self.voter_name(id).map_or_else(|| id.to_string(), str::to_owned)
+    }
+
+    fn voter_name(&self, id: HostId) -> Option<&str> {
+        let witness = (id == self.witness_id()).then_some("the witness");
+        self.hosts.get(&id).map(|host| host.name.as_str()).or(witness)
     }
 
     /// The sentence with hosts by their names: a guard knows them by id and number of its vote store.
@@ -281,7 +286,7 @@ impl Grid {
             let bare = word.trim_end_matches([',', ':', '.']);
             let tail = word.get(bare.len()..).unwrap_or_default();
             let id = bare.split('#').next()?.parse::<HostId>().ok()?;
-            Some(format!("{}{tail}", self.hosts.get(&id)?.name))
+            Some(format!("{}{tail}", self.voter_name(id)?))
         };
         let words: Vec<String> = text.split(' ').map(|word| named(word).unwrap_or_else(|| word.to_owned())).collect();
         words.join(" ")

@@ -16,9 +16,11 @@ use crate::grid::{Grid, Host, Presence};
 use crate::peers::addresses;
 
 /// A voter that was silent for so long is replaced; longer than a host takes to start anew.
-const GONE: Millis = Millis::seconds(900);
+pub(crate) const GONE: Millis = Millis::seconds(900);
 /// Voters of a new council, by how many there could be: five survive two losses, three survive one.
 const SIZES: [usize; 2] = [5, 3];
+/// Beside the two homes.
+const FEWEST_OTHERS: usize = 1;
 
 /// What a host is to councils.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,10 @@ pub(crate) struct Candidate<'a> {
     pub(crate) votes: usize,
     /// What falls together with it; empty: not known.
     pub(crate) zone: &'a str,
+    /// No host, but the guard beside the aggregator.
+    pub(crate) witness: bool,
+    /// The aggregator's own machine: the witness is no further voice.
+    pub(crate) beside: bool,
 }
 
 /// Hosts of the grid that one host knows, itself among them. Who is missing has left.
@@ -60,7 +66,11 @@ fn founded(owner: HostId, want: Want, known: &Candidates<'_>) -> Option<Council>
     if owner == want.keeper || !homes.iter().all(home) {
         return None;
     }
-    let others = best(want.guest, &homes, known);
+    let mut others = best(want.guest, &homes, known);
+    // A witness, the last of them, is for where hosts alone are too few.
+    if others.len() > FEWEST_OTHERS {
+        others.retain(|host| known.get(host).is_some_and(|it| !it.witness));
+    }
     let size = SIZES.into_iter().find(|size| homes.len() + others.len() >= *size)?;
     let mut voters: Vec<HostId> = homes.into_iter().chain(others).take(size).collect();
     voters.sort_unstable();
@@ -125,17 +135,20 @@ fn leaver(owner: HostId, council: &Council, known: &Candidates<'_>) -> Option<us
         .or_else(|| council.voters.iter().position(|voter| voter.host != owner))
 }
 
-/// Others that could vote, best first: in zones with fewest of these and of each other, with fewest voices, and each guest
-/// with others of its own.
+/// Others that could vote, best first: hosts before the witness, in zones with fewest of these and of each other, with
+/// fewest voices, and each guest with others of its own.
 fn best(guest: GuestId, but: &[HostId], known: &Candidates<'_>) -> Vec<HostId> {
-    let able = |(host, it): &(&HostId, &Candidate<'_>)| it.up && it.incarnation.is_some() && !but.contains(host);
+    let beside = but.iter().any(|host| known.get(host).is_some_and(|it| it.beside));
+    let able = |(host, it): &(&HostId, &Candidate<'_>)| {
+        it.up && it.incarnation.is_some() && !but.contains(host) && !(it.witness && beside)
+    };
     let mut able: Vec<(HostId, Candidate<'_>)> = known.iter().filter(able).map(|(host, it)| (*host, *it)).collect();
     let mut zones: Vec<&str> = but.iter().filter_map(|host| Some(known.get(host)?.zone)).collect();
     let mut best = Vec::new();
     while best.len() < SIZES[0] {
         let rank = |(_, (host, it)): &(usize, &(HostId, Candidate<'_>))| {
             let together = zones.iter().filter(|zone| !zone.is_empty() && **zone == it.zone).count();
-            (together, it.votes, tie(guest, *host), *host)
+            (it.witness, together, it.votes, tie(guest, *host), *host)
         };
         let Some(at) = able.iter().enumerate().min_by_key(rank).map(|(at, _)| at) else { break };
         let (host, it) = able.swap_remove(at);
@@ -161,7 +174,10 @@ impl Grid {
         others: &BTreeSet<HostId>,
         voices: &BTreeMap<HostId, usize>,
     ) -> (Vec<Guard>, Vec<Council>) {
-        let guards = others.iter().take(GUARDS).map(|other| Guard { host: *other, seat: self.seat(*other) }).collect();
+        let witness = self.witness_votes(now, voices);
+        let mut guards: Vec<Guard> =
+            others.iter().take(GUARDS).map(|other| Guard { host: *other, seat: self.seat(*other) }).collect();
+        guards.extend(witness.as_ref().map(|(guard, _)| guard.clone()));
         let Some(report) = self.hosts.get(&id).and_then(|host| host.guard.as_ref()) else {
             return (guards, Vec::new());
         };
@@ -169,6 +185,7 @@ impl Grid {
             .iter()
             .chain([&id])
             .filter_map(|host| Some((*host, self.candidate(now, self.hosts.get(host)?, voices))))
+            .chain(witness.map(|(guard, candidate)| (guard.host, candidate)))
             .collect();
         let wanted: BTreeMap<GuestId, HostId> =
             report.wants.iter().take(WARDS).map(|want| (want.guest, want.keeper)).collect();
@@ -209,6 +226,8 @@ impl Grid {
             gone,
             votes: votes.get(&host.id).copied().unwrap_or(0),
             zone: self.zone(host.id),
+            witness: false,
+            beside: self.is_beside(host),
         }
     }
 
@@ -222,7 +241,7 @@ impl Grid {
         voices
     }
 
-    fn seat(&self, id: HostId) -> Option<Seat> {
+    pub(crate) fn seat(&self, id: HostId) -> Option<Seat> {
         let host = self.hosts.get(&id)?;
         let (guard, facts) = (host.guard.as_ref()?, host.facts.as_ref()?);
         Some(Seat { key: guard.key, addresses: addresses(&guard.listen, &facts.addresses, &host.remote) })

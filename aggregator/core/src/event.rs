@@ -8,6 +8,7 @@ use crate::call::{Call, Reply};
 use crate::intent::{Intent, IntentChange};
 use crate::notify::{Digest, Notifier, Told};
 use crate::operation::Operation;
+use crate::witness::Witness;
 
 /// Names one connection; rises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +60,8 @@ pub enum Event {
         delivery: u64,
         result: Result<(), String>,
     },
+    /// How the guard beside the aggregator is, or why it can't be asked.
+    Witness(Result<Witness, String>),
     /// The changes of the answer with this number could not be made durable; nothing of that answer was carried out.
     LedgerFailed {
         why: String,

@@ -21,6 +21,7 @@ use crate::notify::Post;
 use crate::operation::Operation;
 use crate::peers::Told;
 use crate::places::Places;
+use crate::witness::Witnessing;
 
 /// What a grid is told once.
 #[derive(Clone, Debug)]
@@ -117,6 +118,7 @@ pub struct Grid {
     pub(crate) questions: Questions,
     pub(crate) lapses: Lapses,
     pub(crate) post: Post,
+    pub(crate) witness: Witnessing,
     /// The last write of the intent failed: the next one writes all of it.
     pub(crate) resave: bool,
     /// The time of the event that was dealt with last.
@@ -155,6 +157,7 @@ impl Grid {
             questions: Questions::default(),
             lapses: Lapses::default(),
             post: Post::default(),
+            witness: Witnessing::default(),
             hosts: BTreeMap::new(),
             links: BTreeMap::new(),
             places: Places::default(),
@@ -185,6 +188,7 @@ impl Grid {
             Event::Closed { link, why } => self.closed(now, link, &why, &mut actions),
             Event::Called { call, by, what } => self.called(now, call, by, what, &mut actions),
             Event::Used { who } => self.used(now, who, &mut actions),
+            Event::Witness(told) => self.witness_told(now, told, &mut actions),
             Event::Notified { notifier, delivery, result } => {
                 self.notified(now, &notifier, delivery, result, &mut actions);
             }

@@ -25,6 +25,7 @@ mod protection;
 mod takeover;
 #[cfg(test)]
 mod test;
+pub mod witness;
 
 pub use call::{Call, CallError, CallErrorCode, Done, Reply};
 pub use event::{Action, Event, GridEvent};

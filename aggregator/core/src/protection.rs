@@ -55,6 +55,8 @@ pub(crate) struct Sight {
     pub(crate) copy: Option<Millis>,
     /// Hosts that could vote; more than are needed are not counted.
     pub(crate) voters: usize,
+    /// Why there is no witness, where there should be one.
+    pub(crate) witness_away: Option<String>,
     pub(crate) ward: Option<Council>,
 }
 
@@ -95,7 +97,11 @@ pub(crate) fn lacks(sight: &Sight) -> Vec<String> {
         None | Some(_) => {}
     }
     if sight.voters < FEWEST {
-        lacks.push(format!("{} hosts with a guard are heard, and {FEWEST} are needed to vote", sight.voters));
+        let text = format!("{} hosts with a guard are heard, and {FEWEST} are needed to vote", sight.voters);
+        lacks.push(match &sight.witness_away {
+            Some(why) => format!("{text}; the witness beside the aggregator can't be asked: {why}"),
+            None => text,
+        });
     }
     match sight.ward {
         _ if !lacks.is_empty() => {}
@@ -177,7 +183,9 @@ impl Grid {
             owner: self.home(owner),
             keeper: keeper.map(|keeper| self.home(keeper)),
             copy: owner.backups.replicas.get(&guest).and_then(|replica| replica.lag(self.clock)),
-            voters: self.hosts.values().filter(|host| votes(host)).take(FEWEST).count(),
+            voters: self.hosts.values().filter(|host| votes(host)).take(FEWEST).count()
+                + usize::from(self.witness_helps([owner].into_iter().chain(keeper))),
+            witness_away: self.witness_away().map(str::to_owned),
             ward: ward(owner, guest).map(|ward| self.council(owner, keeper, ward)),
         }
     }
@@ -189,7 +197,10 @@ impl Grid {
 
     fn council(&self, owner: &Host, keeper: Option<&Host>, ward: &WardReport) -> Council {
         let voters = &ward.council.voters;
-        let hears = |id: HostId| id != owner.id && self.hosts.get(&id).is_some_and(votes);
+        let hears = |id: HostId| {
+            let host = id != owner.id && self.hosts.get(&id).is_some_and(votes);
+            host || id == self.witness_id() && self.witness_helps(std::iter::empty())
+        };
         Council {
             keeper_is_home: keeper.is_some_and(|keeper| ward.council.homes.contains(&keeper.id)),
             voters: voters.len(),
@@ -234,6 +245,7 @@ mod test {
             keeper: Some(home("h2")),
             copy: Some(Millis(4_000)),
             voters: 3,
+            witness_away: None,
             ward: Some(Council { keeper_is_home: true, voters: 3, others_up: 2 }),
         }
     }
@@ -250,7 +262,7 @@ mod test {
         let council = Council { keeper_is_home: true, voters: 3, others_up: 2 };
         let old = Millis(MAX_RPO.0 + 60_000);
         let kept_out = Home { maintenance: true, ..home("h2") };
-        let cases: [(Sight, &str); 12] = [
+        let cases: [(Sight, &str); 13] = [
             (Sight { keeper: Some(kept_out), ..sound() }, "h2, the host with its copy, is in maintenance"),
             (Sight { managed: false, ..sound() }, "does not look after it"),
             (Sight { owner: ill(Guarding::Missing), ..sound() }, "h1, its own host, has no guard"),
@@ -261,6 +273,7 @@ mod test {
             (Sight { copy: None, ..sound() }, "not whole yet"),
             (Sight { copy: Some(old), ..sound() }, "61 min old"),
             (Sight { voters: 2, ..sound() }, "2 hosts with a guard"),
+            (Sight { voters: 2, witness_away: Some("no socket".into()), ..sound() }, "can't be asked: no socket"),
             (Sight { ward: None, ..sound() }, "not founded yet"),
             (Sight { ward: Some(Council { others_up: 1, ..council }), ..sound() }, "1 of 3 voters"),
         ];

@@ -137,7 +137,7 @@ impl Fake {
                 match request {
                     Request::Used(who) => drop(shared.lock().unwrap().on(time, clock::wall(), Event::Used { who })),
                     // Nobody is told of anything but by the test button.
-                    Request::Notified { .. } => {}
+                    Request::Notified { .. } | Request::Witness(_) => {}
                     // Nobody can be looked at.
                     Request::Connection { host: _, reply } => drop(reply.send(None)),
                     Request::Read(read) => read(&shared.lock().unwrap(), time, clock::wall()),

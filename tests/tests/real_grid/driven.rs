@@ -78,7 +78,8 @@ fn counting_guest(grid: &Grid) -> Result<String> {
 
 /// The number that the disk shows now.
 fn count(grid: &Grid, disk: &str) -> Result<u64> {
-    let text = grid.lab.exec(1, &["sh", "-c", &format!("dd if={disk} bs={DIGITS} count=1 2>/dev/null | tr -cd 0-9")])?;
+    let text =
+        grid.lab.exec(1, &["sh", "-c", &format!("dd if={disk} bs={DIGITS} count=1 2>/dev/null | tr -cd 0-9")])?;
     // What lay there before the first number has digits too, but not only.
     let digits = Some(text.trim()).filter(|text| text.len() == DIGITS);
     Ok(digits.and_then(|digits| digits.parse().ok()).unwrap_or(0))

@@ -15,16 +15,21 @@ use serde_json::json;
 /// A first copy, a council of three, and a guest that is held, on a loaded machine.
 pub(crate) const PROTECTED: Duration = Duration::from_secs(90);
 /// Promise of the normal profile, and a guest made from its replica on a loaded machine.
-const UP_AGAIN: Duration = Duration::from_secs(60);
+pub(crate) const UP_AGAIN: Duration = Duration::from_secs(60);
 /// The guest's disk, as its writes go.
 pub(crate) const DEVICE: &str = "/machine/peripheral/virtio-disk0/virtio-backend";
 /// Longer than a lease of the normal profile.
-const A_WHILE: Duration = Duration::from_secs(12);
+pub(crate) const A_WHILE: Duration = Duration::from_secs(12);
 
 /// Three hosts with agent and guard, told no more than a join token.
 pub(crate) fn join(grid: &mut Grid) -> Result<Guards> {
-    let guards = Guards::untold(grid.lab.clone(), 3)?;
-    for host in 1..=3 {
+    join_all(grid, 3)
+}
+
+/// The same of so many.
+pub(crate) fn join_all(grid: &mut Grid, hosts: u8) -> Result<Guards> {
+    let guards = Guards::untold(grid.lab.clone(), hosts)?;
+    for host in 1..=hosts {
         grid.configure(host, &grid.token(&format!("h{host}"))?)?;
         grid.guarded(host, &guards.socket(host))?;
         grid.give_images(host)?;

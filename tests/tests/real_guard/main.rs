@@ -8,6 +8,7 @@ mod handover;
 mod joined;
 mod states;
 mod takeover;
+mod witness;
 
 use std::time::Duration;
 

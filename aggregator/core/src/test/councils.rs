@@ -16,7 +16,16 @@ fn host(number: u8) -> HostId {
 }
 
 fn able() -> Candidate<'static> {
-    Candidate { incarnation: Some(7), may_own: true, up: true, gone: false, votes: 0, zone: "" }
+    Candidate {
+        incarnation: Some(7),
+        may_own: true,
+        up: true,
+        gone: false,
+        votes: 0,
+        zone: "",
+        witness: false,
+        beside: false,
+    }
 }
 
 /// So many hosts, all with guards.
@@ -97,6 +106,40 @@ fn a_zone_takes_no_majority_with_it_where_there_are_zones_enough() {
     let first = settled(&ask(2, None, &known.clone().into_iter().take(3).collect()).unwrap());
     known.get_mut(&host(3)).unwrap().gone = true;
     assert_eq!(hosts(&ask(2, Some(&first), &known).unwrap()), [host(1), host(2), host(5)].into());
+}
+
+#[test]
+fn a_witness_votes_where_two_hosts_alone_could_not() {
+    let with = |hosts: u8| {
+        let mut known = known(hosts);
+        known.insert(host(99), Candidate { may_own: false, witness: true, ..able() });
+        known
+    };
+    assert_eq!(hosts(&ask(2, None, &with(2)).unwrap()), [host(1), host(2), host(99)].into());
+    assert_eq!(hosts(&ask(2, None, &with(3)).unwrap()), [host(1), host(2), host(3)].into(), "hosts before it");
+    assert!(!hosts(&ask(2, None, &with(4)).unwrap()).contains(&host(99)), "nor as the fifth");
+    assert_eq!(ask(99, None, &with(2)), None, "it is no home");
+    // On a host's own machine, or silent, it is no third voice.
+    let mut known = with(2);
+    known.get_mut(&host(2)).unwrap().beside = true;
+    assert_eq!(ask(2, None, &known), None);
+    let mut known = with(2);
+    known.get_mut(&host(99)).unwrap().up = false;
+    assert_eq!(ask(2, None, &known), None);
+    // It stays when a third host comes, and takes the place of one that is gone.
+    let council = settled(&ask(2, None, &with(2)).unwrap());
+    assert_eq!(ask(2, Some(&council), &with(3)), Some(council.council.clone()));
+    let council = settled(&ask(2, None, &with(3)).unwrap());
+    let mut known = with(3);
+    known.get_mut(&host(3)).unwrap().gone = true;
+    known.get_mut(&host(3)).unwrap().up = false;
+    assert_eq!(hosts(&ask(2, Some(&council), &known).unwrap()), [host(1), host(2), host(99)].into());
+    // Its votes were lost: it is admitted as another one.
+    let council = settled(&ask(2, None, &with(2)).unwrap());
+    let mut known = with(2);
+    known.get_mut(&host(99)).unwrap().incarnation = Some(8);
+    let again = ask(2, Some(&council), &known).unwrap();
+    assert!(again.voters.contains(&Voter { host: host(99), incarnation: 8 }), "{again:?}");
 }
 
 #[test]
