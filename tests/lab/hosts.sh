@@ -36,7 +36,7 @@ marked() {
 
 kill_marked() {
   local left step
-  for step in $(seq 200); do
+  for step in $(seq 1500); do # 30 s: one that writes to a slow disk ends when that is done
     left=$(marked "$1")
     [ -z "$left" ] && return
     # shellcheck disable=SC2086 # one word each
@@ -50,8 +50,9 @@ kill_marked() {
 init_of() {
   local pid step
   pid=$(cat "$DIR/h$1/pid" 2>/dev/null) || return 0
-  # A process shows no environment for a moment while it becomes another program, as PID 1 does at its start.
-  for step in 1 2 3 4 5; do
+  # A process shows no environment for a moment while it becomes another program, as PID 1 does at its start. On a machine
+  # that stands still the moment may be long.
+  for step in $(seq 50); do
     ! grep -qzs "^$MARK=$PREFIX/h$1\$" "/proc/$pid/environ" || { echo "$pid"; return 0; }
     [ -e "/proc/$pid" ] || return 0
     sleep 0.02
@@ -132,7 +133,7 @@ power_on() {
   env "$MARK=$PREFIX/h$i" HOSTS_PREFIX="$PREFIX" HOSTS_NET="$NET" HOSTS_DIR="$DIR" \
     setsid unshare -m -n -p -u -f --mount-proc --kill-child=SIGKILL "$self" _init "$i" < /dev/null >> "$H/log" 2>&1 3>&- 9>&- &
   outer=$!
-  for step in $(seq 500); do
+  for step in $(seq 3000); do
     pid=$(pgrep -P $outer || true)
     [ -z "$pid" ] || break
     sleep 0.01

@@ -233,10 +233,17 @@ impl Guards {
         Ok(recorder)
     }
 
-    /// Sends a host's guard a signal.
+    /// Sends a host's guard a signal. One that is killed is gone when this returns, and with it what it held.
     pub fn signal(&self, host: u8, signal: &str) -> Result<()> {
-        let pid = self.running[usize::from(host)].context("a running guard")?.to_string();
-        self.lab.exec(host, &["kill", &format!("-{signal}"), &pid]).map(drop)
+        let pid = self.running[usize::from(host)].context("a running guard")?;
+        self.lab.exec(host, &["kill", &format!("-{signal}"), &pid.to_string()])?;
+        if signal != "KILL" {
+            return Ok(());
+        }
+        eventually("the killed guard is gone", START, || {
+            ensure!(!self.lab.is_alive(host, pid), "guard {pid} of host {host} lives");
+            Ok(())
+        })
     }
 
     /// Resident memory of a host's guard.

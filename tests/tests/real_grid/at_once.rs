@@ -88,8 +88,7 @@ pub(crate) fn at_once(grid: &Grid, on: u8, point: &str, name: &str) -> Result<St
     let asked = grid.api.post(&restore, &wish)?;
     let ended = grid.api.ended(&asked, LONG)?;
     ensure!(ended["state"] == "succeeded", "{ended}");
-    let guest = grid.api.get(&format!("/guests/{name}"))?;
-    ensure!(guest["state"] == "running", "{guest}");
+    let guest = grid.await_guest(name, "running", SHOWN)?;
     Ok(format!("/var/lib/roost/guests/{}", guest["id"].as_str().context("its id")?))
 }
 

@@ -8,7 +8,7 @@ use roost_tests::grid::{self, Grid, tiny};
 use serde_json::{Value, json};
 
 /// A state that an operation reached shows this soon.
-const SHOWN: Duration = Duration::from_secs(10);
+const SHOWN: Duration = Duration::from_secs(30);
 
 #[test]
 fn real_guest_comes_back_from_its_points_as_it_was_and_as_a_new_one() {

@@ -44,10 +44,12 @@ fn real_fifty_guests_due_at_once_are_backed_up_two_at_a_time_and_all_go_on() {
         })?;
         all_succeed(grid, asked, BACKED_UP)?;
         ensure!((1..=AT_ONCE).contains(&most), "{most} were read at a time");
-        let guests = grid.api.guests()?;
-        let running = guests.iter().filter(|guest| guest["state"] == "running").count();
-        ensure!(running == GUESTS, "{running} run");
-        Ok(())
+        eventually("all go on", LISTED, || {
+            let guests = grid.api.guests()?;
+            let running = guests.iter().filter(|guest| guest["state"] == "running").count();
+            ensure!(running == GUESTS, "{running} run");
+            Ok(())
+        })
     });
 }
 

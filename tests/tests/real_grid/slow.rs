@@ -16,8 +16,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-/// Longest a command may take meanwhile.
-const PROMPT: Duration = Duration::from_secs(5);
+/// Longest a command may take meanwhile: less than the 10 s after which the first callers are cut off.
+const PROMPT: Duration = Duration::from_secs(8);
 /// A frame, a first message or a handshake has 10 s, a request's head 15 s, its body 30 s: that, and as much again for a
 /// loaded machine.
 const CUT_FRAME: Duration = Duration::from_secs(20);

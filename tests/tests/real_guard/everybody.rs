@@ -76,14 +76,16 @@ fn switch_reboots(grid: &Grid, guards: &Guards, ids: &[String]) -> Result<()> {
     eventually("all guests go on where they were", BACK, || are_home(grid, ids))?;
     eprintln!("switch away for {SWITCH:?}: all is as before {:?} after it came back", healed.elapsed());
     lasts(A_WHILE);
-    are_home(grid, ids)?;
+    eventually("all guests are there still", START, || are_home(grid, ids))?;
     let after: Vec<Vec<u32>> = ids.iter().map(|id| processes(id)).collect::<Result<_>>()?;
     ensure!(before == after, "guests were started anew: {before:?}, then {after:?}");
     ran_at_home(recorder, ids, healed.duration_since(began))?;
     ensure!((1..=HOSTS).all(|host| !guards.was_reset(host)), "a host that could pause its guests was reset");
-    let told = grid.roost(&["explain", "guest", "desk", "-o", "json"])?;
-    ensure!(told.contains("lease-ended"), "it did not even pause: {told}");
-    Ok(())
+    eventually("it is told that it paused", START, || {
+        let told = grid.roost(&["explain", "guest", "desk", "-o", "json"])?;
+        ensure!(told.contains("lease-ended"), "it did not even pause: {told}");
+        Ok(())
+    })
 }
 
 fn site_loses_power(grid: &mut Grid, guards: &mut Guards, ids: &[String]) -> Result<()> {
@@ -104,7 +106,7 @@ fn site_loses_power(grid: &mut Grid, guards: &mut Guards, ids: &[String]) -> Res
     reads(grid, 1, 77)?;
     let well = began.elapsed();
     lasts(A_WHILE);
-    are_home(grid, ids)?;
+    eventually("all guests are there still", START, || are_home(grid, ids))?;
     ran_at_home(recorder, ids, well)
 }
 

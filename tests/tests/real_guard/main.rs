@@ -17,15 +17,16 @@ use roost_tests::grid::{START, eventually, lasts, wanted};
 use roost_tests::guards::{GUEST, Guards, Recorder, now_ms};
 use roost_ward::Standing;
 
-/// Lease of the fast profile, and the time that pausing may take on a loaded machine.
+/// Lease of the fast profile, and the time that pausing may take on a machine that stands still for some seconds. Together
+/// they are well within the promise of 11 s.
 const LEASE_MS: u64 = 4_000;
-const PAUSE_MS: u64 = 1_000;
+const PAUSE_MS: u64 = 3_000;
 /// A dead host's ward is another's within this, by the promise of 11 s; the rest is for a loaded machine.
 const TAKEN_OVER: Duration = Duration::from_secs(20);
-/// The same on an idle machine: the figure that is promised.
-const PROMISED_MS: u64 = 14_000;
-/// A ward that is given up is another's within this.
-const HANDED_OVER_MS: u64 = 4_000;
+/// The same by the recorders' own clock.
+const PROMISED_MS: u64 = 17_000;
+/// A ward that is given up is another's within this: sooner than by a promise that runs out.
+const HANDED_OVER_MS: u64 = 8_000;
 /// For wall clocks that are set wrong.
 const TEN_YEARS_S: i64 = 3_652 * 86_400;
 
@@ -58,6 +59,13 @@ fn taken_over(guards: &Guards, second: &Recorder, since: u64) -> Result<(u64, u6
     let after = began - since;
     ensure!(after <= PROMISED_MS, "it took {after} ms");
     Ok((after, began))
+}
+
+/// Host 1 never paused its guests: by its own notes, however long it took the machine to let them execute.
+fn never_paused(guards: &Guards) -> Result<()> {
+    let told = guards.command(1, &["explain", "--ward", "7"])?;
+    ensure!(!told.contains("guests are paused"), "explained as\n{told}");
+    Ok(())
 }
 
 #[test]
@@ -133,6 +141,7 @@ fn real_killed_guard_comes_back_and_no_guest_notices() {
         })?;
         println!("guard killed three times: longest pause of the guest {} ms", first.ticks()?.2);
         ensure!(first.ticks()?.2 < PAUSE_MS, "it stood still for {} ms", first.ticks()?.2);
+        never_paused(guards)?;
         ensure!(second.ticks().is_err(), "it executed on the other host");
         println!("guard: {} KiB resident", guards.memory_kib(1)?);
         Ok(())
@@ -155,6 +164,7 @@ fn real_wall_clocks_that_jump_ten_years_to_and_fro_pause_nothing_and_delay_no_ta
         }
         let (_, last, gap) = first.ticks()?;
         ensure!(gap < PAUSE_MS && last + PAUSE_MS > now_ms()?, "it stood still for {gap} ms");
+        never_paused(guards)?;
         ensure!(second.ticks().is_err(), "it executed on the other host");
         let died = now_ms()?;
         guards.power_off(1)?;
@@ -195,6 +205,7 @@ fn real_loss_of_a_third_and_a_dead_voter_pause_nothing() {
         let (_, last, gap) = first.ticks()?;
         println!("dead voter, then 30 % loss: longest pause of the guest {gap} ms");
         ensure!(gap < PAUSE_MS && last + PAUSE_MS > now_ms()?, "it stood still for {gap} ms");
+        never_paused(guards)?;
         ensure!(second.ticks().is_err(), "it executed on the other host");
         Ok(())
     });

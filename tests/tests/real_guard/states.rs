@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
-use roost_tests::grid::{self, Grid, START, eventually, lasts, tiny};
+use roost_tests::grid::{self, Grid, START, eventually, lasts, tiny, until};
 use serde_json::{Value, json};
 
 use crate::joined::{PROTECTED, join};
@@ -78,11 +78,15 @@ fn real_guests_of_a_dead_and_of_a_drained_host_do_elsewhere_what_they_did() {
         for (name, state) in GUESTS {
             eventually("it is as it was, elsewhere", UP_AGAIN, || is_elsewhere(grid, name, state, 1).map(drop))?;
         }
-        let told = grid.roost(&["explain", "guest", "rests"])?;
-        ensure!(told.contains("and stays off as it was"), "{told}");
+        eventually("it is explained", START, || {
+            let told = grid.roost(&["explain", "guest", "rests"])?;
+            ensure!(told.contains("and stays off as it was"), "{told}");
+            Ok(())
+        })?;
         lasts(A_WHILE);
         for (name, state) in GUESTS {
-            is_elsewhere(grid, name, state, 1)?;
+            // One that runs pauses for an instant when all its data has come in.
+            eventually("it is so still", START, || is_elsewhere(grid, name, state, 1).map(drop))?;
         }
         grid.api.act("waits", "resume")?;
         grid.await_guest("waits", "running", START)?;
@@ -90,7 +94,7 @@ fn real_guests_of_a_dead_and_of_a_drained_host_do_elsewhere_what_they_did() {
         guards.power_on(1)?;
         grid.start_agent(1)?;
         grid.await_host(1, "up", START)?;
-        let home = is_elsewhere(grid, "rests", "shut off", 1)?;
+        let home = until("it is where it was", START, || is_elsewhere(grid, "rests", "shut off", 1))?;
         for (name, _) in GUESTS {
             eventually("it is protected where it is now", UP_AGAIN, || is_protected(grid, name, None).map(drop))?;
             ensure!(grid.virsh(1, &["domstate", name])?.trim() == "shut off", "{name} runs on the host that returned");
@@ -100,6 +104,6 @@ fn real_guests_of_a_dead_and_of_a_drained_host_do_elsewhere_what_they_did() {
         eventually("what is off is moved too", PROTECTED, || is_elsewhere(grid, "rests", "shut off", home).map(drop))?;
         grid.api.act("rests", "start")?;
         grid.await_guest("rests", "running", START)?;
-        is_elsewhere(grid, "rests", "running", home).map(drop)
+        eventually("it runs there", START, || is_elsewhere(grid, "rests", "running", home).map(drop))
     });
 }
