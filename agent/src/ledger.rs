@@ -350,9 +350,12 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
             let sql = "INSERT INTO meta (key, value) VALUES ('epoch', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1";
             connection.execute(sql, [epoch.0.to_be_bytes()])
         }
-        Change::Policy { .. } | Change::Run { .. } | Change::Peers(_) | Change::Shares(_) | Change::Maintenance(_) => {
-            backup::apply(connection, change)
-        }
+        Change::Policy { .. }
+        | Change::Run { .. }
+        | Change::Peers(_)
+        | Change::Shares(_)
+        | Change::Maintenance(_)
+        | Change::Probes(_) => backup::apply(connection, change),
     }
     .map(drop)
 }

@@ -134,7 +134,9 @@ async fn run(
     let changed = Arc::new(AtomicBool::new(true));
     let watcher =
         Watcher::start(&config.libvirt_uri, new_boot.is_some(), facts.clone(), changed.clone(), sender.clone())?;
-    samples::start(&[config.state_dir.clone(), config.guests()], changed, watcher.hypervisor(), sender.clone())?;
+    let (probes, wanted) = watch::channel(Arc::default());
+    let (folders, doors) = ([config.state_dir.clone(), config.guests()], observe::probe::start(wanted));
+    samples::start(&folders, changed, watcher.hypervisor(), doors, sender.clone())?;
     let memory = start_memory((&config, settings.as_deref()), &facts.boot_id, watcher.hypervisor(), &sender)?;
     tokio::spawn(observe::console::watch(config.guests()));
     let guard = start_guarding(&config, host, &sender);
@@ -147,7 +149,7 @@ async fn run(
     let aggregator = aggregator.or_else(|| config.aggregator.clone());
     let (demand, began) = (detail::Demand::new(), std::time::Instant::now());
     let details = details::start(watcher.hypervisor(), demand.clone())?;
-    let monitor = monitoring::start(&config, details, demand, began, aggregator.is_some()).await?;
+    let monitor = monitoring::start(&config, (details, demand), probes, began, aggregator.is_some()).await?;
     let (hypervisor, pictures) = (watcher.hypervisor(), config.state_dir.join(look::PICTURES));
     let looks = Looks { hypervisor, pictures, history: monitor.history(), memory };
     tokio::spawn(Link { store, aggregator, token, host, facts, looks, events: link_sender }.run());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use roost_agent_core::probe::Wanted;
 use roost_snmp::edge::Edge;
 use tokio::sync::{mpsc, watch};
 
@@ -17,8 +18,8 @@ use crate::report::snmp::{self, Snmp};
 
 pub(crate) async fn start(
     config: &Config,
-    details: Details,
-    demand: Demand,
+    (details, demand): (Details, Demand),
+    probes: watch::Sender<Arc<Wanted>>,
     began: Instant,
     has_aggregator: bool,
 ) -> anyhow::Result<Monitor> {
@@ -38,7 +39,7 @@ pub(crate) async fn start(
         tracing::info!(%bound, "metrics are at /metrics");
     }
     let snmp = (!config.snmp_socket.as_os_str().is_empty()).then(|| start_snmp(config, began));
-    Ok(Monitor::new(Parts { details, demand, history, numbers, snmp, shots, has_aggregator }))
+    Ok(Monitor::new(Parts { details, demand, history, numbers, snmp, shots, probes, has_aggregator }))
 }
 
 fn start_snmp(config: &Config, began: Instant) -> Snmp {

@@ -9,6 +9,7 @@ mod hardware;
 mod ksm;
 pub(crate) mod libvirt;
 pub(crate) mod memory;
+pub(crate) mod probe;
 pub(crate) mod proc;
 pub(crate) mod room;
 pub(crate) mod samples;

@@ -51,6 +51,7 @@ pub fn title(code: &str) -> &str {
         "host-down" => "is down",
         "guest-down" => "is down though it should run",
         "guest-crash-loop" => "crashes again and again",
+        "guest-unreachable" => "runs and does not answer",
         "unprotected" => "would stay down if its host died",
         "takeover-no-copy" => "can't be taken over: there is no copy",
         "backup-late" => "has no backup in time",
@@ -89,6 +90,7 @@ pub fn advice(code: &str) -> &'static str {
             "See whether it has power and network. Its guests that are protected are gone on with elsewhere."
         }
         "guest-down" | "guest-crash-loop" => "Look at its screen and its events, then start it, or wish it stopped.",
+        "guest-unreachable" => "Look at its screen and its network; if it hangs, reset it.",
         "unprotected" => "Mend what is lacking, or give it a policy without failover.",
         "takeover-no-copy" => "Bring its own host back, or restore it from a backup.",
         "backup-late" | "backup-failed" => "See its last failure in the list of its backups, then have one made now.",

@@ -5,6 +5,7 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::MemoryWish;
+use crate::probe::Access;
 use crate::{Generation, GuestId, MiB, Stamp};
 
 /// What the hypervisor says a guest does.
@@ -119,6 +120,11 @@ pub struct GuestSample {
     /// Memory the guest says is available to it.
     #[n(6)]
     pub available_mib: Option<MiB>,
+    /// How its doors stand that are tried from its host.
+    #[n(7)]
+    #[cbor(default)]
+    #[serde(default)]
+    pub access: Vec<Access>,
 }
 
 /// What a guest is made from.

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod message;
 pub mod operation;
 pub mod peer;
+pub mod probe;
 pub mod transport;
 pub mod unit;
 

@@ -11,6 +11,7 @@ use crate::failover::{Council, Guard, GuardReport};
 use crate::guest::{GuestReport, GuestSample};
 use crate::host::{Alarm, Freshness, HostFacts, HostSample, Maintenance};
 use crate::operation::{Command, Outcome, Progress};
+use crate::probe::GuestProbes;
 use crate::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp};
 
 /// The newest message version this build speaks, and the oldest.
@@ -124,6 +125,10 @@ pub enum ToAgent {
         /// What falls together with the host that is told. Absent: not known, or the aggregator is older.
         #[n(3)]
         zone: Option<String>,
+        /// Which doors of its guests are tried.
+        #[n(4)]
+        #[cbor(default)]
+        probes: Vec<GuestProbes>,
     },
     /// Other hosts' guards, and who votes on the guests that this host runs, replacing what was told before; version 4.
     #[n(10)]

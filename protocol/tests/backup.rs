@@ -15,6 +15,7 @@ use roost_protocol::codec::{decode, encode};
 use roost_protocol::host::Maintenance;
 use roost_protocol::message::{Beat, OLDEST, ToAgent, ToAggregator, VERSION};
 use roost_protocol::operation::{Command, FailureCode, Verb};
+use roost_protocol::probe::GuestProbes;
 use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, PointId, Stamp};
 
 const GUEST: GuestId = GuestId::from_u128(1);
@@ -181,7 +182,8 @@ fn backup_words_survive_the_way() {
     };
     for maintenance in [None, Some(Maintenance::On), Some(Maintenance::Draining), Some(Maintenance::Drained)] {
         let shares = vec![Share { point: POINT, with: HOST }];
-        survives(&ToAgent::Peers { peers: vec![peer.clone()], shares, maintenance, zone: None });
+        let probes = vec![GuestProbes { guest: GUEST, probes: vec!["rdp://192.0.2.7:3389".into()] }];
+        survives(&ToAgent::Peers { peers: vec![peer.clone()], shares, maintenance, zone: None, probes });
     }
     survives(&BackupRun {
         slot: Some(Stamp(1)),

@@ -147,6 +147,7 @@ fn guest_sample() -> impl Strategy<Value = GuestSample> {
             write_bps,
             balloon_mib,
             available_mib,
+            access: Vec::new(),
         },
     )
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use roost_protocol::guest::Desired;
 use roost_protocol::host::{Alarm, HostFacts, Maintenance};
 use roost_protocol::message::{Hello, OLDEST, ToAgent, ToAggregator, VERSION, Welcome};
+use roost_protocol::probe::GuestProbes;
 use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
 use crate::admission::Admission;
@@ -59,6 +60,7 @@ pub struct Agent {
     pub(crate) chain: Chain,
     /// What the aggregator said last.
     pub(crate) maintenance: Option<Maintenance>,
+    pub(crate) probes: Vec<GuestProbes>,
     pub(crate) admission: Admission,
     /// The time of the event that is dealt with.
     pub(crate) clock: Now,
@@ -134,6 +136,7 @@ impl Agent {
             failover: Failover::default(),
             chain: Chain::default(),
             maintenance: kept.maintenance,
+            probes: kept.probes,
             admission: Admission::default(),
             clock: Now { time: Time(0), wall: Stamp(0) },
             alarms: BTreeMap::new(),
@@ -268,8 +271,9 @@ impl Agent {
             ToAgent::Cancel { operation } => self.cancel(operation, actions),
             ToAgent::Points(query) => actions.push(Action::Send(ToAggregator::Points(self.points_page(&query)))),
             ToAgent::Councils { guards, councils, disarmed } => self.councils_told(guards, councils, disarmed),
-            ToAgent::Peers { peers, shares, maintenance, zone } => {
+            ToAgent::Peers { peers, shares, maintenance, zone, probes } => {
                 self.maintained(maintenance, actions);
+                self.probes_told(probes, actions);
                 self.backups.others.zone = zone.unwrap_or_default();
                 self.peers(peers, shares, actions);
             }
@@ -337,7 +341,8 @@ impl Agent {
                 | Change::Run { .. }
                 | Change::Peers(_)
                 | Change::Shares(_)
-                | Change::Maintenance(_) => {
+                | Change::Maintenance(_)
+                | Change::Probes(_) => {
                     self.unsaved.push(change);
                 }
             }

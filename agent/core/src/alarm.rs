@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub use roost_protocol::alarm::{Severity, severity};
 use roost_protocol::damper::Damper;
 pub use roost_protocol::damper::Level;
-use roost_protocol::guest::{GuestReport, Power, PowerState};
+use roost_protocol::guest::{GuestReport, GuestSample, Power, PowerState};
 use roost_protocol::host::{Alarm, HostSample};
 use roost_protocol::{GuestId, MiB, Stamp, Time};
 
@@ -22,6 +22,8 @@ pub struct Picture<'a> {
     pub host: &'a HostSample,
     pub memory: MiB,
     pub guests: &'a [GuestReport],
+    /// Of those that run.
+    pub samples: &'a BTreeMap<GuestId, GuestSample>,
     /// Since when the aggregator is away; `None` while it is there, or when there is none.
     pub aggregator_away: Option<Time>,
     /// Whether what is told of guests is fresh; if it isn't, nothing is concluded from it.
@@ -52,6 +54,7 @@ impl Alarms {
         readings.push(rule::aggregator(now, picture));
         if picture.fresh {
             readings.extend(picture.guests.iter().map(guest_down));
+            readings.extend(picture.guests.iter().map(|report| unreachable(report, picture.samples.get(&report.id))));
         }
         let mut turns = Vec::new();
         for Reading { code, guest, level, text } in &readings {
@@ -115,4 +118,19 @@ fn guest_down(report: &GuestReport) -> Reading {
         report.name
     );
     Reading { code: "guest-down", guest: Some(report.id), level, text }
+}
+
+/// The tries themselves are damped: see `probe.rs`.
+fn unreachable(report: &GuestReport, sample: Option<&GuestSample>) -> Reading {
+    let shut = sample.and_then(|sample| sample.access.iter().find(|access| !access.up));
+    let running = report.state == PowerState::Running;
+    let (level, text) = match shut {
+        Some(door) if running => {
+            let (name, probe, why) = (&report.name, &door.probe, door.answer.words());
+            let text = format!("{name} runs, but at {probe} {why}: look at its screen and its network, or reset it");
+            (Level::Bad, text)
+        }
+        Some(_) | None => (Level::Good, String::new()),
+    };
+    Reading { code: "guest-unreachable", guest: Some(report.id), level, text }
 }

@@ -6,6 +6,7 @@ use roost_protocol::backup::{BackupPolicy, BackupRun, Peer, Share};
 use roost_protocol::guest::Desired;
 use roost_protocol::host::Maintenance;
 use roost_protocol::operation::{Command, Outcome};
+use roost_protocol::probe::GuestProbes;
 use roost_protocol::{Epoch, Generation, GuestId, OperationId};
 
 /// All that was kept, read at start.
@@ -28,6 +29,8 @@ pub struct Kept {
     pub shares: Vec<Share>,
     /// Whether it is in service, as told last.
     pub maintenance: Option<Maintenance>,
+    /// Which doors of its guests are tried, as told last.
+    pub probes: Vec<GuestProbes>,
 }
 
 /// One command in the ledger.
@@ -59,4 +62,5 @@ pub enum Change {
     Peers(Vec<Peer>),
     Shares(Vec<Share>),
     Maintenance(Option<Maintenance>),
+    Probes(Vec<GuestProbes>),
 }

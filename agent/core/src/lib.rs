@@ -14,12 +14,14 @@ mod guests;
 mod handover;
 pub mod ledger;
 pub mod memory;
+pub mod probe;
 mod reconcile;
 mod right;
 #[cfg(test)]
 mod sample;
 mod show;
 mod takeover;
+mod told;
 
 pub use agent::{Agent, Config};
 pub use event::{Action, BackupOrder, Event, Lane, Made, Task, TaskId, TaskResult};

@@ -2,10 +2,9 @@
 
 use roost_protocol::HostId;
 use roost_protocol::host::{Alarm, Freshness, HostFacts, Maintenance};
+use roost_protocol::probe::GuestProbes;
 
-use crate::agent::Agent;
-use crate::event::Action;
-use crate::ledger::Change;
+use crate::Agent;
 
 impl Agent {
     /// All alarms that are raised, in order of code and guest.
@@ -23,11 +22,9 @@ impl Agent {
         self.maintenance
     }
 
-    /// Kept, since it holds while the aggregator is away too.
-    pub(crate) fn maintained(&mut self, maintenance: Option<Maintenance>, actions: &mut Vec<Action>) {
-        if std::mem::replace(&mut self.maintenance, maintenance) != maintenance {
-            actions.push(Action::Persist(vec![Change::Maintenance(maintenance)]));
-        }
+    /// Which doors of its guests are tried.
+    pub fn probes(&self) -> &[GuestProbes] {
+        &self.probes
     }
 
     /// This host.

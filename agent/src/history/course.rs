@@ -93,6 +93,7 @@ mod test {
             write_bps: 10,
             balloon_mib: None,
             available_mib: available,
+            access: Vec::new(),
         };
         let mut bucket = of_guest(&sample(100, None));
         bucket.add(&of_guest(&sample(300, Some(MiB(20)))));

@@ -31,6 +31,7 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> rusqlite::Resul
         Change::Peers(peers) => return put(connection, "peers", codec::encode(peers)),
         Change::Shares(shares) => return put(connection, "shares", codec::encode(shares)),
         Change::Maintenance(it) => return put(connection, "maintenance", codec::encode(it)),
+        Change::Probes(probes) => return put(connection, "probes", codec::encode(probes)),
         Change::Wish { .. } | Change::Operation { .. } | Change::Forget { .. } | Change::Epoch(_) => return Ok(0),
     }
     connection.execute("DELETE FROM backup WHERE policy IS NULL AND run IS NULL", [])
@@ -69,6 +70,7 @@ pub(super) fn load(connection: &Connection, kept: &mut Kept) -> rusqlite::Result
     kept.peers = codec::decode(&get(connection, "peers")?).unwrap_or_default();
     kept.shares = codec::decode(&get(connection, "shares")?).unwrap_or_default();
     kept.maintenance = codec::decode(&get(connection, "maintenance")?).unwrap_or_default();
+    kept.probes = codec::decode(&get(connection, "probes")?).unwrap_or_default();
     Ok(())
 }
 
@@ -76,6 +78,7 @@ pub(super) fn load(connection: &Connection, kept: &mut Kept) -> rusqlite::Result
 mod test {
     use roost_protocol::backup::{Peer, Retention, Share};
     use roost_protocol::host::Maintenance;
+    use roost_protocol::probe::GuestProbes;
     use roost_protocol::{Generation, HostId, PointId, Stamp};
     use rusqlite::Connection;
 
@@ -101,6 +104,7 @@ mod test {
             replicas: 0,
             up: true,
         };
+        let probes = GuestProbes { guest, probes: vec!["rdp://192.0.2.7:3389".into()] };
         let share = Share { point: PointId::from_u128(4), with: peer.host };
         for change in [
             Change::Policy { guest, policy: Some(Box::new(policy.clone())) },
@@ -108,6 +112,7 @@ mod test {
             Change::Peers(vec![peer.clone()]),
             Change::Shares(vec![share]),
             Change::Maintenance(Some(Maintenance::Draining)),
+            Change::Probes(vec![probes.clone()]),
         ] {
             apply(&connection, &change).unwrap();
         }
@@ -115,7 +120,7 @@ mod test {
         load(&connection, &mut kept).unwrap();
         assert_eq!((kept.policies.get(&guest), kept.runs.get(&guest)), (Some(&policy), Some(&run)));
         assert_eq!((kept.peers, kept.shares), (vec![peer], vec![share]));
-        assert_eq!(kept.maintenance, Some(Maintenance::Draining));
+        assert_eq!((kept.maintenance, kept.probes), (Some(Maintenance::Draining), vec![probes]));
         apply(&connection, &Change::Policy { guest, policy: None }).unwrap();
         apply(&connection, &Change::Run { guest, run: None }).unwrap();
         let left: u32 = connection.query_row("SELECT count(*) FROM backup", [], |row| row.get(0)).unwrap();

@@ -21,6 +21,7 @@ use roost_protocol::host::{DiskUse, HostSample, NicRate, Pressure};
 use roost_protocol::{GuestId, MiB, Stamp};
 use tokio::sync::{mpsc, watch};
 
+use super::probe::Doors;
 use super::proc::{self, CpuTicks};
 
 /// Between two samples.
@@ -42,11 +43,12 @@ pub(crate) fn start(
     folders: &[PathBuf],
     changed: Arc<AtomicBool>,
     hypervisor: watch::Receiver<Option<Arc<Hypervisor>>>,
+    doors: watch::Receiver<Doors>,
     events: mpsc::Sender<Event>,
 ) -> io::Result<()> {
     let (sender, balloons) = sync_channel(2);
     let host = Host::open(folders);
-    let mut sampler = Sampler { host, guests: BTreeMap::new(), buffer: vec![0; BUFFER], changed, balloons };
+    let mut sampler = Sampler { host, guests: BTreeMap::new(), buffer: vec![0; BUFFER], changed, balloons, doors };
     thread::Builder::new().name("samples".into()).spawn(move || sampler.run(&events))?;
     thread::Builder::new().name("balloons".into()).spawn(move || ask_balloons(&hypervisor, &sender))?;
     Ok(())
@@ -85,6 +87,8 @@ struct Sampler {
     /// Set when a guest may have started or ended.
     changed: Arc<AtomicBool>,
     balloons: Receiver<BTreeMap<GuestId, Balloon>>,
+    /// How those stand that are tried.
+    doors: watch::Receiver<Doors>,
 }
 
 impl Sampler {
@@ -133,8 +137,10 @@ impl Sampler {
     /// Samples that differ from those told before.
     fn guests(&mut self, now: Instant) -> Vec<GuestSample> {
         let (buffer, mut news, before) = (&mut self.buffer, Vec::new(), self.guests.len());
+        let doors = self.doors.borrow().clone();
         self.guests.retain(|id, guest| match guest.sample(*id, now, buffer) {
-            Some(sample) => {
+            Some(mut sample) => {
+                sample.access = doors.get(id).cloned().unwrap_or_default();
                 if guest.told.as_ref() != Some(&sample) {
                     news.push(sample);
                 }
@@ -201,6 +207,7 @@ impl Guest {
             write_bps: per_second(counters.disk.1.saturating_sub(before.disk.1), span),
             balloon_mib: self.balloon.0,
             available_mib: self.balloon.1,
+            access: Vec::new(),
         })
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use roost_libvirt::{BlockStats, DomainStats, InterfaceStats, State, VcpuStats};
 use roost_protocol::GuestId;
+use roost_protocol::probe::Access;
 use roost_snmp::mib::{HostState, Link};
 
 use super::monitor::{Shot, Shown};
@@ -23,6 +24,7 @@ pub(crate) fn text(shot: &Shot, details: &Details) -> String {
     memory(&mut text, shot, &look);
     disks(&mut text, shot);
     guests(&mut text, shot);
+    doors(&mut text, shot);
     backup::backups(&mut text, shot);
     text.one("libvirt_up", Kind::Gauge, "Whether libvirt answers.", u64::from(shot.hypervisor_since.is_some()));
     info(&mut text, shot, &look);
@@ -155,6 +157,34 @@ fn guests(text: &mut Text, shot: &Shot) {
     each(text, &|shown| Some(shown.sample.as_ref()?.resident_mib.bytes()), 0);
     text.family("roost_guest_restarts", Kind::Gauge, "Restarts after crashes since it was last asked to start.");
     each(text, &|shown| Some(u64::from(shown.report.restarts)), 0);
+}
+
+/// Doors that are tried, and how.
+fn doors(text: &mut Text, shot: &Shot) {
+    let mut each = |name, help, of: fn(&Access) -> Option<u64>, decimals| {
+        text.family(name, Kind::Gauge, help);
+        for shown in &shot.guests {
+            for door in shown.sample.iter().flat_map(|sample| &sample.access) {
+                let (protocol, address) = door.probe.split_once("://").unwrap_or(("", &door.probe));
+                let labels = [("domain", shown.report.name.as_str()), ("protocol", protocol), ("address", address)];
+                if let Some(value) = of(door) {
+                    text.scaled(&labels, value, decimals);
+                }
+            }
+        }
+    };
+    each(
+        "roost_guest_access_up",
+        "Whether the guest answers there to its host; three misses in a row count as no.",
+        |door| Some(u64::from(door.up)),
+        0,
+    );
+    each(
+        "roost_guest_access_rtt_seconds",
+        "How long its last answer there took.",
+        |door| door.rtt_ms.map(u64::from),
+        3,
+    );
 }
 
 fn info(text: &mut Text, shot: &Shot, look: &Look) {

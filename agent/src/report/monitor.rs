@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use roost_agent_core::alarm::{Alarms, Picture};
+use roost_agent_core::probe::Wanted;
 use roost_agent_core::{Agent, Event};
 use roost_protocol::backup::BackupBeat;
-use roost_protocol::guest::{GuestReport, GuestSample};
+use roost_protocol::guest::{GuestReport, GuestSample, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample, Maintenance};
 use roost_protocol::message::{BEAT_EVERY, ToAgent};
+use roost_protocol::probe::GuestProbes;
 use roost_protocol::{GuestId, HostId, Millis, Stamp, Time};
 use roost_snmp::mib::Link;
 use roost_snmp::mib::number::{Kept, Numbering};
@@ -65,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) numbers: Vec<Kept>,
     pub(crate) snmp: Option<Snmp>,
     pub(crate) shots: watch::Sender<Arc<Shot>>,
+    /// Which doors of which guests are to be tried.
+    pub(crate) probes: watch::Sender<Arc<Wanted>>,
     /// Whether there is an aggregator to be connected to.
     pub(crate) has_aggregator: bool,
 }
@@ -155,9 +159,26 @@ impl Monitor {
         self.notify(now, facts, agent, &reports, fresh);
         if self.shown_at.is_none_or(|at| now.since(at) >= SHOW_EVERY) {
             self.shown_at = Some(now);
+            self.want_probes(agent.probes(), &reports);
             self.show(now, host, facts, agent, reports);
         }
         judged
+    }
+
+    /// Guests that don't run have no doors.
+    fn want_probes(&self, probes: &[GuestProbes], reports: &[GuestReport]) {
+        let running =
+            |guest: GuestId| reports.iter().any(|report| report.id == guest && report.state == PowerState::Running);
+        let of = |texts: &[String]| texts.iter().filter_map(|text| text.parse().ok()).collect();
+        let wanted = probes.iter().filter(|it| running(it.guest)).map(|it| (it.guest, of(&it.probes)));
+        let wanted: Wanted = wanted.collect();
+        self.parts.probes.send_if_modified(|before| {
+            let changed = **before != wanted;
+            if changed {
+                *before = Arc::new(wanted);
+            }
+            changed
+        });
     }
 
     fn number(&mut self, now: Time, wall: Stamp, reports: &[GuestReport]) {
@@ -199,7 +220,8 @@ impl Monitor {
             Link::Down { .. } => Some(self.link_changed),
             Link::Up { .. } | Link::NotConfigured => None,
         };
-        let picture = Picture { host: &self.sample, memory: facts.memory_mib, guests: reports, aggregator_away, fresh };
+        let (host, samples, memory) = (&self.sample, &self.samples, facts.memory_mib);
+        let picture = Picture { host, memory, guests: reports, samples, aggregator_away, fresh };
         let turns = self.alarms.look(now, wall, &picture);
         turns.into_iter().map(|(alarm, raised)| Event::Condition { alarm, raised }).collect()
     }
@@ -250,7 +272,6 @@ impl Monitor {
 
 /// Whether there is a process to sample.
 fn runs(report: &GuestReport) -> bool {
-    use roost_protocol::guest::PowerState;
     match report.state {
         PowerState::Running | PowerState::Paused | PowerState::ShuttingDown | PowerState::Suspended => true,
         PowerState::Unknown | PowerState::Off | PowerState::Crashed => false,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use roost_libvirt::{BlockStats, DomainStats};
 use roost_protocol::guest::GuestReport;
 use roost_protocol::host::Maintenance;
+use roost_protocol::probe::{Access as Door, Answer};
 use roost_protocol::{MiB, Millis, Time};
 use roost_snmp::VarBind;
 use roost_snmp::mib::{
-    AdminState, Alarm, Disk, Guest, Host, HostState, Ksm, Link, Media, Memory, Nic, OperState, Pin, Source, View,
+    Access, AdminState, Alarm, Desk, Disk, Guest, Host, HostState, Ksm, Link, Media, Memory, Nic, OperState, Pin,
+    Protocol, Source, View,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -136,8 +138,29 @@ fn guest(number: u32, shown: &Shown, plain: Option<&Plain>, deep: Option<&Domain
         }),
         disks: hardware.map_or(vec![], |hardware| hardware.disks.iter().map(|drive| disk(drive, deep)).collect()),
         nics: hardware.map_or(vec![], |hardware| hardware.nics.iter().map(nic).collect()),
+        desk: shown.sample.as_ref().map_or_else(Desk::default, |sample| desk(&sample.access)),
         ..Guest::new(number, *id, name)
     }
+}
+
+/// The first door that is shut, or else the first.
+fn desk(doors: &[Door]) -> Desk {
+    let Some(door) = doors.iter().find(|door| !door.up).or(doors.first()) else { return Desk::default() };
+    let protocol = match door.probe.split_once("://") {
+        Some(("rdp", _)) => Protocol::Rdp,
+        Some(("spice", _)) => Protocol::Spice,
+        Some(("vnc", _)) => Protocol::Vnc,
+        Some(("ssh", _)) => Protocol::Ssh,
+        Some(_) | None => Protocol::None,
+    };
+    let access = match door.answer {
+        Answer::Ok => Access::Ok,
+        Answer::Refused => Access::Refused,
+        Answer::TimedOut => Access::Timeout,
+        Answer::BadReply => Access::BadReply,
+    };
+    let round_trip = Millis(door.rtt_ms.map_or(0, u64::from));
+    Desk { protocol, access, round_trip, ..Desk::default() }
 }
 
 fn disk(drive: &Drive, deep: Option<&DomainStats>) -> Disk {

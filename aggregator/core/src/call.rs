@@ -44,6 +44,11 @@ pub enum Call {
         host: HostId,
         zone: String,
     },
+    /// Which doors of a guest its host tries; none: it stops.
+    SetProbes {
+        guest: GuestId,
+        probes: Vec<String>,
+    },
     PutJoinToken {
         id: String,
         record: JoinTokenRecord,

@@ -44,6 +44,7 @@ impl Grid {
             Call::RemoveHost { host } => self.remove_host(now, &by, host, actions),
             Call::Zone { host, zone } => self.set_zone(now, &by, host, zone, actions),
             Call::Maintenance { host, drain } => self.set_maintenance(now, &by, host, drain, actions),
+            Call::SetProbes { guest, probes } => self.set_probes(now, &by, guest, &probes, actions),
             Call::PutJoinToken { id, record } => self.put_join_token(now, id, record, actions),
             Call::DeleteJoinToken { id } => self.delete_join_token(&id, actions),
             Call::PutUser { name, record, create } => self.put_user(now, &by, name, record, create, actions),

@@ -178,6 +178,9 @@ impl Grid {
         if let (Verb::HandOver { .. }, State::Failed(failure)) = (&kept.verb, &kept.state) {
             self.not_drained(now, kept.host, guest, failure.code);
         }
+        if let (Verb::Delete { .. }, State::Succeeded) = (&kept.verb, &kept.state) {
+            self.forget_probes(guest, actions);
+        }
         actions.push(Action::Persist {
             intent: Vec::new(),
             generation: self.intent.generation,

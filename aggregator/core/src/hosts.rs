@@ -6,8 +6,9 @@ use roost_protocol::failover::GuardReport;
 use roost_protocol::guest::{GuestReport, GuestSample, digest};
 use roost_protocol::host::{Freshness, HostSample};
 use roost_protocol::message::{
-    Beat, GUESTS_PER_HOST, Hello, OLDEST, Refusal, Refused, Snapshot, ToAgent, ToAggregator, VERSION, Welcome,
+    Beat, GUESTS_PER_HOST, Hello, OLDEST, Refusal, Refused, Snapshot, TEXT, ToAgent, ToAggregator, VERSION, Welcome,
 };
+use roost_protocol::probe::PROBES;
 use roost_protocol::{Generation, GuestId, HostId, Millis};
 
 use crate::backup::Backups;
@@ -314,7 +315,10 @@ impl Grid {
 
     fn guest_samples(&mut self, id: HostId, samples: Vec<GuestSample>) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        for sample in samples {
+        for mut sample in samples {
+            // A host may say what it likes.
+            sample.access.retain(|access| access.probe.len() <= TEXT);
+            sample.access.truncate(PROBES);
             if let Some(guest) = host.guests.get_mut(&sample.id) {
                 guest.sample = Some(sample);
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 use roost_protocol::backup::BackupPolicy;
-use roost_protocol::{Generation, HostId, Stamp};
+use roost_protocol::{Generation, GuestId, HostId, Stamp};
 
 use crate::notify::{Acknowledgement, Notifier, Silence, Telling};
 
@@ -34,6 +34,10 @@ pub struct Intent {
     #[n(6)]
     #[cbor(default)]
     pub telling: Telling,
+    /// Doors of guests that their hosts try, as texts of [`roost_protocol::probe::Probe`].
+    #[n(7)]
+    #[cbor(default)]
+    pub probes: BTreeMap<GuestId, Vec<String>>,
 }
 
 /// A host that joined once.
@@ -166,6 +170,11 @@ pub enum IntentChange {
         id: String,
         record: Option<Acknowledgement>,
     },
+    /// None: nothing of it is tried.
+    Probes {
+        guest: GuestId,
+        probes: Vec<String>,
+    },
     /// Everything, from an adopted grid document.
     Replace(Box<Intent>),
 }
@@ -184,6 +193,8 @@ impl Intent {
             IntentChange::Notifier { name, record } => put(&mut self.telling.notifiers, name, record.as_deref()),
             IntentChange::Silence { id, record } => put(&mut self.telling.silences, id, record.as_ref()),
             IntentChange::Acknowledged { id, record } => put(&mut self.telling.acknowledged, id, record.as_ref()),
+            IntentChange::Probes { guest, probes } if probes.is_empty() => drop(self.probes.remove(guest)),
+            IntentChange::Probes { guest, probes } => drop(self.probes.insert(*guest, probes.clone())),
             IntentChange::Replace(intent) => *self = (**intent).clone(),
         }
     }

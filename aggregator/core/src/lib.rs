@@ -21,6 +21,7 @@ pub mod operation;
 pub mod peers;
 mod placement;
 mod places;
+mod probes;
 mod protection;
 mod takeover;
 #[cfg(test)]

@@ -21,6 +21,7 @@ use roost_protocol::codec;
 use roost_protocol::failover;
 use roost_protocol::message::ToAgent;
 use roost_protocol::operation::Verb;
+use roost_protocol::probe::GuestProbes;
 use roost_protocol::{HostId, Millis, Time};
 
 use crate::event::Action;
@@ -57,6 +58,8 @@ struct World {
     voices: BTreeMap<HostId, usize>,
     /// What others may take from each host.
     shares: BTreeMap<HostId, BTreeSet<Share>>,
+    /// What each host tries.
+    probes: BTreeMap<HostId, Vec<GuestProbes>>,
 }
 
 impl Told {
@@ -78,7 +81,8 @@ impl Grid {
         }
         let shares = self.shares();
         let named = self.named(&shares);
-        let world = World { named, kept: self.replicas_kept(), voices: self.voices(), shares };
+        let (kept, voices, probes) = (self.replicas_kept(), self.voices(), self.probes_by_host());
+        let mut world = World { named, kept, voices, shares, probes };
         for id in due {
             let others = self.others_of(id, &world);
             let (peers, shares) = (self.peers_of(&others, &world), self.shares_of(id, &world));
@@ -86,7 +90,8 @@ impl Grid {
             let disarmed = self.maintenance(id).is_some();
             let maintenance = self.hosts.get(&id).and_then(|host| self.maintenance_stage(host));
             let zone = Some(self.zone(id).to_owned()).filter(|zone| !zone.is_empty());
-            let digest = digest(&peers, &(&shares, maintenance, &zone));
+            let probes = world.probes.remove(&id).unwrap_or_default();
+            let digest = digest(&peers, &(&shares, maintenance, &zone, &probes));
             let councils_digest = self::digest(&guards, &councils) ^ u64::from(disarmed);
             let Some(host) = self.hosts.get_mut(&id) else { continue };
             host.told.next = now.time + LOOK_EVERY;
@@ -95,7 +100,8 @@ impl Grid {
             let Some(link) = host.link() else { continue };
             if host.told.digest != Some(digest) {
                 host.told.digest = Some(digest);
-                actions.push(Action::Send { link, message: ToAgent::Peers { peers, shares, maintenance, zone } });
+                let message = ToAgent::Peers { peers, shares, maintenance, zone, probes };
+                actions.push(Action::Send { link, message });
             }
             if guarded && host.told.councils != Some(councils_digest) {
                 host.told.councils = Some(councils_digest);

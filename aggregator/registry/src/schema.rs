@@ -91,6 +91,7 @@ const NAME: Property = shown("name", Text, "Name");
 static SCHEMAS: &[Schema] = &[
     Schema { name: "host", help: "A machine of the grid", properties: HOST },
     Schema { name: "guest", help: "A virtual machine", properties: GUEST },
+    Schema { name: "access", help: "A door of a guest that its host tries", properties: ACCESS },
     Schema { name: "disk", help: "A disk of a guest", properties: DISK },
     Schema {
         name: "pressure",
@@ -199,6 +200,16 @@ const GUEST: &[Property] = &[
     maybe(wide("restored_from", Text, "The point, which it needs until all is here")),
     restless(maybe(wide("restore_trouble", Text, "Why the rest doesn't come; the guest stops where it reads of it"))),
     hidden("disks", List("disk"), "Its disks"),
+    maybe(hidden("probes", TextList, "Where its host tries whether it answers")),
+    restless(hidden("access", List("access"), "How that went")),
+];
+
+const ACCESS: &[Property] = &[
+    shown("probe", Text, "What is spoken, and where"),
+    shown("up", Boolean, "It answers; three misses in a row count as no"),
+    shown("answer", Choice(&["ok", "refused", "timed_out", "bad_reply"]), "What came of the last try"),
+    maybe(shown("rtt_ms", Integer, "How long its answer took, milliseconds")),
+    shown("since", Time, "Up or not since"),
 ];
 
 const DISK: &[Property] = &[

@@ -139,6 +139,7 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "guest.manage" => guest::manage,
         "guest.hand_over" => guest::hand_over,
         "guest.release" => guest::release,
+        "guest.probe" => guest::probe,
         "operation.list" => operation::list,
         "operation.get" => operation::get,
         "operation.wait" => operation::wait,

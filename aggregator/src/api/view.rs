@@ -17,6 +17,7 @@ use roost_protocol::backup::Pulling;
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::host::{Alarm, Virtualization};
 use roost_protocol::operation::Failure;
+use roost_protocol::probe::Access;
 use roost_protocol::{Stamp, Time};
 use serde_json::{Value, json};
 
@@ -195,6 +196,21 @@ impl GuestView<'_> {
         self.host.backups.pulls.as_ref()?.get(&self.guest.report.id)
     }
 
+    /// How its doors stand that its host tries.
+    fn access(&self) -> Value {
+        let doors = self.guest.sample.iter().flat_map(|sample| &sample.access);
+        let door = |it: &Access| {
+            json!({
+                "probe": it.probe,
+                "up": it.up,
+                "answer": word(it.answer),
+                "rtt_ms": it.rtt_ms,
+                "since": time(it.since),
+            })
+        };
+        doors.map(door).collect()
+    }
+
     fn protection(&self, name: &str) -> Value {
         match (self.grid.protection(self.guest.report.id), name) {
             (Protection::NotWished, _) => Value::Null,
@@ -238,6 +254,8 @@ impl Listed for GuestView<'_> {
             "resident_mib" => self.guest.sample.as_ref().map_or(Value::Null, |sample| json!(sample.resident_mib)),
             "stale" => json!(!self.host.fresh()),
             "disks" => json!(report.disks),
+            "probes" => json!(self.grid.intent().probes.get(&report.id)),
+            "access" => self.access(),
             "protected" | "protected_by" | "unprotected_because" => self.protection(name),
             "restored_percent" => self.pulling().map_or(Value::Null, |pull| json!(pull.percent)),
             "restored_from" => self.pulling().map_or(Value::Null, |pull| json!(pull.point)),

@@ -8,7 +8,7 @@ use roost_aggregator_core::account::{Account, LastUses};
 use roost_aggregator_core::intent::{Intent, IntentChange};
 use roost_aggregator_core::notify::{Telling, Told};
 use roost_aggregator_core::operation::Operation;
-use roost_protocol::{Epoch, Generation, HostId, Stamp, codec};
+use roost_protocol::{Epoch, Generation, GuestId, HostId, Stamp, codec};
 use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
@@ -50,6 +50,7 @@ const MIGRATIONS: &[M<'static>] = &[
      CREATE TABLE acknowledged(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
      CREATE TABLE told(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
     ),
+    M::up("CREATE TABLE probe(id BLOB PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;"),
 ];
 
 /// What was kept from the last run.
@@ -240,6 +241,7 @@ fn set_aside(path: &Path, now: Stamp) -> Result<PathBuf, LedgerError> {
 fn read_intent(connection: &Connection) -> Result<Intent, LedgerError> {
     let generation = read_meta(connection, "generation")?.map_or(0, row::unsigned);
     let hosts = records::<[u8; 16], _>(connection, "host", codec::decode)?;
+    let probes = records::<[u8; 16], _>(connection, "probe", codec::decode)?;
     Ok(Intent {
         generation: Generation(generation),
         hosts: hosts.into_iter().map(|(id, record)| (HostId::from_bytes(id), record)).collect(),
@@ -252,6 +254,7 @@ fn read_intent(connection: &Connection) -> Result<Intent, LedgerError> {
             silences: records::<String, _>(connection, "silence", codec::decode)?.into_iter().collect(),
             acknowledged: records::<String, _>(connection, "acknowledged", codec::decode)?.into_iter().collect(),
         },
+        probes: probes.into_iter().map(|(id, record)| (GuestId::from_bytes(id), record)).collect(),
     })
 }
 
@@ -345,6 +348,10 @@ fn write(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), LedgerE
             IntentChange::Acknowledged { id, record } => {
                 put(transaction, "acknowledged", id, record.as_ref().map(codec::encode))?;
             }
+            IntentChange::Probes { guest, probes } => {
+                let record = (!probes.is_empty()).then(|| codec::encode(probes));
+                put(transaction, "probe", guest.bytes(), record)?;
+            }
             IntentChange::Replace(intent) => replace(transaction, intent)?,
         }
     }
@@ -386,7 +393,7 @@ fn put(
 fn replace(transaction: &Transaction<'_>, intent: &Intent) -> Result<(), LedgerError> {
     transaction.execute_batch(
         "DELETE FROM host; DELETE FROM join_token; DELETE FROM user; DELETE FROM api_token; DELETE FROM backup_policy;
-         DELETE FROM notifier; DELETE FROM silence; DELETE FROM acknowledged;",
+         DELETE FROM notifier; DELETE FROM silence; DELETE FROM acknowledged; DELETE FROM probe;",
     )?;
     for (id, record) in &intent.hosts {
         put(transaction, "host", id.bytes(), Some(codec::encode(record)))?;
@@ -404,6 +411,9 @@ fn replace(transaction: &Transaction<'_>, intent: &Intent) -> Result<(), LedgerE
         put(transaction, "backup_policy", name, Some(codec::encode(policy)))?;
     }
     replace_telling(transaction, &intent.telling)?;
+    for (guest, probes) in &intent.probes {
+        put(transaction, "probe", guest.bytes(), Some(codec::encode(probes)))?;
+    }
     write_meta(transaction, "recovering", 0)
 }
 

@@ -94,12 +94,30 @@ fn a_database_of_the_first_version_is_read_with_its_operations() {
     drop(store);
     let connection = rusqlite::Connection::open(directory.path().join("data/ledger.db")).unwrap();
     let back = "ALTER TABLE operation DROP COLUMN started; DROP TABLE last_use; DROP TABLE backup_policy;
-                DROP TABLE notifier; DROP TABLE silence; DROP TABLE acknowledged; DROP TABLE told;
+                DROP TABLE notifier; DROP TABLE silence; DROP TABLE acknowledged; DROP TABLE told; DROP TABLE probe;
                 PRAGMA user_version = 1; PRAGMA application_id = 0;";
     connection.execute_batch(back).unwrap();
     drop(connection);
     let (_, kept) = open(&directory);
     assert_eq!((kept.operations, kept.set_aside), (vec![old], None));
+}
+
+#[test]
+fn doors_to_be_tried_outlive_a_restart_and_come_with_a_grid_document() {
+    let directory = tempfile::tempdir().unwrap();
+    let (guest, probes) = (GuestId::from_u128(5), vec!["rdp://192.0.2.7:3389".to_owned()]);
+    let commit = |change| {
+        let (mut store, _) = open(&directory);
+        store.commit(std::iter::once(&Changes { intent: vec![change], ..Changes::default() })).unwrap();
+        drop(store);
+        open(&directory).1.intent.probes
+    };
+    let set = |probes: &[String]| IntentChange::Probes { guest, probes: probes.to_vec() };
+    assert_eq!(commit(set(&probes)), BTreeMap::from([(guest, probes.clone())]));
+    assert_eq!(commit(set(&[])), BTreeMap::new());
+    let intent =
+        roost_aggregator_core::Intent { probes: BTreeMap::from([(guest, probes.clone())]), ..Default::default() };
+    assert_eq!(commit(IntentChange::Replace(Box::new(intent))), BTreeMap::from([(guest, probes)]));
 }
 
 #[test]

@@ -281,5 +281,6 @@ fn guest_sample(id: GuestId, sequence: u64) -> GuestSample {
         write_bps: 9_000 * sequence,
         balloon_mib: Some(MiB(2_048)),
         available_mib: Some(MiB(500 + sequence % 500)),
+        access: Vec::new(),
     }
 }

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 /// Samples come every second, details every fifteen; a loaded machine is slower.
 const SOON: Duration = Duration::from_secs(60);
+/// Three misses, with the waits between them.
+const PROBED: Duration = Duration::from_secs(120);
 const ACCESS: &str = "-v3 -l authPriv -u mon -a SHA-256 -A authpass12345 -x AES -X privpass12345";
 const METRICS: &str = "9177";
 /// roostObjects.
@@ -29,6 +31,7 @@ fn real_host_is_watched_by_snmp_and_prometheus() {
             spec["disks"] = json!([{"from": "blank", "size_mib": 64}]);
             grid.api.done(reqwest::Method::POST, "/guests", &spec)?;
         }
+        probed(grid, &folder)?;
         let log = |name: &str| folder.join(name);
         let conf = log("snmpd.conf");
         let environment = format!("SNMPCONFPATH={0} SNMP_PERSISTENT_DIR={0}/kept MIBS=", folder.display());
@@ -49,8 +52,63 @@ fn real_host_is_watched_by_snmp_and_prometheus() {
         ensure!(grid.api.ended(&made, SOON)?["state"] == "succeeded", "a backup");
         scraped(grid, &folder)?;
         out_of_service(grid, &environment)?;
+        answers(grid, &environment)?;
         remembered(grid)
     });
+}
+
+/// Has doors tried: QEMU's VNC and Python's web server answer, VNC is no RDP, and nobody is at the last one.
+fn probed(grid: &Grid, folder: &std::path::Path) -> Result<()> {
+    let servers = [
+        "exec qemu-system-x86_64 -S -machine pc -accel tcg -m 16 -nodefaults -vga std -vnc 127.0.0.1:77",
+        "exec python3 -m http.server --bind 127.0.0.1 --directory / 8077",
+    ];
+    for (number, line) in servers.iter().enumerate() {
+        let log = folder.join(format!("server-{number}.log"));
+        grid.lab.spawn(1, &log, &["timeout", "--foreground", "600", "sh", "-c", line])?;
+    }
+    grid.roost(&["guest", "probe", "two", "--probes", "vnc://127.0.0.1:5977,http://127.0.0.1:8077"])?;
+    grid.roost(&["guest", "probe", "one", "--probes", "rdp://127.0.0.1:5977,tcp://127.0.0.1:9"])?;
+    let why = grid.roost(&["guest", "probe", "one", "--probes", "rdp://desk"]).err().context("a name is taken")?;
+    ensure!(format!("{why:#}").contains("give one such as"), "{why:#}");
+    Ok(())
+}
+
+fn door(it: &Value) -> Option<(&str, bool, &str)> {
+    Some((it["probe"].as_str()?, it["up"].as_bool()?, it["answer"].as_str()?))
+}
+
+/// What the host found out is told by all that tell of guests.
+fn answers(grid: &Grid, environment: &str) -> Result<()> {
+    let doors = |name: &str, expected: &[(&str, bool, &str)]| {
+        eventually("doors are tried", PROBED, || {
+            let guest = grid.api.get(&format!("/guests/{name}"))?;
+            let found = guest["access"].as_array().context("access")?;
+            ensure!(found.iter().filter_map(door).eq(expected.iter().copied()), "{guest}");
+            Ok(())
+        })
+    };
+    doors("two", &[("vnc://127.0.0.1:5977", true, "ok"), ("http://127.0.0.1:8077/", true, "ok")])?;
+    doors("one", &[("rdp://127.0.0.1:5977", false, "bad_reply"), ("tcp://127.0.0.1:9", false, "refused")])?;
+    eventually("an alarm tells of it", SOON, || {
+        let alarms = |guest: &str| Ok::<_, anyhow::Error>(grid.api.get(&format!("/alarms?guest={guest}"))?.to_string());
+        let (one, two) = (alarms("one")?, alarms("two")?);
+        ensure!(one.contains("guest-unreachable") && one.contains("at rdp://127.0.0.1:5977 something else"), "{one}");
+        ensure!(!two.contains("guest-unreachable"), "{two}");
+        Ok(())
+    })?;
+    eventually("metrics and SNMP tell of it", SOON, || {
+        let page = format!("http://{}:{METRICS}/metrics", grid.lab.address(1));
+        let metrics = reqwest::blocking::get(&page)?.text()?;
+        let up = "roost_guest_access_up{domain=\"two\",protocol=\"vnc\",address=\"127.0.0.1:5977\"} 1\n";
+        let down = "roost_guest_access_up{domain=\"one\",protocol=\"rdp\",address=\"127.0.0.1:5977\"} 0\n";
+        ensure!(metrics.contains(up) && metrics.contains(down), "{metrics}");
+        checked_by_promtool(&metrics)?;
+        let told = ask(grid, environment, "snmpbulkwalk", &format!("{ROOST}.3.1.8"))?;
+        let states: Vec<&str> = told.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+        ensure!(states.contains(&"2") && states.contains(&"5"), "ok(2), badReply(5): {told}");
+        Ok(())
+    })
 }
 
 /// What was sampled is asked of the host when somebody looks, also after its agent died.

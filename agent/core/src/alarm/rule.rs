@@ -20,6 +20,7 @@ pub(super) fn timing(code: &str) -> Timing {
         "disk-filling" => seconds(600, 600),
         // A guest that is started again within the minute was away, not down.
         "guest-down" => seconds(60, 0),
+        "guest-unreachable" => seconds(0, 0),
         // The link itself tries for longer than a restart of the aggregator takes.
         "aggregator-away" => seconds(60, 10),
         _ => seconds(60, 60),

@@ -2,6 +2,7 @@
 
 use roost_protocol::guest::Desired;
 use roost_protocol::host::{DiskUse, Pressure};
+use roost_protocol::probe::{Access, Answer};
 use roost_protocol::{Generation, Millis};
 
 use super::*;
@@ -11,6 +12,7 @@ struct World {
     now: u64,
     host: HostSample,
     guests: Vec<GuestReport>,
+    samples: BTreeMap<GuestId, GuestSample>,
     away: Option<Time>,
     fresh: bool,
 }
@@ -18,7 +20,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let host = HostSample { memory_available_mib: MiB(50_000), ..HostSample::default() };
-        Self { alarms: Alarms::default(), now: 0, host, guests: vec![], away: None, fresh: true }
+        let samples = BTreeMap::new();
+        Self { alarms: Alarms::default(), now: 0, host, guests: vec![], samples, away: None, fresh: true }
     }
 
     /// Passes so many seconds; what was raised (+) and cleared (-), with the second in which it was.
@@ -29,6 +32,7 @@ impl World {
                 host: &self.host,
                 memory: MiB(64_000),
                 guests: &self.guests,
+                samples: &self.samples,
                 aggregator_away: self.away,
                 fresh: self.fresh,
             };
@@ -178,4 +182,43 @@ fn a_clock_that_jumps_ahead_raises_no_more_than_is_true() {
     assert_eq!(damper.step(Time(u64::MAX), Level::Bad, &timing), Some(true));
     assert_eq!(damper.step(Time(0), Level::Good, &timing), None);
     assert_eq!(damper.step(Time(0) + Millis::seconds(60), Level::Good, &timing), Some(false));
+}
+
+#[test]
+fn a_guest_that_runs_and_does_not_answer_is_an_alarm_until_it_answers_or_is_off() {
+    let mut world = World::new();
+    world.guests = vec![guest(PowerState::Running, None)];
+    let answers = |up: bool| {
+        let answer = if up { Answer::Ok } else { Answer::TimedOut };
+        let access = |number: u8, up| Access {
+            probe: format!("rdp://192.0.2.{number}:3389"),
+            up,
+            answer,
+            rtt_ms: None,
+            since: Stamp(0),
+        };
+        let id = GuestId::from_u128(1);
+        let sample = GuestSample {
+            id,
+            cpu_permille: 0,
+            resident_mib: MiB(1),
+            read_bps: 0,
+            write_bps: 0,
+            balloon_mib: None,
+            available_mib: None,
+            access: vec![access(1, true), access(2, up)],
+        };
+        BTreeMap::from([(id, sample)])
+    };
+    assert_eq!(world.pass(5), [""; 0], "nothing is tried");
+    world.samples = answers(true);
+    assert_eq!(world.pass(5), [""; 0]);
+    world.samples = answers(false);
+    assert_eq!(world.pass(5), ["+guest-unreachable 10"]);
+    world.samples = answers(true);
+    assert_eq!(world.pass(5), ["-guest-unreachable 15"]);
+    world.samples = answers(false);
+    assert!(world.pass(600)[0].starts_with("+guest-unreachable"));
+    world.guests = vec![guest(PowerState::Off, None)];
+    assert!(world.pass(600)[0].starts_with("-guest-unreachable"));
 }

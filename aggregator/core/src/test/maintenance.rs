@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roost_protocol::backup::{ReplicaState, ReplicaStatus};
 use roost_protocol::failover::{Council, GuardReport, Voter, WardReport};
-use roost_protocol::guest::{Desired, GuestReport, GuestSpec, Power, PowerState};
+use roost_protocol::guest::{Desired, GuestReport, GuestSample, GuestSpec, Power, PowerState};
 use roost_protocol::host::{HostSample, Maintenance as Stage};
 use roost_protocol::message::{Beat, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::{Failure, FailureCode, Outcome, Verb};
+use roost_protocol::probe::{Access, Answer, GuestProbes, PROBES};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
 
 use super::{config, hello, record, report};
@@ -30,6 +31,8 @@ struct Rig {
     disarmed: BTreeMap<u64, bool>,
     /// And whether it is in service.
     stages: BTreeMap<u64, Option<Stage>>,
+    /// And which doors it tries.
+    probes: BTreeMap<u64, Vec<GuestProbes>>,
     /// Peers of the second host that may get new replicas.
     up: BTreeSet<HostId>,
     handed: Vec<(OperationId, GuestId)>,
@@ -40,8 +43,9 @@ impl Rig {
     fn new(protected: u128, others: u128) -> Self {
         let hosts = (1..=3).map(|n| (host(u128::from(n)), record(n))).collect();
         let grid = Grid::new(config(), Intent { hosts, ..Intent::default() }, Vec::new());
-        let (disarmed, stages, up) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let mut rig = Self { grid, now: Time(1_000_000), disarmed, stages, up, handed: Vec::new(), refused: None };
+        let (disarmed, stages, probes, up) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (now, handed, refused) = (Time(1_000_000), Vec::new(), None);
+        let mut rig = Self { grid, now, disarmed, stages, probes, up, handed, refused };
         rig.hosts(protected, others);
         rig
     }
@@ -71,8 +75,9 @@ impl Rig {
                 Action::Send { link, message: ToAgent::Councils { disarmed, .. } } => {
                     self.disarmed.insert(link.0, disarmed);
                 }
-                Action::Send { link, message: ToAgent::Peers { peers, maintenance, .. } } => {
+                Action::Send { link, message: ToAgent::Peers { peers, maintenance, probes, .. } } => {
                     self.stages.insert(link.0, maintenance);
+                    self.probes.insert(link.0, probes);
                     if link != LinkId(2) {
                         continue;
                     }
@@ -234,6 +239,49 @@ fn a_host_in_maintenance_gets_no_guests_no_replicas_and_no_takeovers_until_it_is
     again.maintain(None);
     assert_eq!(again.stages[&1], None);
     assert_eq!((again.disarmed[&1], again.up.contains(&host(1))), (false, true));
+}
+
+#[test]
+fn doors_are_tried_by_the_host_that_a_guest_is_on_until_the_guest_is_deleted() {
+    let mut rig = Rig::new(1, 1);
+    let probe = |rig: &mut Rig, at: GuestId, probes: &[&str]| {
+        let probes = probes.iter().map(|text| (*text).to_owned()).collect();
+        rig.call(Call::SetProbes { guest: at, probes });
+        rig.pass(1);
+        rig.refused
+    };
+    assert_eq!(probe(&mut rig, guest(9), &[]), Some(CallErrorCode::NotFound));
+    assert_eq!(probe(&mut rig, guest(1), &["rdp://desk.example.org"]), Some(CallErrorCode::Invalid));
+    assert_eq!(probe(&mut rig, guest(1), &["tcp://192.0.2.7:1"; PROBES + 1]), Some(CallErrorCode::Invalid));
+    assert_eq!(probe(&mut rig, guest(1), &["rdp://192.0.2.7", "rdp://192.0.2.7:3389"]), None);
+    let told = || vec![GuestProbes { guest: guest(1), probes: vec!["rdp://192.0.2.7:3389".into()] }];
+    assert_eq!((rig.probes[&1].clone(), rig.probes[&2].clone()), (told(), Vec::new()), "once, and not to the others");
+    // What a host says of it is bounded here.
+    let access =
+        Access { probe: "tcp://192.0.2.7:1".into(), up: true, answer: Answer::Ok, rtt_ms: None, since: Stamp(1) };
+    let sample = GuestSample {
+        id: guest(1),
+        cpu_permille: 0,
+        resident_mib: MiB(1),
+        read_bps: 0,
+        write_bps: 0,
+        balloon_mib: None,
+        available_mib: None,
+        access: vec![access; 99],
+    };
+    let beat = Beat { samples: vec![sample], ..Beat::default() };
+    rig.tell(Event::Received { link: LinkId(1), message: ToAggregator::Beat(beat) });
+    let kept = rig.grid.hosts()[&host(1)].guests[&guest(1)].sample.as_ref().map(|sample| sample.access.len());
+    assert_eq!(kept, Some(PROBES));
+    // Wherever it goes.
+    let beat = |guests| ToAggregator::Beat(Beat { guests, ..Beat::default() });
+    let gone = Beat { gone: vec![guest(1)], ..Beat::default() };
+    rig.tell(Event::Received { link: LinkId(1), message: ToAggregator::Beat(gone) });
+    rig.tell(Event::Received { link: LinkId(2), message: beat(vec![running(guest(1))]) });
+    rig.pass(11);
+    assert_eq!((rig.probes[&1].clone(), rig.probes[&2].clone()), (Vec::new(), told()));
+    assert_eq!(probe(&mut rig, guest(1), &[]), None);
+    assert_eq!((rig.probes[&2].len(), rig.grid.intent().probes.len()), (0, 0));
 }
 
 #[test]

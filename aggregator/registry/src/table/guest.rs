@@ -1,6 +1,6 @@
 //! Guests.
 
-use super::{LOOK, REF_GUEST, cli, read, slow};
+use super::{LOOK, REF_GUEST, cli, read, slow, write};
 use crate::{Field, FieldKind, Http, Operation, Output};
 
 const LIST: Operation = Operation {
@@ -120,4 +120,23 @@ pub(super) const TABLE: &[Operation] = &[
         ..action("guest.manage", "manage", "Have the host look after a guest", "/guests/{ref}/actions/manage")
     },
     action("guest.release", "release", "Leave a guest to itself again", "/guests/{ref}/actions/release"),
+    Operation {
+        detail: "Its host tries each twice a minute while the guest runs: `rdp://192.0.2.7`, `vnc://192.0.2.7:5901`, \
+                 `spice://`, `ssh://`, `http://192.0.2.7/health`, or `tcp://192.0.2.7:8080` where it is enough that it \
+                 takes the connection. `roost guest get` shows how it went; an alarm tells of three misses in a row. None: \
+                 it is not tried any more.",
+        inputs: &[
+            REF_GUEST,
+            Field::body("probes", FieldKind::TextList, "Where, with IP addresses; at most 4").required(),
+        ],
+        errors: &["not_found", "ambiguous", "invalid"],
+        cli: cli("guest", "probe"),
+        ..write(
+            "guest.probe",
+            "Have a guest's host try whether it answers",
+            Http::Post,
+            "/guests/{ref}/actions/probe",
+            Output::Object("guest"),
+        )
+    },
 ];

@@ -199,6 +199,18 @@ pub(crate) async fn manage(api: &Api, caller: &Caller, input: Input) -> Done {
     on_guest(api, caller, input, Verb::Manage { power }, TIMEOUT).await
 }
 
+pub(crate) async fn probe(api: &Api, caller: &Caller, mut input: Input) -> Done {
+    let wanted = input.required("ref")?.to_owned();
+    let probes = part::<Vec<String>>(&input, "probes")?;
+    let named = wanted.clone();
+    let only_if = input.only_if(move |grid, _, _| Some(version(&find::guest(grid, &named).ok()?)));
+    let found = api.handle.read(move |grid, _, _| find::guest(grid, &wanted).map(|view| view.guest.report.id));
+    let guest = found.await??;
+    api.handle.call_if(&caller.user, Call::SetProbes { guest, probes }, only_if).await?;
+    let shown = api.handle.read(move |grid, _, _| find::guest(grid, &guest.to_string()).map(|view| show_all(&view)));
+    Ok(Output::Object(shown.await??))
+}
+
 async fn on_guest(api: &Api, caller: &Caller, mut input: Input, verb: Verb, timeout: Millis) -> Done {
     let wanted = input.required("ref")?.to_owned();
     let only_if = input.only_if({

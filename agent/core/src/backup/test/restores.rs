@@ -5,6 +5,7 @@ use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::host::Maintenance;
 use roost_protocol::message::ToAgent;
 use roost_protocol::operation::{FailureCode, Verb};
+use roost_protocol::probe::{GuestProbes, PROBES};
 use roost_protocol::{HostId, PointId};
 
 use super::rig::{HOUR, Rig, guest, policy};
@@ -141,35 +142,51 @@ fn what_others_may_read_here_is_kept_and_told_and_stays() {
     let point = rig.points(1)[0];
     rig.link();
     let share = Share { point, with: HostId::from_u128(9) };
-    rig.tell(Event::Received(ToAgent::Peers { peers: Vec::new(), shares: vec![share], maintenance: None, zone: None }));
+    rig.tell(Event::Received(ToAgent::Peers {
+        peers: Vec::new(),
+        shares: vec![share],
+        maintenance: None,
+        zone: None,
+        probes: Vec::new(),
+    }));
     assert_eq!(rig.refused(1, Verb::DeletePoint { point, even_last: true }), FailureCode::Busy);
     rig.restart();
     rig.link();
     rig.live(3_000);
     assert_eq!(rig.told_shares, [share], "an aggregator that lost all hears of it");
     assert_eq!(rig.refused(1, Verb::DeletePoint { point, even_last: true }), FailureCode::Busy);
-    rig.tell(Event::Received(ToAgent::Peers { peers: Vec::new(), shares: Vec::new(), maintenance: None, zone: None }));
+    rig.tell(Event::Received(ToAgent::Peers {
+        peers: Vec::new(),
+        shares: Vec::new(),
+        maintenance: None,
+        zone: None,
+        probes: Vec::new(),
+    }));
     let deleted = rig.command(1, Verb::DeletePoint { point, even_last: true });
     rig.live(3_000);
     assert_eq!(rig.outcome(deleted), Some(None));
 }
 
 #[test]
-fn that_a_host_is_out_of_service_is_known_until_the_aggregator_says_otherwise() {
+fn what_the_aggregator_said_of_a_host_holds_until_it_says_otherwise() {
     let mut rig = rig();
-    let told = |maintenance| {
-        Event::Received(ToAgent::Peers { peers: Vec::new(), shares: Vec::new(), maintenance, zone: None })
+    let told = |maintenance, probes| {
+        Event::Received(ToAgent::Peers { peers: Vec::new(), shares: Vec::new(), maintenance, zone: None, probes })
     };
+    let door = |number: usize| format!("tcp://192.0.2.7:{number}");
     assert_eq!(rig.agent.maintenance(), None);
     rig.link();
-    rig.tell(told(Some(Maintenance::Draining)));
+    let many = GuestProbes { guest: guest(1), probes: (0..99).map(door).collect() };
+    rig.tell(told(Some(Maintenance::Draining), vec![many]));
+    let few = GuestProbes { guest: guest(1), probes: (0..PROBES).map(door).collect() };
     assert_eq!(rig.agent.maintenance(), Some(Maintenance::Draining));
     rig.restart();
     assert_eq!(rig.agent.maintenance(), Some(Maintenance::Draining), "the aggregator may be away");
+    assert_eq!(rig.agent.probes(), [few]);
     rig.link();
-    rig.tell(told(None));
+    rig.tell(told(None, Vec::new()));
     rig.restart();
-    assert_eq!(rig.agent.maintenance(), None);
+    assert_eq!((rig.agent.maintenance(), rig.agent.probes()), (None, &[][..]));
 }
 
 #[test]

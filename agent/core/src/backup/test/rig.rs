@@ -222,7 +222,8 @@ impl Rig {
     }
 
     pub(super) fn peers(&mut self, peers: Vec<Peer>) {
-        self.tell(Event::Received(ToAgent::Peers { peers, shares: Vec::new(), maintenance: None, zone: None }));
+        let (shares, probes) = (Vec::new(), Vec::new());
+        self.tell(Event::Received(ToAgent::Peers { peers, shares, maintenance: None, zone: None, probes }));
     }
 
     pub(super) fn tell(&mut self, event: Event) {
@@ -284,6 +285,7 @@ impl Rig {
             Change::Peers(peers) => self.kept.peers = peers,
             Change::Shares(shares) => self.kept.shares = shares,
             Change::Maintenance(it) => self.kept.maintenance = it,
+            Change::Probes(probes) => self.kept.probes = probes,
             Change::Wish { guest, desired: Some(desired) } => drop(self.kept.wishes.insert(guest, desired)),
             Change::Operation { record } => drop(self.kept.operations.insert(record.command.operation, record)),
             Change::Wish { guest, desired: None } => drop(self.kept.wishes.remove(&guest)),
