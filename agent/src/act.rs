@@ -5,6 +5,7 @@ pub(crate) mod balloon;
 pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod domain;
+pub(crate) mod fence;
 pub(crate) mod image;
 pub(crate) mod import;
 pub(crate) mod ksm;

@@ -18,6 +18,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::act::domain::Workers;
+use crate::act::fence;
 use crate::ledger::{Reply, Request};
 use crate::observe::libvirt::Watcher;
 use crate::peer::Known;
@@ -43,6 +44,8 @@ pub(crate) struct Driver {
     pub(crate) known: watch::Sender<Known>,
     /// Takes in how the guard is to be.
     pub(crate) guard: watch::Sender<GuardWish>,
+    /// Takes in how cutting another host's power ended.
+    pub(crate) fenced: mpsc::Sender<Event>,
     /// Kept once the first look at all domains since this boot has been decided on.
     pub(crate) new_boot: Option<String>,
     /// Told to people once: a damaged ledger was found here.
@@ -205,6 +208,7 @@ impl Driver {
             Action::SendDocument => self.ask_ledger(Request::ReadDocument),
             Action::Peers { peers, shares } => drop(self.known.send_replace(Known { peers, shares })),
             Action::Guard(wish) => drop(self.guard.send_replace(*wish)),
+            Action::Fence { host, device } => fence::begin(host, *device, self.fenced.clone()),
             Action::List(number) => self.watcher.list(number),
             Action::Note { guest, at, text } => note(guest, at, &text),
         }
@@ -250,6 +254,7 @@ impl Driver {
                 | Action::SendDocument
                 | Action::Peers { .. }
                 | Action::Guard(_)
+                | Action::Fence { .. }
                 | Action::List(_)
                 | Action::Note { .. } => {}
             }

@@ -10,10 +10,11 @@ use roost_protocol::look::{self, Look, PICTURE, Past, Picture, Seen};
 use roost_protocol::memory::MemoryReport;
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, Stamp};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::act::domain::{Slot, hypervisor_failure};
-use crate::act::{backup, failure, io_failure, picture};
+use crate::act::{backup, failure, fence, io_failure, picture};
 use crate::files;
 use crate::history::History;
 
@@ -38,6 +39,7 @@ impl Looks {
             Look::Trial { guest } => trial(&self.pictures, guest).map(Seen::Picture),
             Look::History(past) => self.history(past).map(Seen::History),
             Look::Memory => self.memory(),
+            Look::Power(device) => Handle::current().block_on(fence::power(&device)).map(Seen::Power),
         };
         seen.unwrap_or_else(Seen::Nothing)
     }

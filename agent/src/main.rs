@@ -145,7 +145,7 @@ async fn run(
         points.tidy_fetched(&place);
     }
     let known = exchange::start(&config, &store, kept_peers, points.as_mut(), &sender)?;
-    let workers = Workers::new(watcher.hypervisor(), place, accelerator, points, sender);
+    let workers = Workers::new(watcher.hypervisor(), place, accelerator, points, sender.clone());
     let aggregator = aggregator.or_else(|| config.aggregator.clone());
     let (demand, began) = (detail::Demand::new(), std::time::Instant::now());
     let details = details::start(watcher.hypervisor(), demand.clone())?;
@@ -163,6 +163,7 @@ async fn run(
         workers,
         known,
         guard,
+        fenced: sender,
         new_boot,
         aside,
         monitor,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quinn::Connection;
 use roost_protocol::HostId;
+use roost_protocol::fence::{FenceDevice, Power};
 use roost_protocol::look::{History, Look, Past, Picture, SINCE, Seen};
 use roost_protocol::memory::MemoryReport;
 use roost_protocol::operation::{Failure, FailureCode};
@@ -56,6 +57,12 @@ pub(crate) async fn history(handle: &Handle, host: HostId, past: Past) -> Result
 /// How the host's memory is shared out.
 pub(crate) async fn memory(handle: &Handle, host: HostId) -> Result<Result<MemoryReport, Failure>, Away> {
     look(handle, host, Look::Memory, |seen| if let Seen::Memory(report) = seen { Some(*report) } else { None }).await
+}
+
+/// What another host's fence device says of that host, asked by this one.
+pub(crate) async fn power(handle: &Handle, by: HostId, device: FenceDevice) -> Result<Result<Power, Failure>, Away> {
+    let what = Look::Power(Box::new(device));
+    look(handle, by, what, |seen| if let Seen::Power(power) = seen { Some(power) } else { None }).await
 }
 
 async fn ask(connection: &Connection, what: &Look) -> Result<Seen, TransportError> {

@@ -113,4 +113,7 @@ pub enum NoteKind {
     /// Agent: a planned hand-over began, gave the guest up, or came to nothing.
     #[n(19)]
     HandOver,
+    /// The others were asked for the owner; its power was cut, or could not be.
+    #[n(20)]
+    Fence,
 }

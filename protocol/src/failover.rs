@@ -5,6 +5,7 @@ use minicbor::{Decode, Encode};
 use ring::digest::{SHA256, digest};
 
 use crate::cause::Noted;
+use crate::fence::FenceDevice;
 use crate::{GridId, GuestId, HostId, Millis, Stamp};
 
 /// The first message version that has these words.
@@ -104,6 +105,9 @@ pub struct Guard {
     /// None: not known now, what was told before stays.
     #[n(1)]
     pub seat: Option<Seat>,
+    /// What cuts its power, told to those that may take its guests over.
+    #[n(2)]
+    pub fence: Option<FenceDevice>,
 }
 
 /// How a guard is known and reached.

@@ -10,7 +10,9 @@ pub mod damper;
 pub mod document;
 pub mod enrol;
 pub mod failover;
+pub mod fence;
 pub mod guest;
+mod hidden;
 pub mod host;
 pub mod id;
 pub mod identity;
@@ -23,5 +25,6 @@ pub mod probe;
 pub mod transport;
 pub mod unit;
 
+pub use hidden::Hidden;
 pub use id::{Epoch, Generation, GridId, GuestId, HostId, OperationId, PointId};
 pub use unit::{MiB, Millis, Stamp, Time};

@@ -3,6 +3,7 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::fence::{FenceDevice, Power};
 use crate::memory::MemoryReport;
 use crate::operation::Failure;
 use crate::{GuestId, MiB, Millis, Stamp};
@@ -15,7 +16,7 @@ pub const PICTURE: usize = 960 << 10;
 pub const MOMENTS: u32 = 2_000;
 
 /// The question; the only message on its stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Look {
     /// What a running guest shows on its first screen.
     #[n(0)]
@@ -35,6 +36,9 @@ pub enum Look {
     /// The host's memory, how it is shared out and why.
     #[n(3)]
     Memory,
+    /// What another host's fence device says of that host.
+    #[n(4)]
+    Power(#[n(0)] Box<FenceDevice>),
 }
 
 /// Which history.
@@ -65,6 +69,8 @@ pub enum Seen {
     History(#[n(0)] History),
     #[n(3)]
     Memory(#[n(0)] Box<MemoryReport>),
+    #[n(4)]
+    Power(#[n(0)] Power),
 }
 
 /// What was sampled, in order of time. Where nothing was, there is no moment.

@@ -14,6 +14,11 @@ tests="python3:API-clients librpc-xml-perl:XML-RPC-client liblwp-protocol-https-
 snmpd:SNMP snmp:SNMP-clients snmptrapd:SNMP-traps smitools:checks-MIBs prometheus:scrapes-metrics
 prometheus-alertmanager:its-webhooks python3-aiosmtpd:receives-mail rsyslog:receives-syslog openssl:its-certificates"
 
+# Debian 13 has a package for each fence agent, Debian 12 one for all.
+fence=fence-agents
+! apt-cache show fence-agents-dummy > /dev/null 2>&1 || fence=fence-agents-dummy
+tests="$tests $fence:cuts-nobody's-power"
+
 image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick e2fsprogs:disks-in-its-tests"
 
 need_cargo=1.95

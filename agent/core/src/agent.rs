@@ -16,6 +16,7 @@ use crate::chain::Chain;
 use crate::command::Pending;
 use crate::event::{Action, Event, Lane, Task, TaskId};
 use crate::failover::Failover;
+use crate::fence::Fences;
 use crate::guests::{Guests, alive};
 use crate::ledger::{Change, Kept, Record, Stage};
 use crate::right::Rights;
@@ -57,6 +58,7 @@ pub struct Agent {
     pub(crate) rights: Rights,
     pub(crate) takeovers: Takeovers,
     pub(crate) failover: Failover,
+    pub(crate) fences: Fences,
     pub(crate) chain: Chain,
     /// What the aggregator said last.
     pub(crate) maintenance: Option<Maintenance>,
@@ -134,6 +136,7 @@ impl Agent {
             backups,
             takeovers: Takeovers::new(),
             failover: Failover::default(),
+            fences: Fences::default(),
             chain: Chain::default(),
             maintenance: kept.maintenance,
             probes: kept.probes,
@@ -154,6 +157,7 @@ impl Agent {
         self.begin_operations(now, &mut actions);
         self.yield_guests(now, &mut actions);
         self.begin_takeovers(now, &mut actions);
+        self.begin_fences(now, &mut actions);
         self.keep_failover(&mut actions);
         self.keep_chain(now);
         self.keep_wishes(now, &mut actions);
@@ -184,7 +188,7 @@ impl Agent {
     pub fn deadline(&self) -> Option<Time> {
         let list = (self.hypervisor == Hypervisor::Up).then_some(self.next_list);
         let others = [self.beats.deadline(), self.pending.deadline(), self.guests.deadline(), self.backups.deadline()];
-        let others = others.into_iter().chain([self.takeover_deadline()]);
+        let others = others.into_iter().chain([self.takeover_deadline(), self.fences.deadline()]);
         others.chain([list]).flatten().min()
     }
 
@@ -234,6 +238,7 @@ impl Agent {
             Event::GuardSeen(seen) => self.guard_seen(now, *seen),
             Event::GuardNoted { notes } => self.guard_noted(now, notes),
             Event::Room(room) => self.admission.told(now.time, *room),
+            Event::Fenced { host, result } => self.fenced(now, host, result),
             Event::GuardAway { why } => self.guard_away(now, &why),
         }
         actions

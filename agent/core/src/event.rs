@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use roost_protocol::backup::{BackupSummary, Damage, Freeze, Meant, Peer, Proof, RestoreOrder, Share, Target, Why};
 use roost_protocol::cause::Noted;
+use roost_protocol::fence::FenceDevice;
 use roost_protocol::guest::{Disk, GuestSample, GuestSpec, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
 use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
@@ -157,6 +158,11 @@ pub enum Event {
     },
     /// Room for new guests, after a look at the host's memory.
     Room(Box<Room>),
+    /// Another host's power was cut for certain, or why not; see [`Action::Fence`].
+    Fenced {
+        host: HostId,
+        result: Result<(), Failure>,
+    },
     /// The guard doesn't answer.
     GuardAway {
         why: String,
@@ -407,6 +413,11 @@ pub enum Action {
     },
     /// The guard is to be so from now on.
     Guard(Box<GuardWish>),
+    /// Cut this host's power; the end comes as [`Event::Fenced`], soon or late.
+    Fence {
+        host: HostId,
+        device: Box<FenceDevice>,
+    },
     /// Read all domains again soon; lists are numbered from 1.
     List(u64),
     /// Tell the journal.

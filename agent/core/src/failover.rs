@@ -13,6 +13,7 @@ use roost_protocol::{GuestId, Stamp};
 
 use crate::agent::{Agent, Now};
 use crate::event::Action;
+use crate::fence::Missed;
 
 /// This host's guard, as the edge sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct GuardSeen {
     pub wards: Vec<WardReport>,
     /// What happened before this it doesn't remember.
     pub remembers: Stamp,
+    /// Wards whose owners' power may be cut.
+    pub missed: Vec<Missed>,
 }
 
 /// How the guard is to be: the edge brings it there, step by step.
@@ -39,6 +42,8 @@ pub struct GuardWish {
     pub release: BTreeSet<GuestId>,
     /// Nothing is taken over here. What the aggregator said last.
     pub disarmed: bool,
+    /// Owners that are off for certain.
+    pub proofs: Vec<Missed>,
 }
 
 /// What is known.
@@ -58,6 +63,7 @@ impl Agent {
         if let Some(before) = &self.failover.seen {
             seen.remembers = seen.remembers.min(before.remembers);
         }
+        self.missed_told(std::mem::take(&mut seen.missed));
         self.failover.seen = Some(seen);
         self.beats.hurry(now.time);
     }
@@ -82,6 +88,17 @@ impl Agent {
     pub(crate) fn release_ward(&mut self, guest: GuestId, release: bool) {
         let wish = &mut self.failover.wish.release;
         self.failover.changed |= if release { wish.insert(guest) } else { wish.remove(&guest) };
+    }
+
+    /// Other hosts' guards, as the aggregator told of them.
+    pub(crate) fn wished_guards(&self) -> &[Guard] {
+        &self.failover.wish.guards
+    }
+
+    /// The guard is to know what was proven.
+    pub(crate) fn proofs_changed(&mut self) {
+        self.failover.wish.proofs = self.fences.proofs();
+        self.failover.changed = true;
     }
 
     /// Says how the guard is to be, where that changed.
@@ -114,7 +131,7 @@ impl Agent {
     /// What the aggregator is to know of the guard.
     pub(crate) fn guard_report(&self) -> Option<GuardReport> {
         let seen = self.failover.seen.as_ref()?;
-        let GuardSeen { incarnation, key, listen, may_own, wards, remembers } = seen.clone();
+        let GuardSeen { incarnation, key, listen, may_own, wards, remembers, missed: _ } = seen.clone();
         let (wants, remembers, notes) = (self.wants(), Some(remembers), Vec::new());
         Some(GuardReport { incarnation, key, listen, may_own, wards, wants, remembers, notes })
     }

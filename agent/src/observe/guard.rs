@@ -1,6 +1,7 @@
 //! Asks the guard, all the time, which guests of its wards may run here, and tells it who votes with it and what this host
 //! keeps for others. Nothing the agent does or leaves undone changes a lease.
 
+mod missed;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -204,6 +205,7 @@ fn guard(status: &Status, wish: &GuardWish) -> GuardSeen {
         listen: status.listen.clone(),
         may_own: status.may_own,
         remembers: status.remembers,
+        missed: missed::missed(status),
         wards: status.wards.iter().filter(owned).filter_map(report).collect(),
     }
 }

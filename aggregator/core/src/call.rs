@@ -1,6 +1,7 @@
 //! What API callers ask the core to change, and its answers. Reading goes past this: the edge reads the grid itself.
 
 use roost_protocol::backup::{BackupPolicy, PointQuery, PointsPage};
+use roost_protocol::fence::FenceDevice;
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, Millis, OperationId};
 
@@ -48,6 +49,16 @@ pub enum Call {
     SetProbes {
         guest: GuestId,
         probes: Vec<String>,
+    },
+    /// What cuts a host's power; none: nothing does any more.
+    SetFence {
+        host: HostId,
+        device: Option<Box<FenceDevice>>,
+    },
+    /// This device of a host's said that it is on.
+    FenceTested {
+        host: HostId,
+        device: Box<FenceDevice>,
     },
     PutJoinToken {
         id: String,

@@ -137,6 +137,7 @@ impl Grid {
             NoteKind::LeaseEnded => ("failover.paused", Line::error),
             NoteKind::NotStarted => ("failover.not-started", Line::error),
             NoteKind::Fault => ("failover.fault", Line::error),
+            NoteKind::Fence => ("failover.fence", Line::warning),
             NoteKind::Refusal => ("failover.refused", Line::warning),
             NoteKind::Override => ("failover.overridden", Line::warning),
             NoteKind::Lost => ("failover.lost", Line::warning),

@@ -175,8 +175,7 @@ impl Grid {
         voices: &BTreeMap<HostId, usize>,
     ) -> (Vec<Guard>, Vec<Council>) {
         let witness = self.witness_votes(now, voices);
-        let mut guards: Vec<Guard> =
-            others.iter().take(GUARDS).map(|other| Guard { host: *other, seat: self.seat(*other) }).collect();
+        let mut guards: Vec<Guard> = others.iter().take(GUARDS).map(|other| self.guard_of(id, *other)).collect();
         guards.extend(witness.as_ref().map(|(guard, _)| guard.clone()));
         let Some(report) = self.hosts.get(&id).and_then(|host| host.guard.as_ref()) else {
             return (guards, Vec::new());
@@ -239,6 +238,11 @@ impl Grid {
             *voices.entry(voter.host).or_default() += 1;
         }
         voices
+    }
+
+    /// As this one is told of it.
+    fn guard_of(&self, told: HostId, host: HostId) -> Guard {
+        Guard { host, seat: self.seat(host), fence: self.fence_told(told, host) }
     }
 
     pub(crate) fn seat(&self, id: HostId) -> Option<Seat> {

@@ -7,6 +7,7 @@ use minicbor::{Decode, Encode};
 use roost_protocol::backup::BackupPolicy;
 use roost_protocol::{Generation, GuestId, HostId, Stamp};
 
+use crate::fence::Fence;
 use crate::notify::{Acknowledgement, Notifier, Silence, Telling};
 
 /// All of it. The grid document is this, encoded.
@@ -61,6 +62,9 @@ pub struct HostRecord {
     #[n(5)]
     #[cbor(default)]
     pub zone: String,
+    /// What cuts its power.
+    #[n(6)]
+    pub fence: Option<Box<Fence>>,
 }
 
 /// Why a host is left alone.

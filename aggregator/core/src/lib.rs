@@ -8,6 +8,7 @@ pub mod chains;
 mod commands;
 mod councils;
 pub mod event;
+pub mod fence;
 pub mod grid;
 mod history;
 mod hosts;

@@ -9,9 +9,9 @@ pub mod standing;
 mod test;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use minicbor::{Decode, Encode};
+pub use roost_protocol::Hidden;
 use roost_protocol::alarm::Severity;
 use roost_protocol::{GuestId, HostId, Millis, Stamp};
 
@@ -107,17 +107,6 @@ pub struct Syslog {
     /// TCP with octet counting (RFC 6587); else UDP.
     #[n(1)]
     pub tcp: bool,
-}
-
-/// A text that is never shown again, neither to callers nor in logs.
-#[derive(Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(transparent)]
-pub struct Hidden(#[n(0)] pub String);
-
-impl fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hidden")
-    }
 }
 
 /// Nobody is told of such alarms until then. What is left out fits all; one that leaves out everything silences the grid.

@@ -38,7 +38,7 @@ fn config() -> Config {
 /// A host as admins know it.
 fn record(number: u8) -> HostRecord {
     let (name, key) = (format!("h{number}"), [number; 32]);
-    HostRecord { name, key, joined: Stamp(0), removed: None, maintenance: None, zone: String::new() }
+    HostRecord { name, key, joined: Stamp(0), removed: None, maintenance: None, zone: String::new(), fence: None }
 }
 
 /// A grid in which hosts may be silent for hours.
@@ -85,6 +85,7 @@ impl Rig {
             removed: None,
             maintenance: None,
             zone: String::new(),
+            fence: None,
         };
         let intent = Intent { hosts: BTreeMap::from([(HOST, record)]), ..Intent::default() };
         let mut rig = Self { grid: Grid::new(config(), intent, Vec::new()), now: Time(1_000_000), kinds: Vec::new() };

@@ -54,7 +54,7 @@ impl Grid {
     /// Reading: hosts' guards, which it is to know: none where a host's is not known now.
     pub fn guards_of_hosts(&self) -> Vec<Guard> {
         let members = self.intent.hosts.iter().filter(|(_, record)| record.removed.is_none());
-        members.map(|(host, _)| Guard { host: *host, seat: self.seat(*host) }).collect()
+        members.map(|(host, _)| Guard { host: *host, seat: self.seat(*host), fence: None }).collect()
     }
 
     pub(crate) fn witness_told(&mut self, now: Now, told: Result<Witness, String>, actions: &mut Vec<Action>) {
@@ -97,7 +97,7 @@ impl Grid {
             witness: true,
             beside: false,
         };
-        Some((Guard { host: id, seat: Some(seat) }, candidate))
+        Some((Guard { host: id, seat: Some(seat), fence: None }, candidate))
     }
 
     /// Whether it is heard, and a third voice for these hosts.

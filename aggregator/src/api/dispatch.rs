@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::Api;
 use super::input::Input;
 use super::ops::{
-    alarm, backup, event, failover, grid, guest, history, host, memory, notifier, operation, policy, session, silence,
-    token, user,
+    alarm, backup, event, failover, fence, grid, guest, history, host, memory, notifier, operation, policy, session,
+    silence, token, user,
 };
 use super::page::Page;
 use super::problem::Problem;
@@ -114,6 +114,9 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.maintenance" => host::maintenance,
         "host.set_zone" => host::set_zone,
         "host.drain" => host::drain,
+        "host.set_fence" => fence::set,
+        "host.test_fence" => fence::test,
+        "host.clear_fence" => fence::clear,
         "host.resume" => host::resume,
         "host.history" => history::of_host,
         "guest.history" => history::of_guest,

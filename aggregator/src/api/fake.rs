@@ -88,6 +88,7 @@ fn intent(secret: &Secret, password_hash: Option<String>) -> Intent {
         removed: None,
         maintenance: None,
         zone: String::new(),
+        fence: None,
     };
     let user = |hash: String| UserRecord { password_hash: hash, created: Stamp(1), full_name: String::new() };
     let record = ApiTokenRecord {
@@ -202,6 +203,7 @@ impl Fake {
             removed: None,
             maintenance: None,
             zone: String::new(),
+            fence: None,
         };
         self.called(Call::Enrol { host: host(number.into()), record, token: token.into() });
     }

@@ -5,6 +5,7 @@ pub(super) mod backup;
 mod domain;
 pub(super) mod event;
 pub(super) mod failover;
+pub(super) mod fence;
 pub(super) mod find;
 pub(super) mod grid;
 pub(super) mod guest;

@@ -151,6 +151,11 @@ impl Listed for HostView<'_> {
         Order::Id(self.host.id.bytes())
     }
 
+    fn unseen(&self) -> &str {
+        let device = self.grid.fence(self.host.id).map(|fence| &fence.device);
+        device.and_then(|device| device.secret.as_ref()).map_or("", |secret| &secret.0)
+    }
+
     fn property(&self, name: &str) -> Value {
         match name {
             "id" => json!(self.host.id),
@@ -164,6 +169,7 @@ impl Listed for HostView<'_> {
             "zone" => {
                 Some(self.grid.zone(self.host.id)).filter(|zone| !zone.is_empty()).map_or(Value::Null, Value::from)
             }
+            "fence" => self.grid.fence(self.host.id).map_or(Value::Null, failover::fence),
             "stale" => json!(!self.host.fresh()),
             "alarms" => self.grid.alarms(self.host).map(|one| alarm(&one)).collect(),
             "store" => self.host.backups.store.as_ref().map_or(Value::Null, backup::store),

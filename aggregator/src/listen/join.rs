@@ -86,6 +86,7 @@ async fn enrol(
             removed: None,
             maintenance: None,
             zone: String::new(),
+            fence: None,
         };
         let call = Call::Enrol { host, record, token: request.token_id };
         shared.handle.call(&format!("join from {from}"), call).await.map_err(refused)?;

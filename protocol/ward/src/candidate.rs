@@ -51,7 +51,7 @@ impl Ward {
     }
 
     /// What speaks against standing; advice, but for the copy's age.
-    fn bar(&self, now: Time) -> Option<Refusal> {
+    pub(crate) fn bar(&self, now: Time) -> Option<Refusal> {
         let mine = self.was_last_owner();
         let bars = &self.bars;
         match () {
@@ -141,7 +141,8 @@ impl Ward {
                 poll.warm |= !cold;
                 poll.silent = false;
             }
-            Seat::Off { .. } | Seat::Asking(_) | Seat::Candidate(_) | Seat::Owner(_) => return,
+            Seat::Off { .. } => return self.answered(now, from, false, out),
+            Seat::Asking(_) | Seat::Candidate(_) | Seat::Owner(_) => return,
         }
         self.confirm(in_force);
         self.count_asked(now, out);

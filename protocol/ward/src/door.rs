@@ -122,6 +122,9 @@ pub enum Told {
         #[n(1)]
         epoch: Epoch,
     },
+    /// See [`crate::Event::Inquire`].
+    #[n(6)]
+    Inquire,
 }
 
 /// This home's copy of a ward's guests, with its age, since no clock travels.
@@ -283,6 +286,14 @@ pub struct WardStatus {
     #[n(13)]
     #[cbor(default)]
     pub disarmed: bool,
+    /// The owner was not heard for a few rounds.
+    #[n(14)]
+    #[cbor(default)]
+    pub suspected: bool,
+    /// See [`crate::Ward::missed`].
+    #[n(15)]
+    #[cbor(default)]
+    pub missed: bool,
 }
 
 /// How a peer is, seen from here.

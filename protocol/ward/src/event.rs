@@ -29,6 +29,8 @@ pub enum Event {
     Replica(Replica),
     /// Whether something speaks against standing.
     Bars(Bars),
+    /// Ask the others whether they hear the owner that this home misses. Changes nothing but [`crate::Ward::missed`].
+    Inquire,
     /// The recorded owner was powered off, for certain, after this epoch was read from [`crate::Ward::recorded`].
     Fenced { owner: MemberId, epoch: Epoch },
     /// The ballot could not be written.
@@ -179,6 +181,12 @@ pub enum Report {
     Fenced {
         owner: MemberId,
         epoch: Epoch,
+    },
+    /// A majority misses the owner, and nobody who answered hears it.
+    Missed {
+        owner: MemberId,
+        epoch: Epoch,
+        by: Vec<MemberId>,
     },
     /// It votes and grants no more until it starts anew.
     Mute,

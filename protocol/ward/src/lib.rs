@@ -9,6 +9,7 @@ pub mod door;
 mod event;
 mod fingerprint;
 mod id;
+mod inquiry;
 mod message;
 mod messages;
 mod own;

@@ -46,7 +46,7 @@ impl Ward {
             Granted::Changed => self.persist(out),
             Granted::Yes => {}
         }
-        self.heard = Some(now);
+        (self.heard, self.inquiry) = (Some(now), None);
         if std::mem::take(&mut self.suspected) {
             out.push(Action::Tell(Report::HeardAgain { owner: renewal.owner }));
         }
@@ -129,6 +129,7 @@ impl Ward {
         out: &mut Vec<Action>,
     ) {
         self.known = self.known.max(epoch);
+        self.heard_denial(now, from, epoch, why, out);
         if let Seat::Asking(poll) | Seat::Candidate(poll) = &mut self.seat {
             poll.silent = false;
         }

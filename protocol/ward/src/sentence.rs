@@ -29,7 +29,8 @@ impl Report {
             Report::Released { .. } => NoteKind::Released,
             Report::Lost { .. } => NoteKind::Lost,
             Report::CouncilOpen { .. } | Report::CouncilInForce { .. } | Report::CouncilRefused(_) => NoteKind::Council,
-            Report::Fenced { .. } | Report::Mute => NoteKind::Fault,
+            Report::Missed { .. } | Report::Fenced { .. } => NoteKind::Fence,
+            Report::Mute => NoteKind::Fault,
         }
     }
 
@@ -47,6 +48,7 @@ impl Report {
             | Report::Paused { epoch }
             | Report::Released { epoch }
             | Report::Lost { in_epoch: epoch, .. }
+            | Report::Missed { epoch, .. }
             | Report::Fenced { epoch, .. } => Some(*epoch),
             Report::Suspect { .. }
             | Report::HeardAgain { .. }
@@ -71,6 +73,7 @@ impl Report {
             | Report::HeardAgain { owner: one }
             | Report::Voted { candidate: one, .. }
             | Report::Denied { candidate: one, .. }
+            | Report::Missed { owner: one, .. }
             | Report::Fenced { owner: one, .. } => vec![*one],
             Report::Asks { owner: one, .. } | Report::Lost { to: one, .. } => one.iter().copied().collect(),
             Report::Elected { votes: all, .. }
@@ -161,6 +164,9 @@ impl fmt::Display for Report {
             Report::CouncilOpen { members } => write!(f, "laid a new council down: {}", Names(members)),
             Report::CouncilInForce { members } => write!(f, "the new council is in force: {}", Names(members)),
             Report::CouncilRefused(why) => write!(f, "the council stays as it is: {why}"),
+            Report::Missed { owner, by, .. } => {
+                write!(f, "asked, the others miss the owner {owner} too: {}", Names(by))
+            }
             Report::Fenced { owner, epoch } => write!(f, "{owner}, owner of epoch {epoch}, was fenced for certain"),
             Report::Mute => f.write_str("the vote store failed: no votes and no grants until a new start"),
         }

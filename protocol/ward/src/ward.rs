@@ -15,6 +15,7 @@ use crate::ballot::{Ballot, Kept};
 use crate::council::Councils;
 use crate::event::{Action, Bars, Event, Refusal, Replica, Report};
 use crate::id::{MemberId, Order};
+use crate::inquiry::Inquiry;
 use crate::owner::{Guests, Owner, Poll};
 use crate::rules::Rules;
 use crate::voter::Voter;
@@ -54,6 +55,10 @@ pub struct Ward {
     /// When the recorded owner was last heard.
     pub(crate) heard: Option<Time>,
     pub(crate) suspected: bool,
+    /// Whom that was about.
+    pub(crate) missing: Option<(MemberId, Epoch)>,
+    /// What the others say of it, once somebody wants to know.
+    pub(crate) inquiry: Option<Inquiry>,
     pub(crate) order: Order,
     /// An admin waived what is only good sense.
     pub(crate) forced: bool,
@@ -112,6 +117,8 @@ impl Ward {
             booted,
             heard: None,
             suspected: false,
+            missing: None,
+            inquiry: None,
             order: kept.map_or(Order::default(), |kept| kept.order),
             forced: false,
             unanswered: 0,
@@ -142,6 +149,7 @@ impl Ward {
                 self.bars = bars;
                 self.try_soon(now);
             }
+            Event::Inquire => self.inquire(now, &mut out),
             Event::Fenced { owner, epoch } => self.fenced(now, owner, epoch, &mut out),
             Event::StoreFailed => self.store_failed(&mut out),
         }
@@ -193,6 +201,7 @@ impl Ward {
         let Some(owner) = self.voter.ballot.voted else { return };
         if !self.suspected && self.suspect_at().is_some_and(|at| now >= at) {
             self.suspected = true;
+            self.missing = Some((owner, self.voter.ballot.epoch));
             let silent = self.heard.map_or(Millis(0), |heard| now.since(heard));
             out.push(Action::Tell(Report::Suspect { owner, silent }));
         }

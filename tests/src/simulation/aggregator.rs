@@ -30,6 +30,7 @@ impl Aggregator {
             removed: None,
             maintenance: None,
             zone: String::new(),
+            fence: None,
         };
         let user = UserRecord { password_hash: String::new(), created: Stamp(0), full_name: String::new() };
         let mut intent = Intent { hosts: hosts.iter().map(|id| (*id, record(id))).collect(), ..Intent::default() };

@@ -28,10 +28,16 @@ pub(crate) fn join(grid: &mut Grid) -> Result<Guards> {
 
 /// The same of so many.
 pub(crate) fn join_all(grid: &mut Grid, hosts: u8) -> Result<Guards> {
+    join_with(grid, hosts, "normal")
+}
+
+/// The same, with these timers.
+pub(crate) fn join_with(grid: &mut Grid, hosts: u8, profile: &str) -> Result<Guards> {
     let guards = Guards::untold(grid.lab.clone(), hosts)?;
     for host in 1..=hosts {
         grid.configure(host, &grid.token(&format!("h{host}"))?)?;
         grid.guarded(host, &guards.socket(host))?;
+        grid.set(host, &format!("failover_profile = '{profile}'"))?;
         grid.give_images(host)?;
         grid.start_agent(host)?;
         grid.await_host(host, "up", START)?;

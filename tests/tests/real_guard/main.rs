@@ -4,6 +4,7 @@
 mod agents;
 mod crowd;
 mod everybody;
+mod fenced;
 mod handover;
 mod joined;
 mod states;

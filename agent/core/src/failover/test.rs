@@ -84,7 +84,8 @@ fn a_guest_with_a_copy_and_the_policy_wants_a_council_whether_it_runs_or_is_off(
         let mut rig = Rig::new(kept, vec![seen(GUEST, PowerState::Running)]);
         assert_eq!(rig.agent.guard_report(), None, "no guard was seen");
         let (incarnation, key, listen, may_own) = (3, [1; 32], String::new(), true);
-        let seen = GuardSeen { incarnation, key, listen, may_own, wards: Vec::new(), remembers: Stamp(0) };
+        let (wards, missed, remembers) = (Vec::new(), Vec::new(), Stamp(0));
+        let seen = GuardSeen { incarnation, key, listen, may_own, wards, remembers, missed };
         rig.tell(Event::GuardSeen(Box::new(seen)));
         let report = rig.agent.guard_report().unwrap();
         assert_eq!(report.wants.len(), wanted, "{failover} {power:?} {copied}");
@@ -101,7 +102,7 @@ fn what_the_aggregator_says_reaches_the_guard_and_its_silence_changes_nothing() 
     let mut rig = Rig::new(Kept::default(), Vec::new());
     rig.tell(Event::Tick);
     assert_eq!(rig.wish.councils, None);
-    let guard = |host| Guard { host, seat: None };
+    let guard = |host| Guard { host, seat: None, fence: None };
     let told = ToAgent::Councils { guards: vec![guard(OWN), guard(OTHER)], councils: Vec::new(), disarmed: true };
     rig.tell(Event::Received(told));
     assert!(rig.wish.disarmed);

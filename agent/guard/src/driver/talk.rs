@@ -190,6 +190,7 @@ impl Guard {
             Told::Copy(copied) => Event::Replica(copied.replica(clock::now())),
             Told::Bars(bars) => Event::Bars(bars),
             Told::Fenced { owner, epoch } => Event::Fenced { owner, epoch },
+            Told::Inquire => Event::Inquire,
         };
         self.tell(ward, event);
         Ok(Reply::Done)
@@ -248,6 +249,8 @@ impl Guard {
             settled: known.councils().are_settled(),
             votes: known.councils().newest.has(self.me),
             disarmed: known.is_disarmed(),
+            suspected: known.is_suspected(),
+            missed: known.missed(now).is_some(),
         });
         let silent = |id| self.seal.heard(id).map(|heard| now.since(heard));
         Status {

@@ -13,6 +13,8 @@ use roost_protocol::{GuestId, HostId, Millis, Stamp};
 use roost_ward::door::{Copied, MOST_ADDRESSES, Peer, Request, Status, Told, WardStatus};
 use roost_ward::{Bars, Change, MemberId, Policy, Profile, Standing, WardId};
 
+use super::missed;
+
 /// A ward that goes on without this host is forgotten after this long: a change of its council that came to nothing would
 /// still need its vote.
 const LEFT_FOR: Millis = Millis::seconds(600);
@@ -63,6 +65,7 @@ pub(super) fn steps(
     }
     steps.extend(left(status, wall, memory));
     steps.extend(copies(status, wish, wall, memory));
+    steps.extend(missed::steps(status, wish));
     steps
 }
 
@@ -226,6 +229,8 @@ mod test {
             settled: true,
             votes: true,
             disarmed: false,
+            suspected: false,
+            missed: false,
         }
     }
 
@@ -391,8 +396,8 @@ mod test {
     fn guards_are_pinned_when_they_change_and_unknown_ones_stay() {
         let (mut memory, seen) = (Memory::default(), status(1, Vec::new()));
         let seat = Some(Seat { key: [2; 32], addresses: vec!["192.0.2.2:7946".into()] });
-        let known = Guard { host: HostId::from_u128(2), seat };
-        let unknown = Guard { host: HostId::from_u128(3), seat: None };
+        let known = Guard { host: HostId::from_u128(2), seat, fence: None };
+        let unknown = Guard { host: HostId::from_u128(3), seat: None, fence: None };
         let wish = GuardWish { guards: vec![known, unknown], ..GuardWish::default() };
         let asked = steps(&seen, &wish, Profile::Fast, Stamp(0), &mut memory);
         let peer = Peer { id: HostId::from_u128(2), key: [2; 32], addresses: vec!["192.0.2.2:7946".into()] };

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use roost_protocol::failover::{Council, GuardReport, Voter, Want, WardReport};
+use roost_protocol::fence::FenceDevice;
 use roost_protocol::guest::{Desired, GuestReport, Power, PowerState};
 use roost_protocol::message::{Snapshot, ToAgent, ToAggregator};
-use roost_protocol::{Generation, GuestId, HostId, Millis, Stamp, Time};
+use roost_protocol::{Generation, GuestId, Hidden, HostId, Millis, Stamp, Time};
 
 use super::{hello, patient, record, report};
-use crate::event::LinkId;
-use crate::{Action, Event, Grid, Intent};
+use crate::call::CallErrorCode;
+use crate::event::{CallId, LinkId};
+use crate::{Action, Call, Event, Grid, Intent};
 
 const GUEST: GuestId = GuestId::from_u128(50);
 
@@ -125,4 +127,55 @@ fn a_guest_that_nobody_would_go_on_with_for_long_is_an_alarm_of_its_host() {
     assert_eq!(alarms(&rig), [1, 0, 0], "not wished any more, but only just");
     rig.pass(20);
     assert_eq!((alarms(&rig), rig.lapses.last().unwrap().as_str()), (vec![0, 0, 0], "guest.protected"));
+}
+
+fn device(address: &str) -> FenceDevice {
+    let (agent, secret) = ("fence_ipmilan".to_owned(), Some(Hidden("hush".into())));
+    FenceDevice { agent, address: Some(address.into()), user: None, secret, plug: None, options: BTreeMap::new() }
+}
+
+impl Rig {
+    fn call(&mut self, what: Call) -> Result<(), CallErrorCode> {
+        let event = Event::Called { call: CallId(1), by: "ada".into(), what };
+        let answers = self.grid.on(self.now, Stamp(9), event);
+        let reply =
+            answers.into_iter().find_map(|it| if let Action::Answer { reply, .. } = it { Some(reply) } else { None });
+        self.pass(3);
+        reply.unwrap().map(drop).map_err(|error| error.code)
+    }
+
+    /// Whether a host was told how to cut host 1's power.
+    fn may_cut(&self, number: u8) -> bool {
+        let Some(ToAgent::Councils { guards, .. }) = self.told.get(&number) else { panic!("{:?}", self.told) };
+        guards.iter().any(|guard| guard.host == host(1) && guard.fence.is_some())
+    }
+}
+
+#[test]
+fn a_fence_device_is_told_once_tested_to_who_would_take_over_and_not_while_people_work_on_the_host() {
+    let mut rig = Rig::new(3);
+    let voters = (1..=3).map(|n| Voter { host: host(n), incarnation: u32::from(n) }).collect();
+    let council = Council { guest: GUEST, voters, homes: vec![host(1), host(2)] };
+    rig.says(1, true, GuardReport { wards: vec![WardReport { council, settled: true }], ..guard(1) });
+    rig.says(2, false, guard(2));
+    rig.says(3, false, guard(3));
+    let set = |device: FenceDevice| Call::SetFence { host: host(1), device: Some(Box::new(device)) };
+    let tested = |device: FenceDevice| Call::FenceTested { host: host(1), device: Box::new(device) };
+    assert_eq!(rig.call(set(device("bmc1"))), Ok(()));
+    assert!(!rig.may_cut(2), "it may be another machine's");
+    assert_eq!(rig.grid.fence_testers(host(1)), [host(2)]);
+    assert_eq!(rig.call(tested(device("bmc2"))), Err(CallErrorCode::Changed));
+    assert_eq!(rig.call(tested(device("bmc1"))), Ok(()));
+    assert_eq!((rig.may_cut(2), rig.may_cut(3)), (true, false));
+    for (drain, told) in [(Some(false), false), (None, true)] {
+        assert_eq!(rig.call(Call::Maintenance { host: host(1), drain }), Ok(()));
+        assert_eq!(rig.may_cut(2), told);
+    }
+    let without = |address: &str| FenceDevice { secret: None, ..device(address) };
+    assert_eq!(rig.call(set(without("bmc2"))), Err(CallErrorCode::Invalid), "the secret is another device's");
+    assert_eq!(rig.call(set(without("bmc1"))), Ok(()));
+    assert!(rig.grid.fence(host(1)).unwrap().device.secret.is_some());
+    assert!(!rig.may_cut(2), "it has to be tested anew");
+    assert_eq!(rig.call(Call::SetFence { host: host(1), device: None }), Ok(()));
+    assert_eq!(rig.grid.fence(host(1)), None);
 }

@@ -41,6 +41,7 @@ impl Rig {
             removed: None,
             zone: String::new(),
             maintenance: None,
+            fence: None,
         };
         let policy = BackupPolicy { name: POLICY.into(), generation: Generation(3), ..BackupPolicy::default() };
         let intent = Intent {

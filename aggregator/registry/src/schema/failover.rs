@@ -15,7 +15,7 @@ pub(super) const CAUSE: &[Property] = &[
         "kind",
         Text,
         "suspect, heard, vote, denial, candidacy, refusal, won, raised, runs, lease-ended, stopped, released, lost, council, \
-         fault, override, source, started, not-started, hand-over; remembers, unknown: what is not known; stands: \
+         fault, override, source, started, not-started, hand-over, fence; remembers, unknown: what is not known; stands: \
          how it is now",
     ),
     maybe(wide("epoch", Integer, "The term of ownership it is about")),
@@ -58,4 +58,14 @@ pub(super) const HOST_LOSS: &[Property] = &[
     shown("go_on", Integer, "Of these, so many would run elsewhere"),
     shown("stay_down", Integer, "… and so many would not"),
     maybe(shown("first", Text, "One of these, and why")),
+];
+
+pub(super) const FENCE: &[Property] = &[
+    shown("agent", Text, "The fence agent"),
+    maybe(shown("address", Text, "The device's name or address")),
+    maybe(shown("user", Text, "The account there")),
+    shown("secret_set", Boolean, "A password is known"),
+    maybe(shown("plug", Text, "The host's outlet or name there")),
+    shown("options", TextList, "Other parameters"),
+    maybe(shown("tested", Time, "It said last that the host is on; absent: it is not used before it was tested")),
 ];

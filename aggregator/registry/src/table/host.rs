@@ -3,6 +3,29 @@
 use super::{REF_HOST, cli, read, write};
 use crate::{Field, FieldKind, Http, Operation, Output};
 
+const FENCE_AGENT: Field =
+    Field::body("agent", FieldKind::Text, "The fence agent: fence_ipmilan, fence_redfish, fence_apc_snmp, ...")
+        .required();
+const FENCE_ADDRESS: Field = Field::body("address", FieldKind::Text, "The device's name or address");
+const FENCE_USER: Field = Field::body("user", FieldKind::Text, "The account there");
+const FENCE_SECRET: Field =
+    Field::body("secret", FieldKind::Secret, "The account's password. Never shown again; empty: none");
+const FENCE_PLUG: Field = Field::body("plug", FieldKind::Text, "The host's outlet or name there");
+const FENCE_OPTIONS: Field =
+    Field::body("options", FieldKind::TextList, "Other parameters of the agent, NAME=VALUE: lanplus=1");
+const FENCE_TEST: &[&str] = &[
+    "not_found",
+    "ambiguous",
+    "wrong_state",
+    "invalid",
+    "unsupported",
+    "target_away",
+    "host_unreachable",
+    "timed_out",
+    "busy",
+    "changed",
+];
+
 pub(super) const TABLE: &[Operation] = &[
     Operation {
         inputs: &[
@@ -112,6 +135,40 @@ pub(super) const TABLE: &[Operation] = &[
             "/hosts/{ref}/actions/set-zone",
             Output::Object("host"),
         )
+    },
+    Operation {
+        detail: "Optional. Who may take over its guests cuts its power by one of the distribution's fence-agents when most \
+                 of a council miss it, and need not wait for its lease's end; then it gets power again. Used once `roost \
+                 host test-fence` worked; its secret stays where none is given for the same device.",
+        inputs: &[REF_HOST, FENCE_AGENT, FENCE_ADDRESS, FENCE_USER, FENCE_SECRET, FENCE_PLUG, FENCE_OPTIONS],
+        errors: &["not_found", "ambiguous", "invalid"],
+        cli: cli("host", "set-fence"),
+        ..write(
+            "host.set_fence",
+            "Say what cuts a host's power when it is missed",
+            Http::Put,
+            "/hosts/{ref}/fence",
+            Output::Object("host"),
+        )
+    },
+    Operation {
+        detail: "Asks the device from the hosts that would use it; it must say that the host is on, which must be up.",
+        inputs: &[REF_HOST],
+        errors: FENCE_TEST,
+        cli: cli("host", "test-fence"),
+        ..write(
+            "host.test_fence",
+            "Test a host's fence device: nothing is switched",
+            Http::Post,
+            "/hosts/{ref}/actions/test-fence",
+            Output::Object("host"),
+        )
+    },
+    Operation {
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "clear-fence"),
+        ..write("host.clear_fence", "Forget a host's fence device", Http::Delete, "/hosts/{ref}/fence", Output::Nothing)
     },
     Operation {
         detail: "Its key is refused from then on; its guests go on running. To bring the machine back, join it anew.",

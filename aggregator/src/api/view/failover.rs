@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use roost_aggregator_core::chains::{Failover, Link, LinkKind};
+use roost_aggregator_core::fence::Fence;
 use roost_aggregator_core::grid::Host;
 use roost_aggregator_core::{Fate, Grid, Loss};
 use roost_protocol::Stamp;
@@ -158,4 +159,19 @@ impl Listed for HostLossView<'_> {
             _ => Value::Null,
         }
     }
+}
+
+/// What cuts a host's power; its secret is not for showing.
+pub(crate) fn fence(fence: &Fence) -> Value {
+    let device = &fence.device;
+    let options: Vec<String> = device.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut value = json!({"agent": device.agent, "secret_set": device.secret.is_some(), "options": options});
+    let texts = [("address", &device.address), ("user", &device.user), ("plug", &device.plug)];
+    for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
+        value[name] = json!(text);
+    }
+    if let Some(tested) = fence.tested {
+        value["tested"] = time(tested);
+    }
+    value
 }

@@ -35,6 +35,7 @@ pub(crate) fn sentence(world: &World, report: &Report) -> Option<String> {
         Report::CouncilOpen { members } => format!("lays down a council of {}", names(members)),
         Report::CouncilInForce { members } => format!("has the council of {} in force", names(members)),
         Report::CouncilRefused(refusal) => format!("changes no council: {refusal}"),
+        Report::Missed { owner, by, .. } => format!("asked: {} is missed by {} too", name(owner), names(by)),
         Report::Fenced { owner, epoch } => format!("knows {} fenced in epoch {epoch}", name(owner)),
         Report::Mute => "votes no more: its store failed".into(),
     };

@@ -27,7 +27,7 @@ fn guard(rig: &mut Rig) {
     let council = Council { guest: guest(1), voters, homes: vec![OWN, KEEPER] };
     let wards = vec![WardReport { council, settled: true }];
     let (key, listen) = ([0; 32], String::new());
-    let seen = GuardSeen { incarnation: 1, key, listen, may_own: true, wards, remembers: Stamp(0) };
+    let seen = GuardSeen { incarnation: 1, key, listen, may_own: true, wards, remembers: Stamp(0), missed: Vec::new() };
     rig.tell(Event::GuardSeen(Box::new(seen)));
     right(rig, Right::Here);
 }

@@ -261,6 +261,7 @@ impl Rig {
                 }
             }
             Action::Send(_) | Action::KeepDocument { .. } | Action::SendDocument => {}
+            Action::Fence { .. } => {}
             Action::Guard(wish) => self.guard = *wish,
             Action::Peers { peers, .. } => self.heard = peers.iter().map(|peer| peer.host).collect(),
             Action::Note { text, .. } => self.log.push(text),
