@@ -126,8 +126,7 @@ async fn run(
     let new_boot = (opened.boot.as_deref() != Some(facts.boot_id.as_str())).then(|| facts.boot_id.clone());
     let agent = Agent::new(core_config(&config, host, &facts), opened.kept.clone());
     let (sender, events) = mpsc::channel(EVENTS);
-    let (link_sender, link) = mpsc::channel(EVENTS);
-    let (reply_sender, replies) = mpsc::channel(EVENTS);
+    let ((link_sender, link), (reply_sender, replies)) = (mpsc::channel(EVENTS), mpsc::channel(EVENTS));
     let aside = opened.aside.clone();
     let kept_peers = peer::Known { peers: opened.kept.peers.clone(), shares: opened.kept.shares.clone() };
     let ledger = opened.serve(reply_sender)?;
