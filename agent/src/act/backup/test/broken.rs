@@ -87,7 +87,9 @@ fn real_full_scratch_disk_and_its_cap_end_the_backup_and_not_the_guest() {
         std::fs::create_dir(lab.root.join("small")).unwrap();
         run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "t"]).arg(lab.root.join("small")));
         let small = Scratch { folder: lab.root.join("small/scratch"), reserve: 8 << 20, ..lab.scratch.clone() };
-        // The guest writes 8 MiB in all, which a layer needs 0.5 MiB for: only a fleece passes the cap.
+        // The guest writes 8 MiB in all, which a layer needs 0.5 MiB for: only a fleece passes the cap, and only where there
+        // was something before.
+        lab.goes_round(guest);
         for (way, fill, cap) in [(Way::Pull, true, 1 << 30), (Way::Pull, false, 4 << 20), (Way::Overlay, true, 1 << 30)]
         {
             lab.scratch = Scratch { cap, ..small.clone() };

@@ -25,6 +25,8 @@ pub(crate) const DISK: u64 = 64 << 20;
 pub(crate) const SOON: Duration = Duration::from_secs(120);
 /// The guest writes one sector each so many ticks of 10 ms.
 const EVERY: u32 = 2;
+/// Places that the guest writes, one after the other, 64 KiB apart.
+const PLACES: u32 = 128;
 
 const SCRIPT: &str = r#"set -e
 mount --bind "$R/passwd" /etc/passwd; mount --bind "$R/group" /etc/group
@@ -191,6 +193,11 @@ impl Lab {
         told.unwrap_or(0)
     }
 
+    /// Waits until the guest has written each of its places.
+    pub(crate) fn goes_round(&self, guest: Guest) {
+        until("the guest writes all its places", || self.ticks(guest) > 2 * PLACES * EVERY);
+    }
+
     /// Fails unless the guest goes on.
     pub(crate) fn ticks_on(&self, guest: Guest) {
         let before = self.ticks(guest);
@@ -245,7 +252,7 @@ impl Lab {
 /// one moment holds all writes up to one, and none after it.
 pub(crate) fn moment(disk: &[u8]) -> u32 {
     let word = |at: usize| u32::from_le_bytes(disk[at..at + 4].try_into().unwrap());
-    let slots = 128;
+    let slots = usize::try_from(PLACES).unwrap();
     let at = |slot: usize| slot * 65_536;
     let last = (0..slots).max_by_key(|slot| word(at(*slot))).unwrap();
     let (now, mut wanted) = (word(at(last)), word(at(last)));
