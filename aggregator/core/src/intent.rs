@@ -67,6 +67,13 @@ pub struct HostRecord {
     pub fence: Option<Box<Fence>>,
 }
 
+impl HostRecord {
+    /// A host that joined just now, of which nothing else is known.
+    pub fn new(name: String, key: [u8; 32], joined: Stamp) -> Self {
+        Self { name, key, joined, removed: None, maintenance: None, zone: String::new(), fence: None }
+    }
+}
+
 /// Why a host is left alone.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Maintenance {

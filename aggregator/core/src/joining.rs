@@ -179,15 +179,7 @@ mod test {
     fn join(grid: &mut Grid, number: u16, name: &str, token: &str) -> Reply {
         let mut key = [0; 32];
         key[..2].copy_from_slice(&number.to_be_bytes());
-        let record = HostRecord {
-            name: name.into(),
-            key,
-            joined: NOW,
-            removed: None,
-            maintenance: None,
-            zone: String::new(),
-            fence: None,
-        };
+        let record = HostRecord::new(name.into(), key, NOW);
         call(grid, Call::Enrol { host: HostId::from_u128(number.into()), record, token: token.into() })
     }
 

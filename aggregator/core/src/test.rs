@@ -38,7 +38,7 @@ fn config() -> Config {
 /// A host as admins know it.
 fn record(number: u8) -> HostRecord {
     let (name, key) = (format!("h{number}"), [number; 32]);
-    HostRecord { name, key, joined: Stamp(0), removed: None, maintenance: None, zone: String::new(), fence: None }
+    HostRecord::new(name, key, Stamp(0))
 }
 
 /// A grid in which hosts may be silent for hours.
@@ -78,15 +78,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let record = HostRecord {
-            name: "h".into(),
-            key: KEY,
-            joined: Stamp(0),
-            removed: None,
-            maintenance: None,
-            zone: String::new(),
-            fence: None,
-        };
+        let record = HostRecord::new("h".into(), KEY, Stamp(0));
         let intent = Intent { hosts: BTreeMap::from([(HOST, record)]), ..Intent::default() };
         let mut rig = Self { grid: Grid::new(config(), intent, Vec::new()), now: Time(1_000_000), kinds: Vec::new() };
         rig.hello(LINK, HOST, Generation(0), true);

@@ -81,15 +81,7 @@ fn report(number: u128, name: &str, state: PowerState) -> GuestReport {
 }
 
 fn intent(secret: &Secret, password_hash: Option<String>) -> Intent {
-    let host_record = |name: &str, key: u8| HostRecord {
-        name: name.into(),
-        key: [key; 32],
-        joined: Stamp(1),
-        removed: None,
-        maintenance: None,
-        zone: String::new(),
-        fence: None,
-    };
+    let host_record = |name: &str, key: u8| HostRecord::new(name.into(), [key; 32], Stamp(1));
     let user = |hash: String| UserRecord { password_hash: hash, created: Stamp(1), full_name: String::new() };
     let record = ApiTokenRecord {
         hash: secret.hash(),
@@ -196,15 +188,7 @@ impl Fake {
 
     /// A host joins with this token.
     pub(super) fn join(&self, token: &str, number: u8, name: &str) {
-        let record = HostRecord {
-            name: name.into(),
-            key: [number; 32],
-            joined: clock::wall(),
-            removed: None,
-            maintenance: None,
-            zone: String::new(),
-            fence: None,
-        };
+        let record = HostRecord::new(name.into(), [number; 32], clock::wall());
         self.called(Call::Enrol { host: host(number.into()), record, token: token.into() });
     }
 

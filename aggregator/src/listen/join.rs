@@ -79,15 +79,7 @@ async fn enrol(
     let now = wall();
     let chain = shared.handle.key.issue_host(&request.csr, host, shared.host_lifetime, now).map_err(bad_request)?;
     if again.is_none() {
-        let record = HostRecord {
-            name: request.name,
-            key: key.0,
-            joined: now,
-            removed: None,
-            maintenance: None,
-            zone: String::new(),
-            fence: None,
-        };
+        let record = HostRecord::new(request.name, key.0, now);
         let call = Call::Enrol { host, record, token: request.token_id };
         shared.handle.call(&format!("join from {from}"), call).await.map_err(refused)?;
     }

@@ -23,15 +23,7 @@ pub(crate) struct Aggregator {
 
 impl Aggregator {
     pub(crate) fn new(hosts: &[HostId]) -> Self {
-        let record = |id: &HostId| HostRecord {
-            name: format!("host-{id}"),
-            key: key(*id),
-            joined: Stamp(0),
-            removed: None,
-            maintenance: None,
-            zone: String::new(),
-            fence: None,
-        };
+        let record = |id: &HostId| HostRecord::new(format!("host-{id}"), key(*id), Stamp(0));
         let user = UserRecord { password_hash: String::new(), created: Stamp(0), full_name: String::new() };
         let mut intent = Intent { hosts: hosts.iter().map(|id| (*id, record(id))).collect(), ..Intent::default() };
         intent.users.insert("admin".into(), user);

@@ -46,15 +46,7 @@ impl World {
     }
 
     fn begun_with(mut intent: Intent, told: BTreeMap<String, Told>) -> Self {
-        let record = HostRecord {
-            name: "h".into(),
-            key: KEY,
-            joined: Stamp(0),
-            removed: None,
-            maintenance: None,
-            zone: String::new(),
-            fence: None,
-        };
+        let record = HostRecord::new("h".into(), KEY, Stamp(0));
         intent.hosts.entry(HOST).or_insert(record);
         let config = Config {
             grid: GridId::from_u128(1),
@@ -251,15 +243,7 @@ fn a_host_that_falls_silent_or_never_comes_is_told_of_unless_it_is_in_maintenanc
     assert_eq!(world.said(), ["+host-down"]);
     let mut intent = Intent::default();
     let maintenance = Some(Maintenance { since: Stamp(0), by: "ann".into(), drain: false });
-    let record = HostRecord {
-        name: "h".into(),
-        key: KEY,
-        joined: Stamp(0),
-        removed: None,
-        maintenance,
-        zone: String::new(),
-        fence: None,
-    };
+    let record = HostRecord { maintenance, ..HostRecord::new("h".into(), KEY, Stamp(0)) };
     intent.hosts.insert(HOST, record);
     let mut kept = World::begun_with(intent, BTreeMap::new());
     kept.add(webhook("a", 0));

@@ -34,15 +34,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let record = |n: u64| HostRecord {
-            name: format!("h{n}"),
-            key: [u8::try_from(n).unwrap(); 32],
-            joined: Stamp(0),
-            removed: None,
-            zone: String::new(),
-            maintenance: None,
-            fence: None,
-        };
+        let record = |n: u64| HostRecord::new(format!("h{n}"), [u8::try_from(n).unwrap(); 32], Stamp(0));
         let policy = BackupPolicy { name: POLICY.into(), generation: Generation(3), ..BackupPolicy::default() };
         let intent = Intent {
             hosts: (1..=3).map(|n| (host(n), record(n))).collect(),
