@@ -62,9 +62,7 @@ impl Grid {
         device: Option<Box<FenceDevice>>,
         actions: &mut Vec<Action>,
     ) -> Reply {
-        let Some(record) = self.intent.hosts.get(&id).filter(|record| record.removed.is_none()).cloned() else {
-            return Err(error(CallErrorCode::NotFound, "no such host"));
-        };
+        let record = self.member(id)?;
         let fence = match device {
             None => None,
             Some(device) => Some(Box::new(renewed(*device, record.fence.as_deref())?)),
@@ -96,9 +94,7 @@ impl Grid {
             let text = "the host is not up: whether the device is its own can't be told; test it when the host is back";
             return Err(error(CallErrorCode::WrongState, text));
         }
-        let Some(record) = self.intent.hosts.get(&id).cloned() else {
-            return Err(error(CallErrorCode::NotFound, "no such host"));
-        };
+        let record = self.member(id)?;
         if record.fence.as_ref().is_none_or(|fence| fence.device != *device) {
             return Err(error(CallErrorCode::Changed, "the device was changed meanwhile: test it again"));
         }

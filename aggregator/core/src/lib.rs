@@ -28,6 +28,7 @@ mod takeover;
 #[cfg(test)]
 mod test;
 pub mod witness;
+mod zones;
 
 pub use call::{Call, CallError, CallErrorCode, Done, Reply};
 pub use event::{Action, Event, GridEvent};

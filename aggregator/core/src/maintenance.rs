@@ -43,9 +43,7 @@ impl Grid {
         drain: Option<bool>,
         actions: &mut Vec<Action>,
     ) -> Reply {
-        let Some(record) = self.intent.hosts.get(&id).filter(|record| record.removed.is_none()).cloned() else {
-            return Err(error(CallErrorCode::NotFound, "no such host"));
-        };
+        let record = self.member(id)?;
         let since = record.maintenance.as_ref().map_or(now.wall, |before| before.since);
         let maintenance = drain.map(|drain| Maintenance { since, by: by.into(), drain });
         let text = match drain {
@@ -59,35 +57,6 @@ impl Grid {
         self.change_intent(vec![IntentChange::Host { id, record: HostRecord { maintenance, ..record } }], actions);
         self.peers_changed(now, id);
         self.publish(now, Line::info("host.maintenance", text).host(id).user(by), actions);
-        Ok(Done::Nothing)
-    }
-
-    /// Reading: what falls together with a host, such as its rack; empty: not known.
-    pub fn zone(&self, host: HostId) -> &str {
-        self.intent.hosts.get(&host).map_or("", |record| &record.zone)
-    }
-
-    pub(crate) fn set_zone(
-        &mut self,
-        now: Now,
-        by: &str,
-        id: HostId,
-        zone: String,
-        actions: &mut Vec<Action>,
-    ) -> Reply {
-        let Some(record) = self.intent.hosts.get(&id).filter(|record| record.removed.is_none()).cloned() else {
-            return Err(error(CallErrorCode::NotFound, "no such host"));
-        };
-        if record.zone == zone {
-            return Ok(Done::Nothing);
-        }
-        let text = match zone.as_str() {
-            "" => format!("the zone of host {} is not known any more, asked by {by}", record.name),
-            zone => format!("host {} is in zone {zone}, asked by {by}", record.name),
-        };
-        self.change_intent(vec![IntentChange::Host { id, record: HostRecord { zone, ..record } }], actions);
-        self.peers_changed(now, id);
-        self.publish(now, Line::info("host.zone", text).host(id).user(by), actions);
         Ok(Done::Nothing)
     }
 
