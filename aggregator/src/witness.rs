@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use roost_aggregator_core::witness::Witness;
+use roost_protocol::HostId;
 use roost_protocol::failover::Guard;
-use roost_protocol::{HostId, codec};
+use roost_protocol::transport::local::{self, LocalError};
 use roost_ward::MemberId;
-use roost_ward::door::{LONGEST_FRAME, MOST_ADDRESSES, MOST_PEERS, Peer, Reply, Request, Status};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use roost_ward::door::{LONGEST_FRAME, Reply, Request, Status};
 use tokio::net::UnixStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -27,12 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 enum WitnessError {
     #[error("reach {0}: run roost-guard there, or leave witness_socket out")]
     Reach(PathBuf, #[source] std::io::Error),
-    #[error("talk to it")]
-    Talk(#[from] std::io::Error),
+    #[error(transparent)]
+    Talk(#[from] LocalError),
     #[error("no answer within {PATIENCE:?}")]
     Silent,
-    #[error("understand its answer")]
-    Answer(#[from] codec::Error),
     #[error("it answers something else")]
     Other,
     #[error("it was told just now that it is the witness")]
@@ -102,7 +100,7 @@ impl Visitor {
             return Ok(());
         }
         if let Some((_, guards)) = &pinned
-            && let Reply::Refused(why) = ask(stream, &request(guards)).await?
+            && let Reply::Refused(why) = ask(stream, &Request::pin(guards)).await?
         {
             return Err(WitnessError::Refused(why));
         }
@@ -111,27 +109,6 @@ impl Visitor {
     }
 }
 
-fn request(guards: &[Guard]) -> Request {
-    let peer = |guard: &Guard| {
-        let seat = guard.seat.as_ref()?;
-        let addresses = seat.addresses.iter().take(MOST_ADDRESSES).cloned().collect();
-        Some(Peer { id: guard.host, key: seat.key, addresses })
-    };
-    let peers: Vec<Peer> = guards.iter().filter_map(peer).take(MOST_PEERS).collect();
-    let unknown = guards.iter().filter(|guard| guard.seat.is_none()).map(|guard| guard.host);
-    let keep = unknown.take(MOST_PEERS - peers.len()).collect();
-    Request::Pin { peers, keep }
-}
-
 async fn ask(stream: &mut UnixStream, request: &Request) -> Result<Reply, WitnessError> {
-    let request = codec::encode(request);
-    stream.write_u32(u32::try_from(request.len()).map_err(|_| WitnessError::Other)?).await?;
-    stream.write_all(&request).await?;
-    let length = usize::try_from(stream.read_u32().await?).map_err(|_| WitnessError::Other)?;
-    if length > LONGEST_FRAME {
-        return Err(WitnessError::Other);
-    }
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer).await?;
-    Ok(codec::decode(&answer)?)
+    Ok(local::ask(stream, request, LONGEST_FRAME).await?)
 }

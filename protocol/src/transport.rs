@@ -2,6 +2,7 @@
 //! has no certificate yet; a host has one, and is known by its key.
 
 mod frame;
+pub mod local;
 mod tls;
 
 use std::io;

@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use roost_agent_core::{Event, GuardSeen, GuardWish, Right};
 use roost_protocol::cause::Noted;
 use roost_protocol::failover::{Council, Voter, WardReport};
-use roost_protocol::{GuestId, HostId, Stamp, codec};
+use roost_protocol::transport::local::{self, LocalError};
+use roost_protocol::{GuestId, HostId, Stamp};
 use roost_ward::door::{LONGEST_FRAME, Note, Reply, Request, Status, WardStatus};
 use roost_ward::{Profile, Standing, WardId};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, timeout};
@@ -31,12 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 enum GuardError {
     #[error("reach {0}")]
     Reach(PathBuf, #[source] std::io::Error),
-    #[error("talk to it")]
-    Talk(#[from] std::io::Error),
+    #[error(transparent)]
+    Talk(#[from] LocalError),
     #[error("no answer within {PATIENCE:?}")]
     Silent,
-    #[error("understand its answer")]
-    Answer(#[from] codec::Error),
     #[error("it answers something else")]
     Other,
     #[error("it was told just now which host it is")]
@@ -150,7 +148,7 @@ impl Visitor {
         }
         ask(stream, &Request::Follow { from }).await?;
         while self.next_note < status.next_note {
-            if let Reply::Note(note) = hear(stream).await? {
+            if let Reply::Note(note) = local::hear(stream, LONGEST_FRAME).await? {
                 self.next_note = note.number + 1;
                 self.notes.push(noted(note));
             }
@@ -170,20 +168,7 @@ fn wall() -> Stamp {
 }
 
 async fn ask(stream: &mut UnixStream, request: &Request) -> Result<Reply, GuardError> {
-    let request = codec::encode(request);
-    stream.write_u32(u32::try_from(request.len()).map_err(|_| GuardError::Other)?).await?;
-    stream.write_all(&request).await?;
-    hear(stream).await
-}
-
-async fn hear(stream: &mut UnixStream) -> Result<Reply, GuardError> {
-    let length = usize::try_from(stream.read_u32().await?).map_err(|_| GuardError::Other)?;
-    if length > LONGEST_FRAME {
-        return Err(GuardError::Other);
-    }
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer).await?;
-    Ok(codec::decode(&answer)?)
+    Ok(local::ask(stream, request, LONGEST_FRAME).await?)
 }
 
 /// What the core and the aggregator are to know of it.

@@ -51,10 +51,13 @@ impl Grid {
         self.witness.away.as_ref().map(|(why, _)| why.as_str())
     }
 
-    /// Reading: hosts' guards, which it is to know: none where a host's is not known now.
+    /// Reading: hosts' guards, which it is to know: none where a host's is not known now. No more than a guard pins.
     pub fn guards_of_hosts(&self) -> Vec<Guard> {
         let members = self.intent.hosts.iter().filter(|(_, record)| record.removed.is_none());
-        members.map(|(host, _)| Guard { host: *host, seat: self.seat(*host), fence: None }).collect()
+        members
+            .take(failover::WARDS)
+            .map(|(host, _)| Guard { host: *host, seat: self.seat(*host), fence: None })
+            .collect()
     }
 
     pub(crate) fn witness_told(&mut self, now: Now, told: Result<Witness, String>, actions: &mut Vec<Action>) {

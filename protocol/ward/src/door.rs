@@ -3,6 +3,7 @@
 
 use minicbor::{Decode, Encode};
 use roost_protocol::cause::NoteKind;
+use roost_protocol::failover::Guard;
 use roost_protocol::{Epoch, GuestId, HostId, Millis, Stamp};
 
 use crate::council::{Council, Policy};
@@ -97,6 +98,19 @@ pub enum Request {
         #[n(0)]
         ward: WardId,
     },
+}
+
+impl Request {
+    /// Pins these guards; those whose seat is not known now stay as they are.
+    pub fn pin(guards: &[Guard]) -> Self {
+        let peer = |guard: &Guard| {
+            let seat = guard.seat.as_ref()?;
+            let addresses = seat.addresses.iter().take(MOST_ADDRESSES).cloned().collect();
+            Some(Peer { id: guard.host, key: seat.key, addresses })
+        };
+        let keep = guards.iter().filter(|guard| guard.seat.is_none()).map(|guard| guard.host).collect();
+        Self::Pin { peers: guards.iter().filter_map(peer).collect(), keep }
+    }
 }
 
 /// What a ward may be told; see [`crate::Event`].

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use roost_agent_core::GuardWish;
 use roost_protocol::failover::{Council, Guard, MAX_RPO};
 use roost_protocol::{GuestId, HostId, Millis, Stamp};
-use roost_ward::door::{Copied, MOST_ADDRESSES, Peer, Request, Status, Told, WardStatus};
+use roost_ward::door::{Copied, Request, Status, Told, WardStatus};
 use roost_ward::{Bars, Change, MemberId, Policy, Profile, Standing, WardId};
 
 use super::missed;
@@ -46,7 +46,7 @@ pub(super) fn steps(
     let mut steps: Vec<Request> = Vec::new();
     if memory.guards != wish.guards {
         memory.guards.clone_from(&wish.guards);
-        steps.push(pin(&wish.guards));
+        steps.push(Request::pin(&wish.guards));
     }
     let councils = wish.councils.as_deref().unwrap_or_default();
     let stays = |council: &&Council| !wish.release.contains(&council.guest);
@@ -67,16 +67,6 @@ pub(super) fn steps(
     steps.extend(copies(status, wish, wall, memory));
     steps.extend(missed::steps(status, wish));
     steps
-}
-
-fn pin(guards: &[Guard]) -> Request {
-    let peer = |guard: &Guard| {
-        let seat = guard.seat.as_ref()?;
-        let addresses = seat.addresses.iter().take(MOST_ADDRESSES).cloned().collect();
-        Some(Peer { id: guard.host, key: seat.key, addresses })
-    };
-    let keep = guards.iter().filter(|guard| guard.seat.is_none()).map(|guard| guard.host).collect();
-    Request::Pin { peers: guards.iter().filter_map(peer).collect(), keep }
 }
 
 /// The next step to this council, with the timers of this profile.
@@ -188,7 +178,7 @@ fn copies(status: &Status, wish: &GuardWish, wall: Stamp, memory: &mut Memory) -
 mod test {
     use roost_protocol::Epoch;
     use roost_protocol::failover::{Seat, Voter};
-    use roost_ward::door::Fencing;
+    use roost_ward::door::{Fencing, Peer};
 
     use super::*;
 
