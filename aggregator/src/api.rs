@@ -17,11 +17,15 @@ use crate::handle::Handle;
 use crate::notify::Courier;
 
 mod around;
+mod cbe;
 mod csv;
 mod dispatch;
+mod escape;
 mod heads;
 mod health;
+mod html;
 mod input;
+mod iqy;
 mod metrics;
 mod names;
 mod ops;

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::handle::{Away, Handle};
 
 mod limit;
+mod link;
 mod password;
 mod secret;
 mod session;
@@ -45,6 +46,8 @@ pub(crate) enum Via {
     Session(String),
     /// The API token with this id.
     ApiToken(String),
+    /// A link to one list, made by somebody who had logged in.
+    Link,
 }
 
 /// Why a log-in failed.
@@ -213,7 +216,8 @@ impl Pass {
     pub(crate) async fn holds(&self, at: Time) -> bool {
         let user = self.user.clone();
         let held = match self.via.clone() {
-            Via::Nobody => return false,
+            // A link is to what ends at once.
+            Via::Nobody | Via::Link => return false,
             Via::Session(id) => {
                 let Some(sign) = lock(&self.sessions).sign_of(&id, at) else { return false };
                 let same = move |user: &UserRecord| session::sign(&user.password_hash) == sign;

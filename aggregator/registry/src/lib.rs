@@ -163,7 +163,7 @@ impl Output {
     }
 }
 
-/// Inputs that every list takes. XML-RPC answers with an array alone, so it has no `cursor`, `total` and `format`, and
+/// Inputs that every list takes beside its `format`. XML-RPC answers with an array alone, so it has no `cursor`, `total` and `format`, and
 /// without `limit` it gives all there is.
 pub const PAGE: &[Field] = &[
     Field::query("limit", FieldKind::Integer, "At most this many items (REST: default 100, at most 1000)"),
@@ -176,8 +176,15 @@ pub const PAGE: &[Field] = &[
     Field::query("sort", FieldKind::Text, "Properties to sort by, `-` before one turns it round: -cpu_percent,name"),
     Field::query("fields", FieldKind::Text, "Only these properties, separated by commas"),
     Field::query("total", FieldKind::Boolean, "Also count all items"),
-    Field::query("format", FieldKind::Choice(&["json", "csv"]), "How the list is written"),
 ];
+
+/// How a list is written. CSV, HTML and iqy are of the whole list unless `limit` says otherwise; iqy is a small file with
+/// which Excel asks for the HTML, by a token of its own that is good for this list alone.
+const FORMAT: &[Field] =
+    &[Field::query("format", FieldKind::Choice(&["json", "csv", "html", "iqy"]), "How the list is written")];
+/// Events may be Common Base Event 1.0.1 as well.
+const FORMAT_OF_EVENTS: &[Field] =
+    &[Field::query("format", FieldKind::Choice(&["json", "csv", "html", "iqy", "cbe"]), "How the list is written")];
 
 impl Field {
     /// A path segment.
@@ -208,11 +215,12 @@ const PAGE_REST: &[&str] = &["cursor", "total", "format"];
 impl Operation {
     /// Its own inputs, then those of every list if it is one.
     pub fn fields(&self) -> impl Iterator<Item = &'static Field> + use<> {
-        let page: &'static [Field] = match self.output {
-            Output::List(_) => PAGE,
-            Output::Object(_) | Output::Operation | Output::Nothing | Output::Picture | Output::Stream(_) => &[],
+        let (page, format): (&'static [Field], &'static [Field]) = match self.output {
+            Output::List("event") => (PAGE, FORMAT_OF_EVENTS),
+            Output::List(_) => (PAGE, FORMAT),
+            Output::Object(_) | Output::Operation | Output::Nothing | Output::Picture | Output::Stream(_) => (&[], &[]),
         };
-        self.inputs.iter().chain(page)
+        self.inputs.iter().chain(page).chain(format)
     }
 
     /// The inputs that the XML-RPC method takes.

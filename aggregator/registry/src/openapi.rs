@@ -150,7 +150,12 @@ fn success(output: Output) -> (&'static str, Value) {
         Output::Object(name) => ("200", json!({"description": "It", "content": json_of(reference(name))})),
         Output::List(name) => {
             let mut content = json_of(reference(&page_name(name)));
-            content["text/csv"] = json!({"schema": {"type": "string"}});
+            for other in ["text/csv", "text/html", "text/x-ms-iqy"] {
+                content[other] = json!({"schema": {"type": "string"}});
+            }
+            if name == "event" {
+                content["application/xml"] = json!({"schema": {"type": "string"}});
+            }
             ("200", json!({"description": "One page", "content": content}))
         }
         Output::Operation => {

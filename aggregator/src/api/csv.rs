@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
+use super::escape::guarded;
 use super::page::Page;
-
-/// A spreadsheet takes a cell that begins so for a formula (a blank or line break may stand before it).
-const FORMULA: [char; 4] = ['=', '+', '-', '@'];
 
 /// The page with a header line; lines end with CRLF.
 pub(crate) fn write(page: &Page) -> String {
@@ -26,14 +24,6 @@ fn cell(value: &Value) -> String {
         Value::Number(value) => value.to_string(),
         Value::String(text) => quoted(&guarded(text)),
         Value::Array(_) | Value::Object(_) => quoted(&value.to_string()),
-    }
-}
-
-fn guarded(text: &str) -> String {
-    if text.trim_start().starts_with(FORMULA) || text.starts_with(['\t', '\r']) {
-        format!("'{text}")
-    } else {
-        text.to_owned()
     }
 }
 

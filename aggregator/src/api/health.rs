@@ -15,8 +15,20 @@ use super::problem::Problem;
 /// Longer than this, and the driver counts as stuck.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// What a client can rely on; only ever added to.
-const FEATURES: &[&str] =
-    &["rest", "xmlrpc", "operations", "events-sse", "csv", "idempotency-key", "etag", "api-tokens", "join-tokens"];
+const FEATURES: &[&str] = &[
+    "rest",
+    "xmlrpc",
+    "operations",
+    "events-sse",
+    "csv",
+    "html",
+    "iqy",
+    "cbe",
+    "idempotency-key",
+    "etag",
+    "api-tokens",
+    "join-tokens",
+];
 
 static OPENAPI: LazyLock<String> = LazyLock::new(|| roost_registry::openapi(env!("CARGO_PKG_VERSION")).to_string());
 

@@ -19,7 +19,7 @@ use super::version::Version;
 const LIMIT: usize = 100;
 /// Most items on a page.
 const MOST: usize = 1_000;
-/// Most items at once in CSV and XML-RPC: spreadsheets and old programs don't follow cursors.
+/// Most items at once in CSV and the like, and in XML-RPC: spreadsheets and old programs don't follow cursors.
 const MOST_WHOLE: usize = 100_000;
 /// Properties to sort by at once.
 const SORTS: usize = 5;
@@ -108,7 +108,11 @@ impl Wanted {
     pub(crate) fn of<T: Listed>(input: &Input) -> Result<Self, Problem> {
         let schema = roost_registry::schema(T::SCHEMA)
             .ok_or_else(|| Problem::new("internal", format!("The registry has no schema {}.", T::SCHEMA)))?;
-        let whole = input.whole || input.text("format") == Some("csv");
+        let format = input.text("format").unwrap_or("json");
+        if format == "cbe" && input.text("fields").is_some() {
+            return Err(Problem::fault("/fields", "a Common Base Event always has all of them; leave it out"));
+        }
+        let whole = input.whole || format != "json";
         let most = if whole { MOST_WHOLE } else { MOST };
         let limit = match input.number("limit").map(usize::try_from) {
             None if whole => most,

@@ -22,7 +22,7 @@ use super::ops::operation::{WAIT_MOST_S, until_ended};
 use super::page::Page;
 use super::problem::Problem;
 use super::version::{Tags, Version};
-use super::{Api, BODY, Peer, csv};
+use super::{Api, BODY, Peer, cbe, csv, html, iqy};
 use crate::auth::{Caller, Via};
 
 /// Slower bodies are given up.
@@ -60,12 +60,16 @@ async fn answered(api: &Api, request: Request) -> Result<Response, Problem> {
         Err(not_allowed) => return Ok(not_allowed),
     };
     let operation = matched.operation;
-    let caller = who(api, &parts, operation).await?;
+    let mut pairs = pairs(&parts)?;
+    let caller = match iqy::token(operation, &mut pairs) {
+        Some(token) => iqy::caller(api, &token, path, &pairs, Peer::of(&parts.extensions)).await?,
+        None => who(api, &parts, operation).await?,
+    };
     let mut given = Vec::new();
     for (name, value) in matched.values {
         given.push(Given { name: name.to_owned(), value: json!(decoded(value)?), place: Some(Place::Path) });
     }
-    query(&parts, operation, &mut given)?;
+    query(&parts, operation, &pairs, &mut given);
     if operation.name == "event.stream" {
         last_event_id(&parts.headers, &mut given)?;
     }
@@ -73,7 +77,10 @@ async fn answered(api: &Api, request: Request) -> Result<Response, Problem> {
     let mut input = Input::check(operation, given, idempotency_key(&parts.headers)?)?;
     input.if_match = if_match(&parts.headers, operation)?;
     let known = if operation.versioned() { Tags::if_none_match(&parts.headers)? } else { None };
-    let csv = input.text("format") == Some("csv");
+    let format = input.text("format").unwrap_or("json").to_owned();
+    if format == "iqy" {
+        return iqy::answer(api, &caller, operation, &parts, path, pairs).await;
+    }
     let output = dispatch::run(api, &caller, operation, input).await?;
     let wait = wait_wished(&parts.headers);
     let response = match output {
@@ -82,7 +89,7 @@ async fn answered(api: &Api, request: Request) -> Result<Response, Problem> {
         Output::Object(value) if operation.name == "session.login" => logged_in(&value)?,
         Output::Object(value) => json_response(&value),
         Output::Thing(value, version) => one(&value, &version, known.as_ref())?,
-        Output::List(page) => list(&page, path, parts.uri.query(), csv),
+        Output::List(page) => list(api, operation, &page, &parts, &format),
         Output::Stream(follow) => follow.response(),
         Output::Picture(picture) => shown(picture),
         Output::Nothing => StatusCode::NO_CONTENT.into_response(),
@@ -177,14 +184,18 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     pairs.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
 }
 
-fn query(parts: &Parts, operation: &Operation, given: &mut Vec<Given>) -> Result<(), Problem> {
+fn pairs(parts: &Parts) -> Result<Vec<(String, String)>, Problem> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|_| Problem::new("bad_request", "The query can't be read."))?;
     if pairs.0.len() > PARAMETERS {
         return Err(Problem::new("bad_request", format!("The query has more than {PARAMETERS} parameters.")));
     }
-    for (name, value) in pairs.0 {
-        given.push(Given { name, value: Value::String(value), place: Some(Place::Query) });
+    Ok(pairs.0)
+}
+
+fn query(parts: &Parts, operation: &Operation, pairs: &[(String, String)], given: &mut Vec<Given>) {
+    for (name, value) in pairs {
+        given.push(Given { name: name.clone(), value: json!(value), place: Some(Place::Query) });
     }
     let accepts_csv = parts
         .headers
@@ -195,7 +206,6 @@ fn query(parts: &Parts, operation: &Operation, given: &mut Vec<Given>) -> Result
     if listed && accepts_csv && !given.iter().any(|one| one.name == "format") {
         given.push(Given { name: "format".into(), value: json!("csv"), place: Some(Place::Query) });
     }
-    Ok(())
 }
 
 /// The header that browsers send when they come back; it wins over the query they began with.
@@ -272,7 +282,7 @@ fn wait_wished(headers: &HeaderMap) -> u64 {
     waits.find_map(|wait| wait.trim().parse::<u64>().ok()).unwrap_or(0).min(WAIT_MOST_S)
 }
 
-fn decoded(text: &str) -> Result<String, Problem> {
+pub(super) fn decoded(text: &str) -> Result<String, Problem> {
     let wrong = || Problem::new("bad_request", "The path is not percent-encoded UTF-8.");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -336,13 +346,19 @@ fn logged_in(value: &Value) -> Result<Response, Problem> {
     Ok(response)
 }
 
-fn list(page: &Page, path: &str, query: Option<&str>, csv: bool) -> Response {
-    let mut response = if csv {
-        ([(header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present")], csv::write(page)).into_response()
-    } else {
-        json_response(page)
+fn list(api: &Api, operation: &Operation, page: &Page, parts: &Parts, format: &str) -> Response {
+    let text = |kind: &'static str, text: String| ([(header::CONTENT_TYPE, kind)], text).into_response();
+    let mut response = match format {
+        "csv" => text("text/csv; charset=utf-8; header=present", csv::write(page)),
+        "html" => text("text/html; charset=utf-8", html::write(operation.summary, page)),
+        "cbe" => {
+            let grid = api.handle.key.fingerprint().grid_id().to_string().replace('-', "").to_ascii_uppercase();
+            text("application/xml; charset=utf-8", cbe::write(&grid, page))
+        }
+        _ => json_response(page),
     };
-    let link = page.next.as_deref().map(|next| link_to_next(path, query.unwrap_or_default(), next));
+    let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+    let link = page.next.as_deref().map(|next| link_to_next(path, query, next));
     if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
         response.headers_mut().insert(header::LINK, link);
     }

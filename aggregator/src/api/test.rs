@@ -10,6 +10,7 @@ use super::fake::{Answer, Fake, guest};
 
 mod access;
 mod backup;
+mod formats;
 mod repeat;
 mod stream;
 

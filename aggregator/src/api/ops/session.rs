@@ -48,7 +48,7 @@ fn one(api: &Api, caller: &Caller, input: &Input) -> Result<Session, Problem> {
     let wanted = input.required("id")?;
     let id = match (&caller.via, wanted) {
         (Via::Session(id), "current") => id,
-        (Via::Session(_) | Via::ApiToken(_) | Via::Nobody, id) => id,
+        (Via::Session(_) | Via::ApiToken(_) | Via::Link | Via::Nobody, id) => id,
     };
     let session = api.auth.sessions((api.now)()).into_iter().find(|session| session.id == id);
     session.ok_or_else(|| Problem::not_found("session", wanted))

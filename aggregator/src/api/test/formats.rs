@@ -1,0 +1,95 @@
+//! Lists as people's programs take them: tables of HTML, web queries of Excel, Common Base Events.
+
+use axum::body::Body;
+use roost_registry::{Output, Place, operations};
+use serde_json::json;
+
+use super::super::fake::{Answer, Fake};
+
+/// As Excel asks: by the address alone.
+async fn without_login(fake: &Fake, address: &str) -> Answer {
+    let path = address.strip_prefix("https://grid.test:8443").unwrap_or_else(|| panic!("{address}"));
+    fake.send(Fake::request("GET", path).body(Body::empty()).unwrap()).await
+}
+
+async fn link(fake: &Fake, path: &str) -> String {
+    let file = fake.get(path).await;
+    assert_eq!(file.header("content-type"), "text/x-ms-iqy", "{}", file.text);
+    let lines: Vec<&str> = file.text.split("\r\n").collect();
+    assert_eq!((lines.len(), lines[0], lines[1], lines[3]), (4, "WEB", "1", ""), "{}", file.text);
+    lines[2].to_owned()
+}
+
+#[tokio::test]
+async fn every_list_is_there_as_csv_as_html_and_as_a_web_query() {
+    let fake = Fake::new();
+    let lists = operations().iter().filter(|operation| matches!(operation.output, Output::List(_)));
+    let lists = lists.filter(|operation| operation.fields().all(|field| field.place != Place::Path));
+    let mut seen = 0;
+    for operation in lists {
+        for (format, kind) in [("csv", "text/csv"), ("html", "text/html"), ("iqy", "text/x-ms-iqy")] {
+            let answer = fake.get(&format!("{}?format={format}", operation.path)).await;
+            let is = (answer.status.as_u16(), answer.header("content-type").starts_with(kind));
+            assert_eq!(is, (200, true), "{} {format}: {}", operation.name, answer.text);
+        }
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen}");
+}
+
+#[tokio::test]
+async fn a_list_as_html_holds_neither_markup_nor_formula() {
+    let fake = Fake::new();
+    let html = fake.get("/guests?format=html&fields=name,state&sort=name").await;
+    assert_eq!(html.header("content-type"), "text/html; charset=utf-8");
+    assert!(html.header("content-security-policy").contains("default-src 'none'"));
+    assert!(html.text.contains("<tr><td>&#39;=cmd|x</td><td>paused</td></tr>"), "{}", html.text);
+    assert!(html.text.contains("<tr><td>db</td><td>off</td></tr>"), "{}", html.text);
+}
+
+#[tokio::test]
+async fn a_web_query_asks_for_its_list_and_nothing_else_without_a_log_in() {
+    let fake = Fake::new();
+    let address = link(&fake, "/guests?format=iqy&fields=name&sort=name").await;
+    let list = without_login(&fake, &address).await;
+    assert!(list.text.contains("<tr><td>db</td></tr>"), "{} {}", list.status, list.text);
+    for other in [
+        address.replace("guests", "hosts"),
+        address.replace("fields=name", "fields=name,state"),
+        address.replace("format=html", "format=json"),
+        address.replace("format=html", "format=iqy"),
+        address.replace("&format=html", ""),
+        format!("{address}&limit=1"),
+        address.replace("token=rsl_", "token=rsl_f"),
+        format!("{address}x"),
+        address.split("&token=").next().unwrap().to_owned(),
+    ] {
+        let refused = without_login(&fake, &other).await;
+        assert_eq!(refused.json()["code"], "login_required", "{other}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_query_ends_with_the_api_token_that_made_it() {
+    let fake = Fake::new();
+    let token = fake.ask("POST", "/api-tokens", Some(json!({"name": "excel"}))).await.json();
+    let request = Fake::request("GET", "/api/v1/hosts?format=iqy")
+        .header("authorization", format!("Bearer {}", token["token"].as_str().unwrap()));
+    let file = fake.send(request.body(Body::empty()).unwrap()).await.text;
+    let address = file.split("\r\n").nth(2).unwrap();
+    assert_eq!(without_login(&fake, address).await.status, 200);
+    fake.ask("DELETE", &format!("/api-tokens/{}", token["id"].as_str().unwrap()), None).await;
+    assert_eq!(without_login(&fake, address).await.status, 401);
+}
+
+#[tokio::test]
+async fn events_are_there_as_common_base_events_and_other_lists_are_not() {
+    let fake = Fake::new();
+    let xml = fake.get("/events?format=cbe").await;
+    assert_eq!(xml.header("content-type"), "application/xml; charset=utf-8");
+    let events = fake.get("/events").await.json()["items"].as_array().unwrap().len();
+    assert!(events > 0);
+    assert_eq!(xml.text.matches("<CommonBaseEvent ").count(), events, "{}", xml.text);
+    assert_eq!(fake.get("/hosts?format=cbe").await.status, 422);
+    assert_eq!(fake.get("/events?format=cbe&fields=seq").await.status, 422);
+}
