@@ -38,9 +38,13 @@ pub fn severity(code: &str) -> Severity {
         "cpu-busy" | "agent-version" => Severity::Info,
         "memory-pressure" | "io-pressure" | "disk-low" | "disk-filling" | "aggregator-away" | "store-filling"
         | "clock-off" => Severity::Warning,
-        "memory-low" | "disk-full" | "state-disk" | "hypervisor-away" | "ledger-damaged" | "host-down" => {
-            Severity::Critical
-        }
+        "answers-without-lease"
+        | "memory-low"
+        | "disk-full"
+        | "state-disk"
+        | "hypervisor-away"
+        | "ledger-damaged"
+        | "host-down" => Severity::Critical,
         _ => Severity::Error,
     }
 }
@@ -74,6 +78,7 @@ pub fn title(code: &str) -> &str {
         "hypervisor-away" => "has lost its hypervisor service",
         "aggregator-away" => "does not hear the aggregator",
         "guard-away" => "has a guard that doesn't answer",
+        "answers-without-lease" => "answers though no host may run it",
         "fence-failed" => "could not cut another host's power",
         "grid-refused" => "is refused by the grid",
         "peer-port" => "can't be reached by other hosts",
@@ -112,6 +117,9 @@ pub fn advice(code: &str) -> &'static str {
         "hypervisor-away" => "See why libvirt's service does not run on the host. Guests go on.",
         "aggregator-away" => "See whether the aggregator runs and the network is up. Guests go on.",
         "guard-away" => "Start roost-guard on the host again: without it nothing is taken over.",
+        "answers-without-lease" => {
+            "Look at its host, which could not stop it: cut its power. Then the guest is taken over by itself."
+        }
         "fence-failed" => "Test the device: roost host test-fence. Takeovers wait for the promise meanwhile.",
         "grid-refused" => "Join the host again with a new token.",
         "peer-port" => "Choose another port in the agent's settings, or free this one.",

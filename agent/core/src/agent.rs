@@ -135,7 +135,7 @@ impl Agent {
             beats: Beats::default(),
             backups,
             takeovers: Takeovers::new(),
-            failover: Failover::default(),
+            failover: Failover::knowing(kept.probes.clone()),
             fences: Fences::default(),
             chain: Chain::default(),
             maintenance: kept.maintenance,

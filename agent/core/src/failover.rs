@@ -9,14 +9,18 @@ use std::collections::BTreeSet;
 
 use roost_protocol::backup::BackupSummary;
 use roost_protocol::failover::{Council, GUARDS, Guard, GuardReport, WARDS, Want, WardReport};
-use roost_protocol::{GuestId, Stamp};
+use roost_protocol::probe::GuestProbes;
+use roost_protocol::{GuestId, HostId, Stamp};
 
 use crate::agent::{Agent, Now};
 use crate::event::Action;
 use crate::fence::Missed;
 
+/// Alarm where a guest answers that nobody has a lease for.
+const ANSWERS: &str = "answers-without-lease";
+
 /// This host's guard, as the edge sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuardSeen {
     pub incarnation: u32,
     pub key: [u8; 32],
@@ -28,6 +32,8 @@ pub struct GuardSeen {
     pub remembers: Stamp,
     /// Wards whose owners' power may be cut.
     pub missed: Vec<Missed>,
+    /// Guests that answer though the lease that their host had for them is over.
+    pub answering: Vec<(HostId, GuestId)>,
 }
 
 /// How the guard is to be: the edge brings it there, step by step.
@@ -44,6 +50,8 @@ pub struct GuardWish {
     pub disarmed: bool,
     /// Owners that are off for certain.
     pub proofs: Vec<Missed>,
+    /// Where guests answer that are well, those of other hosts too.
+    pub probes: Vec<GuestProbes>,
 }
 
 /// What is known.
@@ -53,8 +61,17 @@ pub(crate) struct Failover {
     wish: GuardWish,
     /// Not said yet.
     changed: bool,
+    answering: Vec<(HostId, GuestId)>,
     /// What the aggregator was told last.
     reported: Option<GuardReport>,
+}
+
+impl Failover {
+    /// What was told before the agent was started anew.
+    pub(crate) fn knowing(probes: Vec<GuestProbes>) -> Self {
+        let changed = !probes.is_empty();
+        Self { wish: GuardWish { probes, ..GuardWish::default() }, changed, ..Self::default() }
+    }
 }
 
 impl Agent {
@@ -64,8 +81,30 @@ impl Agent {
             seen.remembers = seen.remembers.min(before.remembers);
         }
         self.missed_told(std::mem::take(&mut seen.missed));
+        self.answering_told(now, std::mem::take(&mut seen.answering));
         self.failover.seen = Some(seen);
         self.beats.hurry(now.time);
+    }
+
+    /// Nobody takes these over while they answer: who else could stop them?
+    fn answering_told(&mut self, now: Now, answering: Vec<(HostId, GuestId)>) {
+        let before = std::mem::replace(&mut self.failover.answering, answering.clone());
+        for (_, guest) in before.iter().filter(|it| !answering.contains(it)) {
+            self.clear_alarm(ANSWERS, Some(*guest));
+        }
+        for (owner, guest) in answering.iter().filter(|it| !before.contains(it)) {
+            let text = format!(
+                "{owner} is not heard and its lease is over, but the guest answers where it is probed: it is not \
+                 taken over"
+            );
+            self.raise_alarm(now, ANSWERS, Some(*guest), text);
+        }
+    }
+
+    /// The aggregator says where guests answer.
+    pub(crate) fn probes_changed(&mut self) {
+        self.failover.wish.probes.clone_from(&self.probes);
+        self.failover.changed = true;
     }
 
     /// The aggregator says who votes.
@@ -131,7 +170,7 @@ impl Agent {
     /// What the aggregator is to know of the guard.
     pub(crate) fn guard_report(&self) -> Option<GuardReport> {
         let seen = self.failover.seen.as_ref()?;
-        let GuardSeen { incarnation, key, listen, may_own, wards, remembers, missed: _ } = seen.clone();
+        let GuardSeen { incarnation, key, listen, may_own, wards, remembers, missed: _, answering: _ } = seen.clone();
         let (wants, remembers, notes) = (self.wants(), Some(remembers), Vec::new());
         Some(GuardReport { incarnation, key, listen, may_own, wards, wants, remembers, notes })
     }

@@ -202,7 +202,7 @@ mod test {
             let ward = |epoch: &u64| Missed { owner: OTHER, incarnation: 7, ward: 5, epoch: Epoch(*epoch) };
             let (key, listen, wards, remembers) = ([0; 32], String::new(), Vec::new(), Stamp(0));
             let missed = epochs.iter().map(ward).collect();
-            let seen = GuardSeen { incarnation: 1, key, listen, may_own: true, wards, remembers, missed };
+            let seen = GuardSeen { key, listen, wards, remembers, missed, ..GuardSeen::default() };
             self.tell(Event::GuardSeen(Box::new(seen)));
         }
 

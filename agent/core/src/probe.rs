@@ -18,10 +18,22 @@ const JITTER: Millis = Millis::seconds(4);
 const AGAIN: Millis = Millis::seconds(10);
 /// A door is shut after so many misses, and open after one answer.
 const MISSES: u32 = 3;
+/// Between two tries where somebody waits for what comes of it.
+const HASTE: Millis = Millis::seconds(1);
 /// Tries at the same time: with [`TIMEOUT`] so many that 512 guests of which none answers are tried in half a minute.
 pub const AT_ONCE: usize = 48;
 /// A door that has not answered by then has missed.
 pub const TIMEOUT: Millis = Millis::seconds(2);
+
+/// How often doors are tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// For people who want to know how desktops are.
+    #[default]
+    Calm,
+    /// Before a guest is taken over: each second, and each answer counts.
+    Hasty,
+}
 
 /// What is to be tried: guests that run, and their doors.
 pub type Wanted = BTreeMap<GuestId, Vec<Probe>>;
@@ -32,6 +44,7 @@ pub type Try = (GuestId, Probe);
 /// What is known of all doors.
 #[derive(Debug, Default)]
 pub struct Prober {
+    pace: Pace,
     doors: BTreeMap<Try, Door>,
 }
 
@@ -49,6 +62,10 @@ struct Door {
 }
 
 impl Prober {
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, doors: BTreeMap::new() }
+    }
+
     /// Doors that are new are tried within [`EVERY`]; those that are not wanted are forgotten.
     pub fn want(&mut self, now: Time, wanted: &Wanted) {
         let named = |(guest, probe): &Try| wanted.get(guest).is_some_and(|probes| probes.contains(probe));
@@ -56,7 +73,10 @@ impl Prober {
         for (guest, probes) in wanted {
             for probe in probes {
                 let key = (*guest, probe.clone());
-                let next = now + Millis(spread(&key, 0, AGAIN));
+                let next = match self.pace {
+                    Pace::Calm => now + Millis(spread(&key, 0, AGAIN)),
+                    Pace::Hasty => now,
+                };
                 self.doors.entry(key).or_insert(Door {
                     next,
                     busy: false,
@@ -107,10 +127,14 @@ impl Prober {
             Some(true)
         } else {
             door.misses = door.misses.saturating_add(1);
-            if door.misses >= MISSES { Some(false) } else { door.up }
+            if door.misses >= MISSES || self.pace == Pace::Hasty { Some(false) } else { door.up }
         };
         if up != door.up {
             (door.up, door.since) = (up, wall);
+        }
+        if self.pace == Pace::Hasty {
+            door.next = now + HASTE;
+            return;
         }
         let pause = if (1..MISSES).contains(&door.misses) { AGAIN } else { EVERY };
         let jitter = Millis(spread(key, door.tries, Millis(2 * JITTER.0)));

@@ -23,6 +23,7 @@ impl Agent {
         }
         if self.probes != probes {
             self.probes.clone_from(&probes);
+            self.probes_changed();
             actions.push(Action::Persist(vec![Change::Probes(probes)]));
         }
     }

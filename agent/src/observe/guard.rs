@@ -1,7 +1,10 @@
 //! Asks the guard, all the time, which guests of its wards may run here, and tells it who votes with it and what this host
 //! keeps for others. Nothing the agent does or leaves undone changes a lease.
 
+mod bars;
 mod missed;
+#[cfg(test)]
+mod sample;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -12,13 +15,14 @@ use roost_agent_core::{Event, GuardSeen, GuardWish, Right};
 use roost_protocol::cause::Noted;
 use roost_protocol::failover::{Council, Voter, WardReport};
 use roost_protocol::transport::local::{self, LocalError};
-use roost_protocol::{GuestId, HostId, Stamp};
+use roost_protocol::{GuestId, HostId, Millis, Stamp};
 use roost_ward::door::{LONGEST_FRAME, Note, Reply, Request, Status, WardStatus};
 use roost_ward::{Profile, Standing, WardId};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, timeout};
 
+use self::bars::Knocker;
 use self::steps::{Memory, steps};
 
 /// A guest whose ward was won starts this much later at most.
@@ -50,9 +54,18 @@ pub(crate) async fn watch(
     events: mpsc::Sender<Event>,
 ) {
     let mut turn = interval(EVERY);
-    let memory = Memory::default();
-    let mut visitor =
-        Visitor { socket, host, profile, wish, memory, refused: String::new(), next_note: 0, notes: Vec::new() };
+    let (memory, knocker) = (Memory::default(), Knocker::start());
+    let mut visitor = Visitor {
+        socket,
+        host,
+        profile,
+        wish,
+        memory,
+        knocker,
+        refused: String::new(),
+        next_note: 0,
+        notes: Vec::new(),
+    };
     let mut told: Option<Result<BTreeMap<GuestId, Right>, String>> = None;
     let mut seen: Option<GuardSeen> = None;
     loop {
@@ -101,6 +114,7 @@ struct Visitor {
     profile: Profile,
     wish: watch::Receiver<GuardWish>,
     memory: Memory,
+    knocker: Knocker,
     /// Why it did not do what it was asked last; told once.
     refused: String,
     /// Of its notes, the first that is not known here …
@@ -128,7 +142,10 @@ impl Visitor {
             return Ok((status, None));
         }
         let wish = self.wish.borrow().clone();
-        for request in steps(&status, &wish, self.profile, wall(), &mut self.memory) {
+        let answering = self.knocker.answering(&status, &wish);
+        let mut requests = steps(&status, &wish, self.profile, wall(), &mut self.memory);
+        requests.extend(bars::steps(&status, &wish, &answering));
+        for request in requests {
             if let Reply::Refused(why) = ask(&mut stream, &request).await?
                 && why != self.refused
             {
@@ -191,8 +208,15 @@ fn guard(status: &Status, wish: &GuardWish) -> GuardSeen {
         may_own: status.may_own,
         remembers: status.remembers,
         missed: missed::missed(status),
+        answering: status.wards.iter().filter_map(still_answers).collect(),
         wards: status.wards.iter().filter(owned).filter_map(report).collect(),
     }
+}
+
+/// A guest that answers though no lease is left on which it could run.
+fn still_answers(ward: &WardStatus) -> Option<(HostId, GuestId)> {
+    let over = ward.guests_answer && ward.promise_left == Millis(0);
+    ward.owner.filter(|_| over).zip(ward.guests.first()).map(|(owner, guest)| (owner.id, *guest))
 }
 
 fn rights(status: &Status) -> BTreeMap<GuestId, Right> {

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use roost_agent_core::probe::{Prober, TIMEOUT, Try, Wanted};
+use roost_agent_core::probe::{Pace, Prober, TIMEOUT, Try, Wanted};
 use roost_protocol::probe::{Access, Answer, Probe, Speech};
 use roost_protocol::{GuestId, Stamp, Time};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,16 +27,15 @@ const SPICE: &[u8] = b"REDQ\x02\x00\x00\x00\x02\x00\x00\x00\x16\x00\x00\x00\
     \x00\x00\x00\x00\x01\x00\x01\x00\x00\x00\x00\x00\x00\x00\x12\x00\x00\x00\x0b\x00\x00\x00";
 
 /// Begins; ends when nobody wants to know any more.
-pub(crate) fn start(wanted: watch::Receiver<Arc<Wanted>>) -> watch::Receiver<Doors> {
+pub(crate) fn start(wanted: watch::Receiver<Arc<Wanted>>, pace: Pace) -> watch::Receiver<Doors> {
     let (sender, doors) = watch::channel(Doors::default());
-    tokio::spawn(run(wanted, sender));
+    tokio::spawn(run(wanted, Prober::new(pace), sender));
     doors
 }
 
-async fn run(mut wanted: watch::Receiver<Arc<Wanted>>, doors: watch::Sender<Doors>) {
+async fn run(mut wanted: watch::Receiver<Arc<Wanted>>, mut prober: Prober, doors: watch::Sender<Doors>) {
     let began = Instant::now();
     let now = || Time(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
-    let mut prober = Prober::default();
     let mut tries: JoinSet<(Try, Answer, Option<u32>)> = JoinSet::new();
     loop {
         for (guest, probe) in prober.due(now()) {

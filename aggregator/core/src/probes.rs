@@ -1,4 +1,5 @@
-//! Which doors of which guests their hosts try. Intent, so it lasts; told to whichever host a guest is on.
+//! Which doors of which guests their hosts try. Intent, so it lasts; told to whichever host a guest is on, and to those that
+//! may go on with it.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use roost_protocol::{GuestId, HostId};
 use crate::call::{CallErrorCode, Done, Reply};
 use crate::calls::{error, within};
 use crate::event::Action;
-use crate::grid::{Grid, Now};
+use crate::grid::{Grid, Host, Now};
 use crate::history::Line;
 use crate::intent::IntentChange;
 
@@ -46,7 +47,10 @@ impl Grid {
             false => format!("{name} is probed at {}, asked by {by}", probes.join(", ")),
         };
         self.change_intent(vec![IntentChange::Probes { guest, probes }], actions);
-        self.look_at_peers(host, now.time);
+        let keeps = |other: &&Host| other.id == host || other.backups.sets.contains_key(&guest);
+        for told in self.hosts.values().filter(keeps).map(|host| host.id).collect::<Vec<_>>() {
+            self.look_at_peers(told, now.time);
+        }
         self.publish(now, Line::info("guest.probes", text).host(host).guest(guest).user(by), actions);
         Ok(Done::Nothing)
     }
@@ -58,12 +62,22 @@ impl Grid {
         }
     }
 
-    /// By the host that a guest is on.
+    /// By the host that a guest is on, and by those that keep backups of it: they ask it before they take it over.
     pub(crate) fn probes_by_host(&self) -> BTreeMap<HostId, Vec<GuestProbes>> {
         let mut by_host: BTreeMap<HostId, Vec<GuestProbes>> = BTreeMap::new();
+        let mut tell = |host, guest, probes: &Vec<String>| {
+            by_host.entry(host).or_default().push(GuestProbes { guest, probes: probes.clone() });
+        };
         for (guest, probes) in &self.intent.probes {
-            let Some(host) = self.guest_host(*guest) else { continue };
-            by_host.entry(host).or_default().push(GuestProbes { guest: *guest, probes: probes.clone() });
+            if let Some(host) = self.guest_host(*guest) {
+                tell(host, *guest, probes);
+            }
+        }
+        let probed = |guest: &GuestId| Some((*guest, self.intent.probes.get(guest)?));
+        for host in self.hosts.values() {
+            let kept = host.backups.sets.keys().filter_map(probed);
+            kept.filter(|(guest, _)| self.guest_host(*guest) != Some(host.id))
+                .for_each(|(guest, probes)| tell(host.id, guest, probes));
         }
         by_host
     }

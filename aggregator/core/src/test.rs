@@ -9,11 +9,12 @@ mod takeover;
 
 use std::collections::BTreeMap;
 
+use roost_protocol::backup::SetSummary;
 use roost_protocol::guest::{Boot, GuestReport, GuestSpec, PowerState};
 use roost_protocol::host::HostFacts;
 use roost_protocol::message::{Beat, Hello, ToAggregator, VERSION};
 use roost_protocol::operation::Verb;
-use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
+use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp, Time};
 
 use crate::call::CallErrorCode;
 use crate::event::{CallId, LinkId};
@@ -32,6 +33,26 @@ fn config() -> Config {
         suspect_after: Millis::seconds(6),
         down_after: Millis::seconds(15),
         recovering: false,
+    }
+}
+
+/// What a host tells of a guest's points: there is one.
+fn points_of(guest: GuestId, origin: HostId) -> SetSummary {
+    SetSummary {
+        guest,
+        origin,
+        points: 1,
+        stored: 0,
+        newest: Some((PointId::from_u128(1), Stamp(0))),
+        oldest: None,
+        proven: None,
+        damaged: 0,
+        failure: None,
+        next: None,
+        running: false,
+        policy: None,
+        guest_name: "g".into(),
+        policy_name: String::new(),
     }
 }
 

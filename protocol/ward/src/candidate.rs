@@ -61,7 +61,6 @@ impl Ward {
             () if mine => None,
             () if self.councils().policy() == Policy::Stay => Some(Refusal::Stays),
             () if bars.disarmed => Some(Refusal::Disarmed),
-            () if bars.alone => Some(Refusal::Alone),
             () if bars.guests_answer => Some(Refusal::GuestsAnswer),
             () => self.copy_is_bad(now),
         }

@@ -308,6 +308,10 @@ pub struct WardStatus {
     #[n(15)]
     #[cbor(default)]
     pub missed: bool,
+    /// This home was told that the guests themselves answer, and leaves them to their owner.
+    #[n(16)]
+    #[cbor(default)]
+    pub guests_answer: bool,
 }
 
 /// How a peer is, seen from here.

@@ -68,9 +68,6 @@ pub struct Bars {
     /// The guests themselves answer: if that is so after their lease ended, fencing failed and people must look.
     #[n(0)]
     pub guests_answer: bool,
-    /// Half of the grid is silent: this host is the one that is cut off.
-    #[n(1)]
-    pub alone: bool,
     /// Failover is disarmed: no takeover, but the last owner may come back.
     #[n(2)]
     pub disarmed: bool,
@@ -214,9 +211,7 @@ pub enum Refusal {
     Maintenance,
     #[error("failover is disarmed here")]
     Disarmed,
-    #[error("half of the grid is silent: it is this host that is cut off")]
-    Alone,
-    #[error("the guests still answer: fencing failed, somebody must look")]
+    #[error("the guests still answer: their host could not stop them, and somebody must look")]
     GuestsAnswer,
     #[error("everything just started: the last owner has the newest data and gets time to come back")]
     ColdStart,

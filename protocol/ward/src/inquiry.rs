@@ -207,7 +207,6 @@ mod test {
         };
         check(Event::Replica(Replica::None));
         check(Event::Bars(Bars { disarmed: true, ..Bars::default() }));
-        check(Event::Bars(Bars { alone: true, ..Bars::default() }));
         check(Event::Bars(Bars { guests_answer: true, ..Bars::default() }));
     }
 

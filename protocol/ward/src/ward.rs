@@ -276,9 +276,9 @@ impl Ward {
         self.voter.promise.since(now)
     }
 
-    /// Whether this home was told to take nothing over.
-    pub fn is_disarmed(&self) -> bool {
-        self.bars.disarmed
+    /// What it was told that speaks against standing.
+    pub fn bars(&self) -> Bars {
+        self.bars
     }
 
     /// The epoch owned here.

@@ -2,6 +2,7 @@
 //! ROOST_REAL=1, one at a time.
 
 mod agents;
+mod answers;
 mod crowd;
 mod everybody;
 mod fenced;

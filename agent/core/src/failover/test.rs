@@ -84,8 +84,8 @@ fn a_guest_with_a_copy_and_the_policy_wants_a_council_whether_it_runs_or_is_off(
         let mut rig = Rig::new(kept, vec![seen(GUEST, PowerState::Running)]);
         assert_eq!(rig.agent.guard_report(), None, "no guard was seen");
         let (incarnation, key, listen, may_own) = (3, [1; 32], String::new(), true);
-        let (wards, missed, remembers) = (Vec::new(), Vec::new(), Stamp(0));
-        let seen = GuardSeen { incarnation, key, listen, may_own, wards, remembers, missed };
+        let (wards, remembers) = (Vec::new(), Stamp(0));
+        let seen = GuardSeen { incarnation, key, listen, may_own, wards, remembers, ..GuardSeen::default() };
         rig.tell(Event::GuardSeen(Box::new(seen)));
         let report = rig.agent.guard_report().unwrap();
         assert_eq!(report.wants.len(), wanted, "{failover} {power:?} {copied}");
@@ -109,4 +109,24 @@ fn what_the_aggregator_says_reaches_the_guard_and_its_silence_changes_nothing() 
     assert_eq!((rig.wish.guards.clone(), rig.wish.councils.clone()), (vec![guard(OTHER)], Some(Vec::new())));
     rig.tell(Event::LinkDown);
     assert_eq!(rig.wish.councils, Some(Vec::new()));
+}
+
+#[test]
+fn a_guest_that_answers_without_a_lease_is_an_alarm_until_it_answers_no_more() {
+    let mut rig = Rig::new(Kept::default(), Vec::new());
+    let see = |rig: &mut Rig, answering: &[(HostId, GuestId)]| {
+        rig.tell(Event::GuardSeen(Box::new(GuardSeen { answering: answering.to_vec(), ..GuardSeen::default() })));
+        rig.agent.alarms.keys().map(|(code, guest)| (code.clone(), *guest)).collect::<Vec<_>>()
+    };
+    assert_eq!(see(&mut rig, &[(OTHER, GUEST)]), [(ANSWERS.to_owned(), Some(GUEST))]);
+    assert_eq!(see(&mut rig, &[(OTHER, GUEST)]).len(), 1);
+    assert_eq!(see(&mut rig, &[]), []);
+}
+
+#[test]
+fn where_guests_answer_is_known_again_after_a_start() {
+    let probes = vec![GuestProbes { guest: GUEST, probes: vec!["rdp://192.0.2.7:3389".into()] }];
+    let mut rig = Rig::new(Kept { probes: probes.clone(), ..Kept::default() }, Vec::new());
+    rig.tell(Event::Tick);
+    assert_eq!((rig.wish.probes, rig.wish.councils), (probes, None));
 }

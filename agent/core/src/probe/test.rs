@@ -118,3 +118,16 @@ fn what_is_not_wanted_any_more_is_forgotten_also_while_it_is_tried() {
     world.prober.ended(Time(world.now), Stamp(1), &again[0], Answer::Ok, Some(1));
     assert!(world.prober.shown().is_empty() && world.prober.deadline().is_none());
 }
+
+#[test]
+fn in_haste_doors_are_tried_each_second_and_the_newest_answer_counts() {
+    let mut world = World::new(&one());
+    world.prober = Prober::new(Pace::Hasty);
+    world.prober.want(Time(0), &one());
+    world.pass(10, 10, Answer::Ok);
+    let tries = world.tried[&(guest(1), probe(1))].len();
+    assert!((9..=11).contains(&tries), "{tries}");
+    assert_eq!(world.up(1), Some(true));
+    world.pass(1, 10, Answer::Refused);
+    assert_eq!(world.up(1), Some(false));
+}

@@ -248,9 +248,10 @@ impl Guard {
             homes: known.councils().newest.homes.clone(),
             settled: known.councils().are_settled(),
             votes: known.councils().newest.has(self.me),
-            disarmed: known.is_disarmed(),
+            disarmed: known.bars().disarmed,
             suspected: known.is_suspected(),
             missed: known.missed(now).is_some(),
+            guests_answer: known.bars().guests_answer,
         });
         let silent = |id| self.seal.heard(id).map(|heard| now.since(heard));
         Status {

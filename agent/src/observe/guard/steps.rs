@@ -11,7 +11,7 @@ use roost_agent_core::GuardWish;
 use roost_protocol::failover::{Council, Guard, MAX_RPO};
 use roost_protocol::{GuestId, HostId, Millis, Stamp};
 use roost_ward::door::{Copied, Request, Status, Told, WardStatus};
-use roost_ward::{Bars, Change, MemberId, Policy, Profile, Standing, WardId};
+use roost_ward::{Change, MemberId, Policy, Profile, Standing, WardId};
 
 use super::missed;
 
@@ -19,7 +19,7 @@ use super::missed;
 /// still need its vote.
 const LEFT_FOR: Millis = Millis::seconds(600);
 /// A guard counts its notes from its start's number times this.
-const NOTES_PER_START: u64 = 1 << 32;
+pub(super) const NOTES_PER_START: u64 = 1 << 32;
 
 /// What this run of the guard was told, beside what its status shows.
 #[derive(Debug, Default)]
@@ -53,10 +53,6 @@ pub(super) fn steps(
     steps.extend(councils.iter().filter(stays).filter_map(|council| step(status, council, profile)));
     steps.extend(wish.release.iter().filter_map(|guest| release(status, *guest)));
     if wish.councils.is_some() {
-        let bars = Bars { disarmed: wish.disarmed, ..Bars::default() };
-        let other = |ward: &&WardStatus| ward.disarmed != wish.disarmed;
-        let tell = |ward: &WardStatus| Request::Tell { ward: ward.ward, what: Told::Bars(bars) };
-        steps.extend(status.wards.iter().filter(other).map(tell));
         let wished = |guest: &GuestId| councils.iter().any(|council| council.guest == *guest);
         steps.extend(status.wards.iter().filter_map(|ward| end(status.me, ward, wished)));
         let wished: Vec<WardId> = councils.iter().map(|council| WardId::of(council.guest)).collect();
@@ -176,53 +172,11 @@ fn copies(status: &Status, wish: &GuardWish, wall: Stamp, memory: &mut Memory) -
 
 #[cfg(test)]
 mod test {
-    use roost_protocol::Epoch;
     use roost_protocol::failover::{Seat, Voter};
-    use roost_ward::door::{Fencing, Peer};
+    use roost_ward::door::Peer;
 
+    use super::super::sample::{GUEST, member, status, ward};
     use super::*;
-
-    const GUEST: GuestId = GuestId::from_u128(0x1234_5678_9abc_4000_8000_0000_0000_0001);
-
-    fn member(number: u128) -> MemberId {
-        MemberId { id: HostId::from_u128(number), incarnation: 7 }
-    }
-
-    fn status(me: u128, wards: Vec<WardStatus>) -> Status {
-        Status {
-            me: member(me),
-            key: [0; 32],
-            fencing: Fencing::Parent,
-            wards,
-            peers: Vec::new(),
-            first_note: 0,
-            next_note: 5 * NOTES_PER_START + 3,
-            listen: String::new(),
-            may_own: true,
-            remembers: Stamp(0),
-        }
-    }
-
-    fn ward(owner: u128, here: bool) -> WardStatus {
-        WardStatus {
-            ward: WardId::of(GUEST),
-            standing: if here { Standing::Running } else { Standing::Off },
-            epoch: Epoch(1),
-            owner: Some(member(owner)),
-            promise_left: Millis(0),
-            policy: Policy::Stay,
-            members: vec![member(owner)],
-            may_run: here,
-            guests: Vec::new(),
-            processes: 0,
-            homes: vec![member(owner)],
-            settled: true,
-            votes: true,
-            disarmed: false,
-            suspected: false,
-            missed: false,
-        }
-    }
 
     fn wish() -> GuardWish {
         let voter = |number| Voter { host: HostId::from_u128(number), incarnation: 7 };
@@ -313,21 +267,6 @@ mod test {
             |ward: &mut WardStatus| (ward.processes, ward.standing, ward.may_run) = (0, Standing::Off, false);
         given_up(&mut status.wards[0]);
         assert_eq!(ask(&status), []);
-    }
-
-    #[test]
-    fn a_host_in_maintenance_takes_nothing_over_until_it_is_out_of_it() {
-        let ask = |disarmed: bool, seen: bool| {
-            let ward = WardStatus { disarmed: seen, ..ward(2, false) };
-            let wish = GuardWish { disarmed, councils: Some(Vec::new()), ..GuardWish::default() };
-            steps(&status(1, vec![ward]), &wish, Profile::Normal, Stamp(0), &mut ran())
-        };
-        let bars = |disarmed| {
-            let bars = Bars { disarmed, ..Bars::default() };
-            vec![Request::Tell { ward: WardId::of(GUEST), what: Told::Bars(bars) }]
-        };
-        assert_eq!((ask(true, false), ask(true, true)), (bars(true), Vec::new()));
-        assert_eq!((ask(false, true), ask(false, false)), (bars(false), Vec::new()));
     }
 
     /// A guard's present run.

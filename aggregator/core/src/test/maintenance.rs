@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roost_protocol::backup::{ReplicaState, ReplicaStatus};
+use roost_protocol::backup::{BackupBeat, ReplicaState, ReplicaStatus};
 use roost_protocol::failover::{Council, GuardReport, Voter, WardReport};
 use roost_protocol::guest::{Desired, GuestReport, GuestSample, GuestSpec, Power, PowerState};
 use roost_protocol::host::{HostSample, Maintenance as Stage};
@@ -11,7 +11,7 @@ use roost_protocol::operation::{Failure, FailureCode, Outcome, Verb};
 use roost_protocol::probe::{Access, Answer, GuestProbes, PROBES};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, Stamp, Time};
 
-use super::{config, hello, record, report};
+use super::{config, hello, points_of, record, report};
 use crate::event::{CallId, LinkId};
 use crate::{Action, Call, CallErrorCode, Event, Fate, Grid, Intent};
 
@@ -242,7 +242,7 @@ fn a_host_in_maintenance_gets_no_guests_no_replicas_and_no_takeovers_until_it_is
 }
 
 #[test]
-fn doors_are_tried_by_the_host_that_a_guest_is_on_until_the_guest_is_deleted() {
+fn doors_are_told_to_the_host_that_a_guest_is_on_and_to_those_that_keep_its_points() {
     let mut rig = Rig::new(1, 1);
     let probe = |rig: &mut Rig, at: GuestId, probes: &[&str]| {
         let probes = probes.iter().map(|text| (*text).to_owned()).collect();
@@ -256,6 +256,11 @@ fn doors_are_tried_by_the_host_that_a_guest_is_on_until_the_guest_is_deleted() {
     assert_eq!(probe(&mut rig, guest(1), &["rdp://192.0.2.7", "rdp://192.0.2.7:3389"]), None);
     let told = || vec![GuestProbes { guest: guest(1), probes: vec!["rdp://192.0.2.7:3389".into()] }];
     assert_eq!((rig.probes[&1].clone(), rig.probes[&2].clone()), (told(), Vec::new()), "once, and not to the others");
+    let backup = BackupBeat { sets: vec![points_of(guest(1), host(1))], ..BackupBeat::default() };
+    let beat = Beat { backup: Some(Box::new(backup)), ..Beat::default() };
+    rig.tell(Event::Received { link: LinkId(3), message: ToAggregator::Beat(beat) });
+    rig.pass(11);
+    assert_eq!((rig.probes[&2].clone(), rig.probes[&3].clone()), (Vec::new(), told()));
     // What a host says of it is bounded here.
     let access =
         Access { probe: "tcp://192.0.2.7:1".into(), up: true, answer: Answer::Ok, rtt_ms: None, since: Stamp(1) };

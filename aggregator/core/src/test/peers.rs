@@ -11,7 +11,7 @@ use roost_protocol::message::{Beat, Hello, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::{Outcome, Verb};
 use roost_protocol::{GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
 
-use super::{hello, patient, record, report};
+use super::{hello, patient, points_of, record, report};
 use crate::call::{Call, CallErrorCode, Reply};
 use crate::event::{CallId, LinkId};
 use crate::{Action, Event, Grid, Intent};
@@ -122,22 +122,7 @@ impl Rig {
 
     /// Host 1 reports the guest and its points.
     fn has_guest(&mut self) {
-        let set: SetSummary = SetSummary {
-            guest: GUEST,
-            origin: host(1),
-            points: 1,
-            stored: 0,
-            newest: Some((POINT, Stamp(0))),
-            oldest: None,
-            proven: None,
-            damaged: 0,
-            failure: None,
-            next: None,
-            running: false,
-            policy: None,
-            guest_name: "g".into(),
-            policy_name: String::new(),
-        };
+        let set = SetSummary { newest: Some((POINT, Stamp(0))), ..points_of(GUEST, host(1)) };
         let report = report(GUEST, "g", PowerState::Off);
         let store = Some(StoreStatus { total: 6_400, free: 3_299, ..StoreStatus::default() });
         let backup = Some(Box::new(BackupBeat { sets: vec![set], store, ..BackupBeat::default() }));

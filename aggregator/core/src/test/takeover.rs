@@ -7,9 +7,9 @@ use roost_protocol::failover::{Council, GuardReport, Voter, WardReport};
 use roost_protocol::guest::{Desired, GuestReport, Power, PowerState};
 use roost_protocol::message::{Beat, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::{Failure, FailureCode, Outcome, Verb};
-use roost_protocol::{Generation, GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
+use roost_protocol::{Generation, GuestId, HostId, Millis, OperationId, Stamp, Time};
 
-use super::{config, hello, report};
+use super::{config, hello, points_of, report};
 use crate::event::LinkId;
 use crate::intent::HostRecord;
 use crate::{Action, Event, Grid, Intent};
@@ -92,22 +92,8 @@ impl Rig {
             every: Millis(5_000),
             max_lag: Millis(20_000),
         };
-        let set = SetSummary {
-            guest: GUEST,
-            origin: host(1),
-            points: 1,
-            stored: 0,
-            newest: Some((PointId::from_u128(1), Stamp(0))),
-            oldest: None,
-            proven: None,
-            damaged: 0,
-            failure: None,
-            next: None,
-            running: false,
-            policy: Some(Generation(3)),
-            guest_name: "desk".into(),
-            policy_name: POLICY.into(),
-        };
+        let (policy, policy_name) = (Some(Generation(3)), POLICY.into());
+        let set = SetSummary { policy, policy_name, ..points_of(GUEST, host(1)) };
         let backup = BackupBeat { sets: vec![set], replicas: vec![replica], ..BackupBeat::default() };
         let backup = (number == 1).then_some(backup);
         let message = ToAggregator::Snapshot(Snapshot {

@@ -4,7 +4,7 @@ use roost_protocol::backup::{BackupPolicy, Meant, ReplicaPolicy, Why};
 use roost_protocol::failover::{Council, Voter, WardReport};
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::operation::{FailureCode, Verb};
-use roost_protocol::{Generation, HostId, Millis, OperationId, Stamp};
+use roost_protocol::{Generation, HostId, Millis, OperationId};
 
 use super::rig::{OWN, Rig, guest, peer};
 use crate::event::{Event, Task};
@@ -27,7 +27,7 @@ fn guard(rig: &mut Rig) {
     let council = Council { guest: guest(1), voters, homes: vec![OWN, KEEPER] };
     let wards = vec![WardReport { council, settled: true }];
     let (key, listen) = ([0; 32], String::new());
-    let seen = GuardSeen { incarnation: 1, key, listen, may_own: true, wards, remembers: Stamp(0), missed: Vec::new() };
+    let seen = GuardSeen { incarnation: 1, key, listen, may_own: true, wards, ..GuardSeen::default() };
     rig.tell(Event::GuardSeen(Box::new(seen)));
     right(rig, Right::Here);
 }
