@@ -70,8 +70,24 @@ pub struct WardReport {
     pub settled: bool,
 }
 
-/// A host's guard, as its agent sees it.
+/// How a host makes sure that a program that hangs can't keep guests running.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Fencing {
+    /// A device outside the processor's reach.
+    #[n(0)]
+    Hardware(#[n(0)] String),
+    /// The kernel's own timer: no fence when the whole machine stalls.
+    #[n(1)]
+    Soft(#[n(0)] String),
+    /// A parent process that ends the host: for tests.
+    #[n(2)]
+    Parent,
+    #[n(3)]
+    None(#[n(0)] String),
+}
+
+/// A host's guard, as its agent sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct GuardReport {
     #[n(0)]
     pub incarnation: u32,
@@ -95,6 +111,9 @@ pub struct GuardReport {
     #[n(7)]
     #[cbor(default)]
     pub notes: Vec<Noted>,
+    /// None: an older agent doesn't tell.
+    #[n(8)]
+    pub fencing: Option<Fencing>,
 }
 
 /// Another host's guard.

@@ -8,7 +8,7 @@ mod test;
 use std::collections::BTreeSet;
 
 use roost_protocol::backup::BackupSummary;
-use roost_protocol::failover::{Council, GUARDS, Guard, GuardReport, WARDS, Want, WardReport};
+use roost_protocol::failover::{Council, Fencing, GUARDS, Guard, GuardReport, WARDS, Want, WardReport};
 use roost_protocol::probe::GuestProbes;
 use roost_protocol::{GuestId, HostId, Stamp};
 
@@ -26,6 +26,8 @@ pub struct GuardSeen {
     pub key: [u8; 32],
     pub listen: String,
     pub may_own: bool,
+    /// How its host is ended when it hangs.
+    pub fencing: Option<Fencing>,
     /// Those it owns.
     pub wards: Vec<WardReport>,
     /// What happened before this it doesn't remember.
@@ -170,9 +172,9 @@ impl Agent {
     /// What the aggregator is to know of the guard.
     pub(crate) fn guard_report(&self) -> Option<GuardReport> {
         let seen = self.failover.seen.as_ref()?;
-        let GuardSeen { incarnation, key, listen, may_own, wards, remembers, missed: _, answering: _ } = seen.clone();
+        let GuardSeen { incarnation, key, listen, may_own, wards, remembers, fencing, .. } = seen.clone();
         let (wants, remembers, notes) = (self.wants(), Some(remembers), Vec::new());
-        Some(GuardReport { incarnation, key, listen, may_own, wards, wants, remembers, notes })
+        Some(GuardReport { incarnation, key, listen, may_own, wards, wants, remembers, notes, fencing })
     }
 
     /// The same, if it was told otherwise.

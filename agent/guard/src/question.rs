@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use roost_protocol::codec;
-use roost_ward::door::{Fencing, LONGEST_FRAME, Note, Reply, Request, Status, Told};
+use roost_protocol::failover::Fencing;
+use roost_ward::door::{LONGEST_FRAME, Note, Reply, Request, Status, Told};
 use roost_ward::{Council, Policy, Profile, WardId};
 
 use crate::clock;

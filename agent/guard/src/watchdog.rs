@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use roost_protocol::failover::Fencing;
 use roost_protocol::{Millis, Time};
-use roost_ward::door::Fencing;
 
 use crate::clock;
 use crate::privilege;

@@ -206,6 +206,7 @@ fn guard(status: &Status, wish: &GuardWish) -> GuardSeen {
         key: status.key,
         listen: status.listen.clone(),
         may_own: status.may_own,
+        fencing: Some(status.fencing.clone()),
         remembers: status.remembers,
         missed: missed::missed(status),
         answering: status.wards.iter().filter_map(still_answers).collect(),

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use roost_protocol::failover::{Council, GUARDS, Guard, GuardReport, Seat, Voter, WARDS, Want, WardReport};
+use roost_protocol::failover::{Council, Fencing, GUARDS, Guard, GuardReport, Seat, Voter, WARDS, Want, WardReport};
+use roost_protocol::message::TEXT;
 use roost_protocol::{GuestId, HostId, Millis, Time};
 
 use crate::grid::{Grid, Host, Presence};
@@ -259,6 +260,9 @@ pub(crate) fn bounded(mut report: GuardReport) -> GuardReport {
     for ward in &mut report.wards {
         ward.council.voters.truncate(SIZES[0] * 2);
         ward.council.homes.truncate(SIZES[0]);
+    }
+    if let Some(Fencing::Hardware(text) | Fencing::Soft(text) | Fencing::None(text)) = &mut report.fencing {
+        text.truncate(text.floor_char_boundary(TEXT));
     }
     report
 }

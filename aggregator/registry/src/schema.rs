@@ -163,6 +163,12 @@ const HOST: &[Property] = &[
     shown("guests_running", Integer, "Running guests"),
     maybe(wide("zone", Text, "What falls together with it, such as its rack")),
     maybe(shown("maintenance", Choice(&["on", "draining", "drained"]), "It gets no new guests, replicas or takeovers")),
+    maybe(wide(
+        "watchdog",
+        Choice(&["hardware", "software", "parent", "none"]),
+        "What ends it when it hangs; hosts without one protect no guests",
+    )),
+    maybe(hidden("watchdog_detail", Text, "The watchdog's name, or why there is none")),
     maybe(hidden("fence", Object("fence"), "What cuts its power when it is missed")),
     wide("stale", Boolean, "What is shown may be old: host or hypervisor service not heard"),
     hidden("alarms", List("alarm"), "Raised conditions"),

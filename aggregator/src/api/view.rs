@@ -14,6 +14,7 @@ use roost_aggregator_core::intent::{ApiTokenRecord, JoinTokenRecord, UserRecord}
 use roost_aggregator_core::operation::{Operation, State};
 use roost_aggregator_core::{Grid, Protection};
 use roost_protocol::backup::Pulling;
+use roost_protocol::failover::Fencing;
 use roost_protocol::guest::{Power, PowerState};
 use roost_protocol::host::{Alarm, Virtualization};
 use roost_protocol::operation::Failure;
@@ -124,6 +125,19 @@ impl HostView<'_> {
         }
     }
 
+    fn watchdog(&self, name: &str) -> Value {
+        let Some(fencing) = self.host.guard.as_ref().and_then(|guard| guard.fencing.as_ref()) else {
+            return Value::Null;
+        };
+        let (word, detail) = match fencing {
+            Fencing::Hardware(detail) => ("hardware", Some(detail)),
+            Fencing::Soft(detail) => ("software", Some(detail)),
+            Fencing::Parent => ("parent", None),
+            Fencing::None(detail) => ("none", Some(detail)),
+        };
+        if name == "watchdog" { json!(word) } else { json!(detail) }
+    }
+
     fn sampled(&self, name: &str) -> Value {
         let sample = &self.host.sample;
         if sample.at == Stamp(0) {
@@ -169,6 +183,7 @@ impl Listed for HostView<'_> {
             "zone" => {
                 Some(self.grid.zone(self.host.id)).filter(|zone| !zone.is_empty()).map_or(Value::Null, Value::from)
             }
+            "watchdog" | "watchdog_detail" => self.watchdog(name),
             "fence" => self.grid.fence(self.host.id).map_or(Value::Null, failover::fence),
             "stale" => json!(!self.host.fresh()),
             "alarms" => self.grid.alarms(self.host).map(|one| alarm(&one)).collect(),

@@ -3,7 +3,7 @@
 
 use minicbor::{Decode, Encode};
 use roost_protocol::cause::NoteKind;
-use roost_protocol::failover::Guard;
+use roost_protocol::failover::{Fencing, Guard};
 use roost_protocol::{Epoch, GuestId, HostId, Millis, Stamp};
 
 use crate::council::{Council, Policy};
@@ -205,22 +205,6 @@ pub struct Note {
     pub hosts: Vec<HostId>,
     #[n(7)]
     pub span: Option<Millis>,
-}
-
-/// How a host makes sure that a program that hangs can't keep guests running.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum Fencing {
-    /// A device outside the processor's reach.
-    #[n(0)]
-    Hardware(#[n(0)] String),
-    /// The kernel's own timer: no fence when the whole machine stalls.
-    #[n(1)]
-    Soft(#[n(0)] String),
-    /// A parent process that ends the host: for tests.
-    #[n(2)]
-    Parent,
-    #[n(3)]
-    None(#[n(0)] String),
 }
 
 /// How the guard is.

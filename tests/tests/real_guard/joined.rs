@@ -119,6 +119,8 @@ pub(crate) fn shows_protected(grid: &Grid, second: u8) -> Result<()> {
         let shown = grid.api.get("/guests/desk")?;
         let by = format!("h{second}");
         ensure!(shown["protected"] == true && shown["protected_by"] == by, "{shown}");
+        let host = grid.api.get("/hosts/h1")?;
+        ensure!(host["watchdog"] == "parent", "{host}");
         Ok(())
     })
 }

@@ -1,7 +1,8 @@
 //! A guard as tests see it: a ward of one guest.
 
+use roost_protocol::failover::Fencing;
 use roost_protocol::{Epoch, GuestId, HostId, Millis, Stamp};
-use roost_ward::door::{Fencing, Status, WardStatus};
+use roost_ward::door::{Status, WardStatus};
 use roost_ward::{MemberId, Policy, Standing, WardId};
 
 use super::steps::NOTES_PER_START;

@@ -38,12 +38,10 @@ fn guard(remembers: u64, notes: Vec<Noted>) -> GuardReport {
     GuardReport {
         incarnation: 7,
         key: [0; 32],
-        listen: String::new(),
         may_own: true,
-        wards: Vec::new(),
-        wants: Vec::new(),
         remembers: Some(Stamp(remembers)),
         notes,
+        ..GuardReport::default()
     }
 }
 

@@ -85,10 +85,7 @@ fn guard(number: u8) -> GuardReport {
         key: [number; 32],
         listen: "0.0.0.0:7946".into(),
         may_own: true,
-        wards: Vec::new(),
-        wants: Vec::new(),
-        remembers: None,
-        notes: Vec::new(),
+        ..GuardReport::default()
     }
 }
 

@@ -176,9 +176,7 @@ fn guard(number: u8, protected: u128) -> GuardReport {
         listen: "0.0.0.0:7946".into(),
         may_own: true,
         wards: (1..=protected).map(ward).collect(),
-        wants: Vec::new(),
-        remembers: None,
-        notes: Vec::new(),
+        ..GuardReport::default()
     }
 }
 

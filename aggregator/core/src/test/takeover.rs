@@ -111,12 +111,9 @@ impl Rig {
         let guard = GuardReport {
             incarnation: 1,
             key: [1; 32],
-            listen: String::new(),
             may_own: true,
             wards: vec![WardReport { council, settled: true }],
-            wants: Vec::new(),
-            remembers: None,
-            notes: Vec::new(),
+            ..GuardReport::default()
         };
         let beat = Beat { guard: Some(Box::new(guard)), ..Beat::default() };
         self.tell(Event::Received { link: LinkId(number), message: ToAggregator::Beat(beat) });
