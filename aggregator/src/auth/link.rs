@@ -57,7 +57,8 @@ impl Maker {
         let intent = grid.intent();
         match self {
             Maker::User(name) => {
-                let user = intent.users.get(name)?;
+                // Whatever is signed with nothing anybody could sign.
+                let user = intent.users.get(name).filter(|user| !user.password_hash.is_empty())?;
                 Some((name.clone(), user.password_hash.as_bytes().to_vec()))
             }
             Maker::ApiToken(id) => {
@@ -105,6 +106,10 @@ impl Auth {
 
 #[cfg(test)]
 mod test {
+    use roost_aggregator_core::intent::UserRecord;
+    use roost_aggregator_core::{Config, Intent};
+    use roost_protocol::{Epoch, GridId};
+
     use super::*;
 
     #[test]
@@ -115,5 +120,22 @@ mod test {
         for wrong in ["", "x", "é", "u%", "tYQ=="] {
             assert_eq!(Maker::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn nobody_without_a_password_makes_links() {
+        let user = |hash: &str| UserRecord { password_hash: hash.into(), created: Stamp(0), full_name: String::new() };
+        let users = [("ann".to_owned(), user("$argon2id$")), ("bob".to_owned(), user(""))].into();
+        let config = Config {
+            grid: GridId::from_u128(1),
+            epoch: Epoch(1),
+            suspect_after: Millis::seconds(6),
+            down_after: Millis::seconds(15),
+            recovering: false,
+        };
+        let grid = Grid::new(config, Intent { users, ..Intent::default() }, Vec::new());
+        let proof = |name: &str| Maker::User(name.into()).proof(&grid, Stamp(0));
+        assert_eq!(proof("ann"), Some(("ann".into(), b"$argon2id$".to_vec())));
+        assert_eq!((proof("bob"), proof("eve")), (None, None));
     }
 }
