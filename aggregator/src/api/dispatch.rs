@@ -119,6 +119,8 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.clear_fence" => fence::clear,
         "host.resume" => host::resume,
         "host.history" => history::of_host,
+        "host.report" => history::report_of_host,
+        "guest.report" => history::report_of_guest,
         "guest.history" => history::of_guest,
         "host.memory" => memory::show,
         "host.explain_memory" => memory::explain,

@@ -87,7 +87,13 @@ async fn lists_are_filtered_sorted_cut_and_counted() {
 #[tokio::test]
 async fn nobody_waits_for_a_screen_of_a_host_that_is_away() {
     let fake = Fake::new();
-    for path in ["/guests/db/screen", "/backup-sets/db/picture", "/guests/db/history?last=60", "/hosts/h1/history"] {
+    for path in [
+        "/guests/db/screen",
+        "/backup-sets/db/picture",
+        "/guests/db/history?last=60",
+        "/hosts/h1/history",
+        "/guests/db/report",
+    ] {
         let answer = fake.get(path).await;
         assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (503, &json!("host_unreachable")), "{path}");
     }

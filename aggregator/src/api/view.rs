@@ -5,6 +5,7 @@ pub(crate) mod failover;
 pub(crate) mod history;
 pub(crate) mod memory;
 pub(crate) mod notify;
+pub(crate) mod performance;
 
 use std::cmp::Reverse;
 

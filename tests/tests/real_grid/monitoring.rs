@@ -132,6 +132,7 @@ fn remembered(grid: &mut Grid) -> Result<()> {
         Ok(())
     })?;
     let before = lines(grid, "/guests/two")?;
+    summed_up(grid, &before)?;
     grid.kill(1)?;
     grid.start_agent(1)?;
     grid.await_host(1, "up", SOON)?;
@@ -143,6 +144,17 @@ fn remembered(grid: &mut Grid) -> Result<()> {
     })?;
     let long_ago = grid.api.get("/guests/two/history?until=2020-01-01T00:00:00Z")?;
     ensure!(long_ago["items"].as_array().is_some_and(Vec::is_empty), "{long_ago}");
+    Ok(())
+}
+
+/// The report is of what the history shows, as JSON and as CSV.
+fn summed_up(grid: &Grid, lines: &[Value]) -> Result<()> {
+    let most = lines.iter().filter_map(|line| line["resident_mib"].as_u64()).max().context("a line")?;
+    let report = grid.api.get("/guests/two/report?last=600")?;
+    let line = report["items"].as_array().and_then(|all| all.iter().find(|line| line["measure"] == "resident_mib"));
+    let figure = |name: &str| line.and_then(|line| line[name].as_f64()).with_context(|| format!("{name} in {report}"));
+    let (mean, p95, max) = (figure("mean")?, figure("p95")?, figure("max")?);
+    ensure!(mean > 0.0 && mean <= max && p95 <= max && max >= f64::from(u32::try_from(most)?), "{most}: {report}");
     Ok(())
 }
 

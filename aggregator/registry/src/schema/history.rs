@@ -1,7 +1,7 @@
 //! Shapes of what was sampled.
 
 use super::{Property, hidden, maybe, shown, wide};
-use crate::FieldKind::{Integer, Number, Time};
+use crate::FieldKind::{Integer, Number, Text, Time};
 
 pub(super) const HOST_MOMENT: &[Property] = &[
     shown("time", Time, "When it began, by the host's clock"),
@@ -29,4 +29,16 @@ pub(super) const GUEST_MOMENT: &[Property] = &[
     maybe(shown("available_mib", Integer, "Memory it says it has free, MiB")),
     shown("read_bps", Integer, "Read from its disks, bytes a second"),
     shown("write_bps", Integer, "Written to them, bytes a second"),
+];
+
+pub(super) const PERFORMANCE: &[Property] = &[
+    shown("measure", Text, "What was measured: named as in the history, with its unit"),
+    shown("mean", Number, "On average"),
+    shown("min", Number, "The lowest step"),
+    shown("p95", Number, "What 95 of 100 steps did not exceed"),
+    shown("max", Number, "The highest step; of CPU the highest sample"),
+    wide("steps", Integer, "Steps that were sampled"),
+    wide("step_s", Integer, "How long a step is, seconds"),
+    wide("from", Time, "When the first of them began, by the host's clock"),
+    wide("last", Time, "When the last of them began"),
 ];

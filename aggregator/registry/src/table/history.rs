@@ -5,11 +5,28 @@ use crate::{Field, FieldKind, Operation, Output};
 
 const KEPT: &str = "Asked of the host itself, which keeps steps of 10 s for a day, of a minute for a month and of 15 minutes \
                     for a year. Where nothing was sampled there is no line.";
+const REPORT: &str = "Asked of the host itself, which keeps what it sampled for a year; the coarser, the longer ago. Of a measure \
+                      that was not sampled there is no line.";
+const SPAN: Field = Field::query("last", FieldKind::Seconds, "So far back (default one day)");
 const LAST: Field = Field::query("last", FieldKind::Seconds, "So far back (default one hour)");
 const UNTIL: Field = Field::query("until", FieldKind::Time, "To this moment (default: now, by the host's clock)");
 const POINTS: Field = Field::query("points", FieldKind::Integer, "About so many lines, 1 to 2000 (default 60)");
 
 pub(super) const TABLE: &[Operation] = &[
+    Operation {
+        detail: REPORT,
+        inputs: &[REF_HOST, SPAN, UNTIL],
+        errors: LOOK,
+        cli: cli("host", "report"),
+        ..read("host.report", "Sum up what a host was like", "/hosts/{ref}/report", Output::List("performance"))
+    },
+    Operation {
+        detail: REPORT,
+        inputs: &[REF_GUEST, SPAN, UNTIL],
+        errors: LOOK,
+        cli: cli("guest", "report"),
+        ..read("guest.report", "Sum up what a guest was like", "/guests/{ref}/report", Output::List("performance"))
+    },
     Operation {
         detail: KEPT,
         inputs: &[REF_HOST, LAST, UNTIL, POINTS],

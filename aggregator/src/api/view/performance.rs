@@ -1,0 +1,174 @@
+//! What was sampled over a span of time, in one line a measure: mean, lowest, 95th percentile, highest.
+
+use roost_protocol::Stamp;
+use roost_protocol::look::{Course, GuestMoment, History, HostMoment};
+use serde_json::{Value, json};
+
+use super::time;
+use crate::api::page::{Listed, Order};
+
+/// One measure of a report.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Performance {
+    place: u64,
+    measure: &'static str,
+    /// Of the first and the last step that were sampled.
+    from: Stamp,
+    last: Stamp,
+    step_s: u64,
+    figures: Figures,
+}
+
+/// Of many values.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Figures {
+    count: usize,
+    mean: f64,
+    min: f64,
+    p95: f64,
+    max: f64,
+}
+
+impl Figures {
+    /// None of no values. The 95th percentile is the value that 95 of 100 do not exceed.
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_unstable_by(f64::total_cmp);
+        let count = values.len();
+        let p95 = *values.get((count * 95).div_ceil(100).checked_sub(1)?)?;
+        #[expect(clippy::cast_precision_loss, reason = "a history has some thousand steps")]
+        let mean = values.iter().sum::<f64>() / count as f64;
+        Some(Self { count, mean, min: *values.first()?, p95, max: *values.last()? })
+    }
+}
+
+type Measure<T> = (&'static str, fn(&T) -> Option<f64>);
+
+fn permille(value: u32) -> Option<f64> {
+    Some(f64::from(value) / 10.0)
+}
+
+fn centi(value: u32) -> Option<f64> {
+    Some(f64::from(value) / 100.0)
+}
+
+/// Of bytes and MiB: exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "an amount of memory or bytes a second is far below 2^53")]
+fn amount(value: u64) -> Option<f64> {
+    Some(value as f64)
+}
+
+const HOST: &[Measure<HostMoment>] = &[
+    ("cpu_percent", |moment| permille(moment.cpu_permille)),
+    ("memory_available_mib", |moment| amount(moment.memory_available_mib.0)),
+    ("swap_used_mib", |moment| amount(moment.swap_used_mib.0)),
+    ("load", |moment| centi(moment.load_centi)),
+    ("pressure_cpu_percent", |moment| centi(moment.pressure_cpu_centi)),
+    ("pressure_memory_percent", |moment| centi(moment.pressure_memory_centi)),
+    ("pressure_io_percent", |moment| centi(moment.pressure_io_centi)),
+    ("receive_bps", |moment| amount(moment.receive_bps)),
+    ("transmit_bps", |moment| amount(moment.transmit_bps)),
+    ("disk_free_mib", |moment| amount(moment.disk_free_mib.0)),
+];
+
+const GUEST: &[Measure<GuestMoment>] = &[
+    ("cpu_percent", |moment| permille(moment.cpu_permille)),
+    ("resident_mib", |moment| amount(moment.resident_mib.0)),
+    ("balloon_mib", |moment| amount(moment.balloon_mib?.0)),
+    ("available_mib", |moment| amount(moment.available_mib?.0)),
+    ("read_bps", |moment| amount(moment.read_bps)),
+    ("write_bps", |moment| amount(moment.write_bps)),
+];
+
+/// The report of this history. A measure without a value has no line.
+pub(crate) fn report(history: &History) -> Vec<Performance> {
+    let step_s = history.step.0 / 1_000;
+    match &history.of {
+        Course::Host(moments) => {
+            lines(step_s, moments, HOST, |moment| moment.at, |moment| permille(moment.cpu_peak_permille))
+        }
+        Course::Guest(moments) => {
+            lines(step_s, moments, GUEST, |moment| moment.at, |moment| permille(moment.cpu_peak_permille))
+        }
+    }
+}
+
+fn lines<T>(
+    step_s: u64,
+    moments: &[T],
+    measures: &[Measure<T>],
+    at: fn(&T) -> Stamp,
+    peak: fn(&T) -> Option<f64>,
+) -> Vec<Performance> {
+    let (Some(first), Some(last)) = (moments.first(), moments.last()) else { return Vec::new() };
+    let line = |(place, (measure, value)): (u64, &Measure<T>)| {
+        let mut figures = Figures::of(moments.iter().filter_map(value).collect())?;
+        if *measure == "cpu_percent" {
+            // The highest sample is kept beside the mean of each step.
+            figures.max = moments.iter().filter_map(peak).fold(figures.max, f64::max);
+        }
+        Some(Performance { place, measure, from: at(first), last: at(last), step_s, figures })
+    };
+    (0..).zip(measures).filter_map(line).collect()
+}
+
+impl Listed for &Performance {
+    const SCHEMA: &'static str = "performance";
+
+    fn order(&self) -> Order {
+        Order::Number(self.place)
+    }
+
+    fn property(&self, name: &str) -> Value {
+        let hundredths = |value: f64| json!((value * 100.0).round() / 100.0);
+        match name {
+            "measure" => json!(self.measure),
+            "mean" => hundredths(self.figures.mean),
+            "min" => hundredths(self.figures.min),
+            "p95" => hundredths(self.figures.p95),
+            "max" => hundredths(self.figures.max),
+            "steps" => json!(self.figures.count),
+            "step_s" => json!(self.step_s),
+            "from" => time(self.from),
+            "last" => time(self.last),
+            _ => Value::Null,
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use roost_protocol::{MiB, Millis};
+
+    use super::*;
+
+    #[test]
+    fn a_report_says_what_a_guest_was_like() {
+        let moment = |number: u64| GuestMoment {
+            at: Stamp(number * 10_000),
+            cpu_permille: u32::try_from(number).unwrap() * 10,
+            cpu_peak_permille: if number == 3 { 5_000 } else { 0 },
+            resident_mib: MiB(60),
+            available_mib: (number > 50).then_some(MiB(number)),
+            ..GuestMoment::default()
+        };
+        let of = Course::Guest((1..=100).map(moment).collect());
+        let report = report(&History { step: Millis(10_000), of });
+        let measures: Vec<&str> = report.iter().map(|line| line.measure).collect();
+        assert_eq!(measures, ["cpu_percent", "resident_mib", "available_mib", "read_bps", "write_bps"]);
+        let cpu = &report[0];
+        assert_eq!((cpu.from, cpu.last, cpu.step_s), (Stamp(10_000), Stamp(1_000_000), 10));
+        assert_eq!(cpu.figures, Figures { count: 100, mean: 50.5, min: 1.0, p95: 95.0, max: 500.0 });
+        assert_eq!(report[1].figures, Figures { count: 100, mean: 60.0, min: 60.0, p95: 60.0, max: 60.0 });
+        assert_eq!(report[2].figures, Figures { count: 50, mean: 75.5, min: 51.0, p95: 98.0, max: 100.0 });
+        let line = &report[0];
+        assert_eq!((line.property("mean"), line.property("p95")), (json!(50.5), json!(95.0)));
+    }
+
+    #[test]
+    fn of_nothing_there_is_no_line() {
+        assert_eq!(report(&History { step: Millis(10_000), of: Course::Host(vec![]) }), []);
+        assert_eq!(report(&History { step: Millis(10_000), of: Course::Host(vec![HostMoment::default()]) }).len(), 10);
+        assert_eq!(Figures::of(vec![]), None);
+        assert_eq!(Figures::of(vec![2.0]), Some(Figures { count: 1, mean: 2.0, min: 2.0, p95: 2.0, max: 2.0 }));
+    }
+}
