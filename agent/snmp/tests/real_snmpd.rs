@@ -48,6 +48,32 @@ fn real_tables_are_read_by_name_with_v2c_and_v3() {
 }
 
 #[test]
+fn real_all_that_the_zabbix_template_asks_is_answered() {
+    let template = include_str!("../zabbix.yaml");
+    let arc = format!("{}.1", &ROOST[1..]);
+    assert!(template.contains(&format!("value: {arc}\n")), "the macro is the arc of ROOST-MIB's objects");
+    let macros = [("{$ROOST.OID}", arc.as_str()), ("{#SNMPINDEX}", "2")];
+    let asked: Vec<String> = template
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("snmp_oid: "))
+        .map(|oid| macros.iter().fold(oid.trim_matches('\'').to_owned(), |oid, (name, value)| oid.replace(name, value)))
+        .collect();
+    let (tables, values): (Vec<&str>, Vec<&str>) =
+        asked.iter().map(String::as_str).partition(|oid| oid.starts_with("discovery["));
+    assert!(tables.len() == 1 && values.len() > 20, "{asked:?}");
+    let lab = Lab::start(2);
+    // As Zabbix asks by default: with a user, and its credentials.
+    lab.wait_for(&V3, &format!("{VM}.1.2.0"), "2");
+    let told = lab.run("snmpget", &V3, &[&["-On"], &values[..]].concat());
+    assert_eq!(told.lines().count(), values.len(), "{told}");
+    assert!(!told.contains("No Such"), "{told}");
+    let columns = tables[0].trim_start_matches("discovery[").trim_end_matches(']').split(',').skip(1).step_by(2);
+    for column in columns {
+        assert_eq!(lab.run("snmpbulkwalk", &V3, &["-On", column]).lines().count(), 2, "{column}");
+    }
+}
+
+#[test]
 fn real_v2c_does_not_see_who_uses_a_desktop() {
     let lab = Lab::start(2);
     lab.wait_for(&V3, &format!("{VM}.1.2.0"), "2");
