@@ -19,7 +19,7 @@ fence=fence-agents
 ! apt-cache show fence-agents-dummy > /dev/null 2>&1 || fence=fence-agents-dummy
 tests="$tests $fence:cuts-nobody's-power"
 
-image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick e2fsprogs:disks-in-its-tests"
+image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick e2fsprogs:disks-in-its-tests xfsprogs:disks-in-its-tests"
 
 need_cargo=1.95
 here=$(cd "$(dirname "$0")" && pwd)

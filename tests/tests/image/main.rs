@@ -4,6 +4,8 @@
 mod machine;
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +14,9 @@ use roost_tests::grid::{self, Grid, QUIC, eventually};
 
 /// From power on to joined, emulated, on a busy machine of two processors.
 const BOOT: Duration = Duration::from_secs(480);
+
+/// Most memory that is gone after boot, beside the root image.
+const USED_MIB: u64 = 300;
 
 /// A grid without hosts and the image's folder, where these tests are wanted.
 fn story(tell: impl FnOnce(&mut Grid) -> Result<()>) {
@@ -114,7 +119,7 @@ fn image_keeps_its_state_on_a_blank_disk_it_was_allowed_to_take_and_leaves_other
     story(|grid| {
         let full = grid.folder.join("full.raw");
         fs::File::create(&full)?.set_len(3 << 30)?;
-        grid::output(std::process::Command::new("mkfs.ext4").args(["-q", "-L", "precious"]).arg(&full))?;
+        grid::output(Command::new("mkfs.ext4").args(["-q", "-L", "precious"]).arg(&full))?;
         let before = first_bytes(&full)?;
         let blank = grid.folder.join("blank.raw");
         fs::File::create(&blank)?.set_len(2 << 30)?;
@@ -135,6 +140,50 @@ fn image_keeps_its_state_on_a_blank_disk_it_was_allowed_to_take_and_leaves_other
         ensure!(first_bytes(&full)? == before, "a disk that was not blank was written to");
         Ok(())
     });
+}
+
+/// All that a host is for: the folders of its disk were made elsewhere, so that there is a guest to be started.
+#[test]
+fn image_runs_a_guest_and_leaves_the_memory_to_guests() {
+    story(|grid| {
+        let disk = data_disk(grid)?;
+        let parameters = answers(grid, "whole")?;
+        let machine = Machine::kernel(grid, &parameters).disk(&disk).start()?;
+        is_up(grid, "whole")?;
+        machine.says("is mounted", BOOT)?;
+        ensure!(grid.roost(&["host", "list"])?.contains("whole"), "it is not listed");
+        let root = fs::metadata(image().context("ROOST_IMAGE")?.join("root.img"))?.len() >> 20;
+        let used = grid::until("little memory is used beside the root image", BOOT, || {
+            let seen = grid.api.get("/hosts/whole")?;
+            let mib = |name: &str| seen[name].as_u64().with_context(|| format!("{name} of {seen}"));
+            let used = mib("memory_mib")?.saturating_sub(mib("memory_available_mib")?);
+            ensure!(used < USED_MIB + root, "{used} MiB of {}, the root image has {root}", seen["memory_mib"]);
+            Ok(used)
+        })?;
+        eprintln!("{used} MiB are used after boot, {root} of them by the root image");
+        let tiny = grid::tiny("inside", "whole", true);
+        let made = grid.api.post("/guests", &tiny)?;
+        let made = grid.api.ended(&made, BOOT)?;
+        ensure!(made["state"] == "succeeded", "{made}");
+        grid.await_guest("inside", "running", BOOT)?;
+        machine.says("guests      1 running", BOOT)?;
+        Ok(())
+    });
+}
+
+/// A data disk that holds the lab's test guest, as one that was used before.
+fn data_disk(grid: &Grid) -> Result<PathBuf> {
+    let (path, list) = (grid.folder.join("data.raw"), grid.folder.join("list"));
+    let guest = grid.lab.guest_folder()?.join("mb.elf");
+    let text = format!(
+        "/\n0 0\nd--755 0 0\nroost d--711 0 0\nimages d--755 0 0\nmb.elf ---644 0 0 {}\n$\n$\n$\n",
+        guest.display()
+    );
+    fs::write(&list, text)?;
+    fs::File::create(&path)?.set_len(2 << 30)?;
+    let mut make = Command::new("mkfs.xfs");
+    grid::output(make.args(["-q", "-L", "ROOST-DATA", "-p"]).arg(&list).arg(&path))?;
+    Ok(path)
 }
 
 fn first_bytes(path: &std::path::Path) -> Result<Vec<u8>> {
