@@ -66,7 +66,7 @@ bench-backup: ## backups of a running guest beside virtnbdbackup and QEMU's job:
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-backup -- --data "$(DATA)"
 
-bench-failover: ## a host's power cut until its guest runs on another: normal and fast profile, 20 runs each, 25 minutes
+bench-failover: ## a host's power cut until its guest runs on another: normal and fast profile, 20 runs each, 13 minutes
 	$(CARGO) build --release --locked --workspace --bins
 	$(CARGO) run --release --locked -p roost-benches --bin bench-failover
 
