@@ -135,7 +135,7 @@ async fn run(
     let watcher =
         Watcher::start(&config.libvirt_uri, new_boot.is_some(), facts.clone(), changed.clone(), sender.clone())?;
     let (probes, wanted) = watch::channel(Arc::default());
-    let (folders, doors) = ([config.state_dir.clone(), config.guests()], observe::probe::start(wanted, Pace::Calm));
+    let (folders, doors) = ([config.state_dir.clone(), config.guests()], observe::probe::start(wanted, Pace::CALM));
     samples::start(&folders, changed, watcher.hypervisor(), doors, sender.clone())?;
     let memory = start_memory((&config, settings.as_deref()), &facts.boot_id, watcher.hypervisor(), &sender)?;
     tokio::spawn(observe::console::watch(config.guests()));

@@ -11,28 +11,29 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use roost_protocol::probe::{Access, Answer, Probe};
 use roost_protocol::{GuestId, Millis, Stamp, Time};
 
-/// Between two tries of one door, give or take [`JITTER`].
-pub const EVERY: Millis = Millis::seconds(30);
-const JITTER: Millis = Millis::seconds(4);
-/// One that missed is tried again sooner.
-const AGAIN: Millis = Millis::seconds(10);
-/// A door is shut after so many misses, and open after one answer.
-const MISSES: u32 = 3;
-/// Between two tries where somebody waits for what comes of it.
-const HASTE: Millis = Millis::seconds(1);
 /// Tries at the same time: with [`TIMEOUT`] so many that 512 guests of which none answers are tried in half a minute.
 pub const AT_ONCE: usize = 48;
 /// A door that has not answered by then has missed.
 pub const TIMEOUT: Millis = Millis::seconds(2);
 
-/// How often doors are tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pace {
+/// How often doors are tried, and when one counts as shut.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Between two tries of one door, give or take `jitter`.
+    every: Millis,
+    jitter: Millis,
+    /// One that missed is tried again sooner.
+    again: Millis,
+    /// A door is shut after so many misses in a row, and open after one answer.
+    misses: u32,
+}
+
+impl Pace {
     /// For people who want to know how desktops are.
-    #[default]
-    Calm,
-    /// Before a guest is taken over: each second, and each answer counts.
-    Hasty,
+    pub const CALM: Self =
+        Self { every: Millis::seconds(30), jitter: Millis::seconds(4), again: Millis::seconds(10), misses: 3 };
+    /// Before a guest is taken over: the newest answer counts.
+    pub const HASTY: Self = Self { every: Millis::seconds(1), jitter: Millis(0), again: Millis::seconds(1), misses: 1 };
 }
 
 /// What is to be tried: guests that run, and their doors.
@@ -42,7 +43,7 @@ pub type Wanted = BTreeMap<GuestId, Vec<Probe>>;
 pub type Try = (GuestId, Probe);
 
 /// What is known of all doors.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Prober {
     pace: Pace,
     doors: BTreeMap<Try, Door>,
@@ -66,17 +67,14 @@ impl Prober {
         Self { pace, doors: BTreeMap::new() }
     }
 
-    /// Doors that are new are tried within [`EVERY`]; those that are not wanted are forgotten.
+    /// Doors that are new are tried soon; those that are not wanted are forgotten.
     pub fn want(&mut self, now: Time, wanted: &Wanted) {
         let named = |(guest, probe): &Try| wanted.get(guest).is_some_and(|probes| probes.contains(probe));
         self.doors.retain(|door, _| named(door));
         for (guest, probes) in wanted {
             for probe in probes {
                 let key = (*guest, probe.clone());
-                let next = match self.pace {
-                    Pace::Calm => now + Millis(spread(&key, 0, AGAIN)),
-                    Pace::Hasty => now,
-                };
+                let next = now + Millis(spread(&key, 0, self.pace.again));
                 self.doors.entry(key).or_insert(Door {
                     next,
                     busy: false,
@@ -118,6 +116,7 @@ impl Prober {
 
     /// A try ended; what is not wanted any more is of no interest. `rtt_ms`: how long the answer took.
     pub fn ended(&mut self, now: Time, wall: Stamp, key: &Try, answer: Answer, rtt_ms: Option<u32>) {
+        let Pace { every, jitter, again, misses } = self.pace;
         let Some(door) = self.doors.get_mut(key) else { return };
         door.busy = false;
         door.tries += 1;
@@ -127,18 +126,14 @@ impl Prober {
             Some(true)
         } else {
             door.misses = door.misses.saturating_add(1);
-            if door.misses >= MISSES || self.pace == Pace::Hasty { Some(false) } else { door.up }
+            if door.misses >= misses { Some(false) } else { door.up }
         };
         if up != door.up {
             (door.up, door.since) = (up, wall);
         }
-        if self.pace == Pace::Hasty {
-            door.next = now + HASTE;
-            return;
-        }
-        let pause = if (1..MISSES).contains(&door.misses) { AGAIN } else { EVERY };
-        let jitter = Millis(spread(key, door.tries, Millis(2 * JITTER.0)));
-        door.next = now + pause + jitter - JITTER;
+        let pause = if (1..misses).contains(&door.misses) { again } else { every };
+        let spread = Millis(spread(key, door.tries, Millis(2 * jitter.0)));
+        door.next = now + pause + spread - jitter;
     }
 
     /// All doors that were judged, guest by guest.

@@ -19,7 +19,11 @@ struct World {
 
 impl World {
     fn new(wanted: &Wanted) -> Self {
-        let mut prober = Prober::default();
+        Self::at(Pace::CALM, wanted)
+    }
+
+    fn at(pace: Pace, wanted: &Wanted) -> Self {
+        let mut prober = Prober::new(pace);
         prober.want(Time(0), wanted);
         Self { prober, now: 0, tried: BTreeMap::new(), most: 0 }
     }
@@ -85,7 +89,7 @@ fn a_door_is_tried_twice_a_minute_and_sooner_after_a_miss() {
     world.pass(600, 10, Answer::Ok);
     let tries = &world.tried[&(guest(1), probe(1))];
     assert!((18..=24).contains(&tries.len()), "{tries:?}");
-    assert!(tries[0] < AGAIN.0);
+    assert!(tries[0] < Pace::CALM.again.0);
     assert!(tries.windows(2).all(|two| (26_000..=34_010).contains(&(two[1] - two[0]))), "{tries:?}");
     let began = world.now;
     world.pass(90, 2_000, Answer::TimedOut);
@@ -121,9 +125,7 @@ fn what_is_not_wanted_any_more_is_forgotten_also_while_it_is_tried() {
 
 #[test]
 fn in_haste_doors_are_tried_each_second_and_the_newest_answer_counts() {
-    let mut world = World::new(&one());
-    world.prober = Prober::new(Pace::Hasty);
-    world.prober.want(Time(0), &one());
+    let mut world = World::at(Pace::HASTY, &one());
     world.pass(10, 10, Answer::Ok);
     let tries = world.tried[&(guest(1), probe(1))].len();
     assert!((9..=11).contains(&tries), "{tries}");

@@ -24,7 +24,7 @@ pub(super) struct Knocker {
 impl Knocker {
     pub(super) fn start() -> Self {
         let (wanted, wanted_there) = watch::channel(Arc::default());
-        Self { wanted, doors: probe::start(wanted_there, Pace::Hasty) }
+        Self { wanted, doors: probe::start(wanted_there, Pace::HASTY) }
     }
 
     /// Who answered lately, of those that are tried now.
