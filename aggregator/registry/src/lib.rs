@@ -163,8 +163,8 @@ impl Output {
     }
 }
 
-/// Inputs that every list takes beside its `format`. XML-RPC answers with an array alone, so it has no `cursor`, `total` and `format`, and
-/// without `limit` it gives all there is.
+/// Inputs that every list takes beside its `format`. XML-RPC answers with an array alone, so it has no `cursor`, `total`
+/// and `format`, and without `limit` it gives all there is.
 pub const PAGE: &[Field] = &[
     Field::query("limit", FieldKind::Integer, "At most this many items (REST: default 100, at most 1000)"),
     Field::query(

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac::{HMAC_SHA256, Key, sign, verify};
-use roost_aggregator_core::Grid;
+use roost_aggregator_core::Intent;
 use roost_protocol::{Millis, Stamp};
 
 use super::{Auth, Caller, Via, end};
@@ -53,8 +53,7 @@ impl Maker {
     }
 
     /// Its user, and the hash that only this grid has.
-    fn proof(&self, grid: &Grid, wall: Stamp) -> Option<(String, Vec<u8>)> {
-        let intent = grid.intent();
+    fn proof(&self, intent: &Intent, wall: Stamp) -> Option<(String, Vec<u8>)> {
         match self {
             Maker::User(name) => {
                 // Whatever is signed with nothing anybody could sign.
@@ -79,7 +78,7 @@ impl Auth {
     pub(crate) async fn link(&self, caller: &Caller, what: &str) -> Result<Option<String>, Away> {
         let Some(maker) = Maker::of(caller) else { return Ok(None) };
         let asked = maker.clone();
-        let proof = self.handle.read(move |grid, _, wall| asked.proof(grid, wall)).await?;
+        let proof = self.handle.read(move |grid, _, wall| asked.proof(grid.intent(), wall)).await?;
         let Some((_, proof)) = proof else { return Ok(None) };
         let expires_s = end(clock::wall(), TTL).0 / 1_000;
         let tag = sign(&Key::new(HMAC_SHA256, &proof), text(expires_s, &maker, what).as_bytes());
@@ -95,9 +94,9 @@ impl Auth {
         });
         let Some((expires_s, maker, tag)) = parts else { return Ok(None) };
         let asked = maker.clone();
-        let proof = self
-            .handle
-            .read(move |grid, _, wall| (wall.0 / 1_000 < expires_s).then(|| asked.proof(grid, wall)).flatten());
+        let proof = self.handle.read(move |grid, _, wall| {
+            (wall.0 / 1_000 < expires_s).then(|| asked.proof(grid.intent(), wall)).flatten()
+        });
         let Some((user, proof)) = proof.await? else { return Ok(None) };
         let right = verify(&Key::new(HMAC_SHA256, &proof), text(expires_s, &maker, what).as_bytes(), &tag).is_ok();
         Ok(right.then_some(Caller { user, via: Via::Link, address }))
@@ -107,8 +106,6 @@ impl Auth {
 #[cfg(test)]
 mod test {
     use roost_aggregator_core::intent::UserRecord;
-    use roost_aggregator_core::{Config, Intent};
-    use roost_protocol::{Epoch, GridId};
 
     use super::*;
 
@@ -126,15 +123,8 @@ mod test {
     fn nobody_without_a_password_makes_links() {
         let user = |hash: &str| UserRecord { password_hash: hash.into(), created: Stamp(0), full_name: String::new() };
         let users = [("ann".to_owned(), user("$argon2id$")), ("bob".to_owned(), user(""))].into();
-        let config = Config {
-            grid: GridId::from_u128(1),
-            epoch: Epoch(1),
-            suspect_after: Millis::seconds(6),
-            down_after: Millis::seconds(15),
-            recovering: false,
-        };
-        let grid = Grid::new(config, Intent { users, ..Intent::default() }, Vec::new());
-        let proof = |name: &str| Maker::User(name.into()).proof(&grid, Stamp(0));
+        let intent = Intent { users, ..Intent::default() };
+        let proof = |name: &str| Maker::User(name.into()).proof(&intent, Stamp(0));
         assert_eq!(proof("ann"), Some(("ann".into(), b"$argon2id$".to_vec())));
         assert_eq!((proof("bob"), proof("eve")), (None, None));
     }
