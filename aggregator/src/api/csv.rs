@@ -1,8 +1,6 @@
 //! Lists as RFC 4180 text, safe to open in a spreadsheet.
 
-use serde_json::Value;
-
-use super::escape::guarded;
+use super::escape::cell;
 use super::page::Page;
 
 /// The page with a header line; lines end with CRLF.
@@ -10,21 +8,11 @@ pub(crate) fn write(page: &Page) -> String {
     let mut text = page.fields.join(",");
     text.push_str("\r\n");
     for row in &page.rows {
-        let cells: Vec<String> = row.iter().map(cell).collect();
+        let cells: Vec<String> = row.iter().map(|value| quoted(&cell(value))).collect();
         text.push_str(&cells.join(","));
         text.push_str("\r\n");
     }
     text
-}
-
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::Bool(value) => value.to_string(),
-        Value::Number(value) => value.to_string(),
-        Value::String(text) => quoted(&guarded(text)),
-        Value::Array(_) | Value::Object(_) => quoted(&value.to_string()),
-    }
 }
 
 fn quoted(text: &str) -> String {
@@ -33,7 +21,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod test {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -51,7 +39,7 @@ mod test {
             (json!(["x", 1]), "\"[\"\"x\"\",1]\""),
             (json!(null), ""),
         ] {
-            assert_eq!(cell(&value), text);
+            assert_eq!(quoted(&cell(&value)), text);
         }
     }
 

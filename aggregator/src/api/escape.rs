@@ -1,10 +1,23 @@
 //! Text of others inside documents of ours: nothing in it is markup there, or a formula in a spreadsheet.
 
+use serde_json::Value;
+
 /// A spreadsheet takes a cell that begins so for a formula (a blank or line break may stand before it).
 const FORMULA: [char; 4] = ['=', '+', '-', '@'];
 
-/// For a cell of a spreadsheet: shown, never reckoned.
-pub(super) fn guarded(text: &str) -> String {
+/// A value as the text of a spreadsheet's cell, not yet quoted or escaped.
+pub(super) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(value) => value.to_string(),
+        Value::String(text) => guarded(text),
+        Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// Shown, never reckoned.
+fn guarded(text: &str) -> String {
     if text.trim_start().starts_with(FORMULA) || text.starts_with(['\t', '\r']) {
         format!("'{text}")
     } else {

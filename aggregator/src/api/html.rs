@@ -1,8 +1,6 @@
 //! Lists as one plain HTML table: for a browser without our pages, and for the web queries of spreadsheets.
 
-use serde_json::Value;
-
-use super::escape::{escaped, guarded};
+use super::escape::{cell, escaped};
 use super::page::Page;
 
 /// The page under this title; the whole document.
@@ -16,22 +14,11 @@ pub(super) fn write(title: &str, page: &Page) -> String {
     html.push_str("</tr></thead>\n<tbody>\n");
     for row in &page.rows {
         html.push_str("<tr>");
-        row.iter().for_each(|value| html.push_str(&format!("<td>{}</td>", cell(value))));
+        row.iter().for_each(|value| html.push_str(&format!("<td>{}</td>", escaped(&cell(value)))));
         html.push_str("</tr>\n");
     }
     html.push_str("</tbody>\n</table>\n</body>\n</html>\n");
     html
-}
-
-/// Spreadsheets reckon with what stands in a table's cell as with a cell of CSV.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::Bool(value) => value.to_string(),
-        Value::Number(value) => value.to_string(),
-        Value::String(text) => escaped(&guarded(text)),
-        Value::Array(_) | Value::Object(_) => escaped(&value.to_string()),
-    }
 }
 
 #[cfg(test)]
@@ -49,7 +36,7 @@ mod test {
             (json!(null), ""),
             (json!(["<b>"]), "[&quot;&lt;b&gt;&quot;]"),
         ] {
-            assert_eq!(cell(&value), text);
+            assert_eq!(escaped(&cell(&value)), text);
         }
         let page = Page { rows: vec![vec![json!(1)]], fields: vec!["a"], ..Page::default() };
         let html = write("List <things>", &page);
