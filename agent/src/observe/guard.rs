@@ -2,6 +2,7 @@
 //! keeps for others. Nothing the agent does or leaves undone changes a lease.
 
 mod bars;
+mod bell;
 mod missed;
 #[cfg(test)]
 mod sample;
@@ -23,9 +24,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, timeout};
 
 use self::bars::Knocker;
+use self::bell::Bell;
 use self::steps::{Memory, steps};
 
-/// A guest whose ward was won starts this much later at most.
+/// What the guard did is heard of at once; what it lacks is seen and told this much later at most.
 const EVERY: Duration = Duration::from_millis(500);
 /// The guard answers at once, or hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,6 +56,7 @@ pub(crate) async fn watch(
     events: mpsc::Sender<Event>,
 ) {
     let mut turn = interval(EVERY);
+    let bell = Bell::hang(socket.clone());
     let (memory, knocker) = (Memory::default(), Knocker::start());
     let mut visitor = Visitor {
         socket,
@@ -69,7 +72,10 @@ pub(crate) async fn watch(
     let mut told: Option<Result<BTreeMap<GuestId, Right>, String>> = None;
     let mut seen: Option<GuardSeen> = None;
     loop {
-        turn.tick().await;
+        tokio::select! {
+            _ = turn.tick() => {}
+            () = bell.rung() => {}
+        }
         let asked = timeout(PATIENCE, visitor.visit()).await.unwrap_or(Err(GuardError::Silent));
         if asked.is_err() {
             // What it was told last may not have come.
