@@ -1,6 +1,8 @@
 //! Tries doors of desktops from the host, as `roost_agent_core::probe` decides: never from inside, where all looks well
 //! while nobody outside can reach it. What comes back is looked at for a few bytes and thrown away.
 
+mod echo;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -88,16 +90,19 @@ async fn ask(probe: &Probe, patience: Duration) -> (Answer, Option<u32>) {
     match timeout(patience, talk(probe)).await {
         Ok(Ok(true)) => (Answer::Ok, Some(u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX))),
         Ok(Ok(false)) => (Answer::BadReply, None),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => (Answer::TimedOut, None),
-        Ok(Err(_)) => (Answer::Refused, None),
-        Err(_) => (Answer::TimedOut, None),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => (Answer::Refused, None),
+        // No way there, which the kernel may find out before our patience ends.
+        Ok(Err(_)) | Err(_) => (Answer::TimedOut, None),
     }
 }
 
 /// Whether who answers there speaks what it should. An error: nobody takes the connection.
 async fn talk(probe: &Probe) -> io::Result<bool> {
-    let mut stream = TcpStream::connect(probe.address).await?;
+    let connect = || TcpStream::connect(probe.address);
     let request = match probe.speech {
+        Speech::Ping => return echo::echo(probe.address.ip()).await.map(|()| true),
+        Speech::Arp => return echo::arp(probe.address.ip()).await.map(|()| true),
+        Speech::Tcp => return connect().await.map(|_| true),
         Speech::Rdp => RDP.to_vec(),
         Speech::Spice => SPICE.to_vec(),
         Speech::Http => {
@@ -106,8 +111,8 @@ async fn talk(probe: &Probe) -> io::Result<bool> {
                 .into()
         }
         Speech::Vnc | Speech::Ssh => Vec::new(),
-        Speech::Tcp => return Ok(true),
     };
+    let mut stream = connect().await?;
     // Who hangs up in the middle of this has answered, and badly.
     Ok(stream.write_all(&request).await.is_ok() && answers(probe.speech, &mut stream).await)
 }
@@ -151,7 +156,7 @@ fn verdict(speech: Speech, got: &[u8]) -> Option<bool> {
             Some(true) => got.get(8..10).map(|end| end[0] == b' ' && matches!(end[1], b'1'..=b'4')),
             other => other,
         },
-        Speech::Tcp => Some(true),
+        Speech::Tcp | Speech::Ping | Speech::Arp => Some(true),
     }
 }
 

@@ -57,7 +57,8 @@ fn real_host_is_watched_by_snmp_and_prometheus() {
     });
 }
 
-/// Has doors tried: QEMU's VNC and Python's web server answer, VNC is no RDP, and nobody is at the last one.
+/// Has doors tried: QEMU's VNC, Python's web server and the machine beside answer, VNC is no RDP, and nobody is at the
+/// last two.
 fn probed(grid: &Grid, folder: &std::path::Path) -> Result<()> {
     let servers = [
         "exec qemu-system-x86_64 -S -machine pc -accel tcg -m 16 -nodefaults -vga std -vnc 127.0.0.1:77",
@@ -67,8 +68,11 @@ fn probed(grid: &Grid, folder: &std::path::Path) -> Result<()> {
         let log = folder.join(format!("server-{number}.log"));
         grid.lab.spawn(1, &log, &["timeout", "--foreground", "600", "sh", "-c", line])?;
     }
-    grid.roost(&["guest", "probe", "two", "--probes", "vnc://127.0.0.1:5977,http://127.0.0.1:8077"])?;
-    grid.roost(&["guest", "probe", "one", "--probes", "rdp://127.0.0.1:5977,tcp://127.0.0.1:9"])?;
+    let (beside, nobody) = (grid.lab.address(0), grid.lab.address(200));
+    let open = format!("vnc://127.0.0.1:5977,http://127.0.0.1:8077,ping://{beside},arp://{beside}");
+    grid.roost(&["guest", "probe", "two", "--probes", &open])?;
+    let shut = format!("rdp://127.0.0.1:5977,tcp://127.0.0.1:9,ping://{nobody},arp://{nobody}");
+    grid.roost(&["guest", "probe", "one", "--probes", &shut])?;
     let why = grid.roost(&["guest", "probe", "one", "--probes", "rdp://desk"]).err().context("a name is taken")?;
     ensure!(format!("{why:#}").contains("give one such as"), "{why:#}");
     Ok(())
@@ -88,13 +92,18 @@ fn answers(grid: &Grid, environment: &str) -> Result<()> {
             Ok(())
         })
     };
-    doors("two", &[("vnc://127.0.0.1:5977", true, "ok"), ("http://127.0.0.1:8077/", true, "ok")])?;
-    doors("one", &[("rdp://127.0.0.1:5977", false, "bad_reply"), ("tcp://127.0.0.1:9", false, "refused")])?;
+    let of = |number: u8| ["ping", "arp"].map(|word| format!("{word}://{}", grid.lab.address(number)));
+    let ([ping, arp], [no_ping, no_arp]) = (of(0), of(200));
+    let (vnc, http) = (("vnc://127.0.0.1:5977", true, "ok"), ("http://127.0.0.1:8077/", true, "ok"));
+    doors("two", &[vnc, http, (&ping, true, "ok"), (&arp, true, "ok")])?;
+    let (rdp, tcp) = (("rdp://127.0.0.1:5977", false, "bad_reply"), ("tcp://127.0.0.1:9", false, "refused"));
+    doors("one", &[rdp, tcp, (&no_ping, false, "timed_out"), (&no_arp, false, "timed_out")])?;
     eventually("an alarm tells of it", SOON, || {
         let alarms = |guest: &str| Ok::<_, anyhow::Error>(grid.api.get(&format!("/alarms?guest={guest}"))?.to_string());
         let (one, two) = (alarms("one")?, alarms("two")?);
         // It names the door that was found shut first; which one is tried first is chance.
-        let doors = ["at rdp://127.0.0.1:5977 something else", "at tcp://127.0.0.1:9 the connection is refused"];
+        let doors =
+            ["at rdp://127.0.0.1:5977 something else", "at tcp://127.0.0.1:9 the connection is refused", "no answer"];
         let named = doors.iter().any(|door| one.contains(door));
         ensure!(one.contains("guest-unreachable") && named, "{one}");
         ensure!(!two.contains("guest-unreachable"), "{two}");
@@ -105,7 +114,8 @@ fn answers(grid: &Grid, environment: &str) -> Result<()> {
         let metrics = reqwest::blocking::get(&page)?.text()?;
         let up = "roost_guest_access_up{domain=\"two\",protocol=\"vnc\",address=\"127.0.0.1:5977\"} 1\n";
         let down = "roost_guest_access_up{domain=\"one\",protocol=\"rdp\",address=\"127.0.0.1:5977\"} 0\n";
-        ensure!(metrics.contains(up) && metrics.contains(down), "{metrics}");
+        let ping = format!("protocol=\"ping\",address=\"{}\"}} 1\n", grid.lab.address(0));
+        ensure!(metrics.contains(up) && metrics.contains(down) && metrics.contains(&ping), "{metrics}");
         checked_by_promtool(&metrics)?;
         let told = ask(grid, environment, "snmpbulkwalk", &format!("{ROOST}.3.1.8"))?;
         let states: Vec<&str> = told.lines().filter_map(|line| line.rsplit(' ').next()).collect();

@@ -123,8 +123,9 @@ pub(super) const TABLE: &[Operation] = &[
     Operation {
         detail: "Its host tries each twice a minute while the guest runs: `rdp://192.0.2.7`, `vnc://192.0.2.7:5901`, \
                  `spice://`, `ssh://`, `http://192.0.2.7/health`, or `tcp://192.0.2.7:8080` where it is enough that it \
-                 takes the connection. `roost guest get` shows how it went; an alarm tells of three misses in a row. None: \
-                 it is not tried any more.",
+                 takes the connection. `ping://192.0.2.7`: it answers an echo request; `arp://192.0.2.7`: it answers on the \
+                 same network, whatever its firewall drops. `roost guest get` shows how it went; an alarm tells of three \
+                 misses in a row. None: it is not tried any more.",
         inputs: &[
             REF_GUEST,
             Field::body("probes", FieldKind::TextList, "Where, with IP addresses; at most 4").required(),
