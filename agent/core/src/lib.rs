@@ -15,6 +15,7 @@ mod guests;
 mod handover;
 pub mod ledger;
 pub mod memory;
+mod order;
 pub mod probe;
 mod reconcile;
 mod right;
