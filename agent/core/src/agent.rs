@@ -19,6 +19,7 @@ use crate::failover::Failover;
 use crate::fence::Fences;
 use crate::guests::{Guests, alive};
 use crate::ledger::{Change, Kept, Record, Stage};
+use crate::order::Unready;
 use crate::right::Rights;
 use crate::takeover::Takeovers;
 
@@ -57,6 +58,7 @@ pub struct Agent {
     pub(crate) backups: Backups,
     pub(crate) rights: Rights,
     pub(crate) takeovers: Takeovers,
+    pub(crate) unready: Unready,
     pub(crate) failover: Failover,
     pub(crate) fences: Fences,
     pub(crate) chain: Chain,
@@ -135,6 +137,7 @@ impl Agent {
             beats: Beats::default(),
             backups,
             takeovers: Takeovers::new(),
+            unready: Unready::new(),
             failover: Failover::knowing(kept.probes.clone()),
             fences: Fences::default(),
             chain: Chain::default(),
@@ -156,6 +159,7 @@ impl Agent {
         let mut actions = self.take_in(now, event);
         self.begin_operations(now, &mut actions);
         self.yield_guests(now, &mut actions);
+        self.await_answers(now, &mut actions);
         self.begin_takeovers(now, &mut actions);
         self.begin_fences(now, &mut actions);
         self.keep_failover(&mut actions);
@@ -187,7 +191,8 @@ impl Agent {
     /// When the core wants to be told [`Event::Tick`] at the latest.
     pub fn deadline(&self) -> Option<Time> {
         let list = (self.hypervisor == Hypervisor::Up).then_some(self.next_list);
-        let others = [self.beats.deadline(), self.pending.deadline(), self.guests.deadline(), self.backups.deadline()];
+        let guests = self.guests.deadline(self.clock.time);
+        let others = [self.beats.deadline(), self.pending.deadline(), guests, self.backups.deadline()];
         let others = others.into_iter().chain([self.takeover_deadline(), self.fences.deadline()]);
         others.chain([list]).flatten().min()
     }
@@ -221,6 +226,7 @@ impl Agent {
             Event::Advanced { task, percent, step } => self.advanced(task, percent, step, &mut actions),
             Event::Sampled { host, guests } => {
                 self.backups.pressure = host.pressure;
+                self.answer_seen(&guests);
                 self.beats.sampled(host, guests);
             }
             Event::Begin { operation } => self.pending.written(operation),

@@ -223,7 +223,10 @@ impl Agent {
                 let failed = result.as_ref().err().map(|failure| failure.text.as_str());
                 self.takeover_finished(now, &running.what, failed, actions);
             }
-            Purpose::Wish => self.wish_finished(now, running.what.guest(), result, actions),
+            Purpose::Wish => {
+                self.started(now, &running.what, &result);
+                self.wish_finished(now, running.what.guest(), result, actions);
+            }
             Purpose::Operation(operation) => self.operation_finished(operation, running, result, actions),
         }
     }

@@ -32,9 +32,10 @@ pub(crate) struct Known {
 }
 
 impl Guests {
-    /// The next time a guest is to be started.
-    pub(crate) fn deadline(&self) -> Option<Time> {
-        self.known.values().filter_map(|known| known.retry_at).min()
+    /// The next time after `now` that a guest is to be started. One that is due already waits for something else, whose end
+    /// is told.
+    pub(crate) fn deadline(&self, now: Time) -> Option<Time> {
+        self.known.values().filter_map(|known| known.retry_at).filter(|at| *at > now).min()
     }
 
     pub(crate) fn get(&self, guest: GuestId) -> Option<&Known> {

@@ -2,7 +2,7 @@
 
 use roost_protocol::guest::{Desired, Power};
 use roost_protocol::host::Alarm;
-use roost_protocol::{Generation, GuestId, Millis, Stamp, Time};
+use roost_protocol::{Generation, GuestId, Millis, Stamp};
 
 use crate::agent::{Agent, Hypervisor, Now, Purpose};
 use crate::event::{Action, Task, TaskResult};
@@ -29,6 +29,7 @@ impl Agent {
         let due = self.guests.known.iter().filter(|(_, known)| due(known)).map(|(guest, _)| *guest).collect();
         for guest in self.in_order(due) {
             if !self.may_begin(guest) {
+                self.tell_waited_for(now, guest, actions);
                 // The end of a running start brings us here again.
                 return;
             }

@@ -79,6 +79,7 @@ impl Agent {
         due.sort_by_key(|guest| self.newest_point(*guest).is_some_and(|point| point.meant == Meant::StayOff));
         for guest in due {
             if !self.may_begin(guest) {
+                self.tell_waited_for(now, guest, actions);
                 // The end of what is started now brings us here again.
                 return;
             }

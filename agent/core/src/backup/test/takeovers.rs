@@ -1,9 +1,12 @@
 //! What a guest is started from where its ward was won.
 
 use roost_protocol::backup::{BackupPolicy, BackupSummary, Meant, ReplicaPolicy, Why};
-use roost_protocol::guest::{Power, PowerState};
+use roost_protocol::guest::{GuestSample, Power, PowerState};
+use roost_protocol::host::HostSample;
+use roost_protocol::message::ToAgent;
 use roost_protocol::operation::{FailureCode, Verb};
-use roost_protocol::{HostId, Millis, PointId};
+use roost_protocol::probe::{Access, Answer, GuestProbes};
+use roost_protocol::{HostId, MiB, Millis, PointId, Stamp};
 
 use super::rig::{BEGIN, HOUR, Rig, guest, peer, policy, summary};
 use crate::event::{Event, Task};
@@ -210,6 +213,70 @@ fn a_start_that_hangs_holds_up_the_others_for_some_seconds_only() {
     assert_eq!(under_way(&rig), [1]);
     rig.live(6_000);
     assert_eq!(under_way(&rig), [1, 2]);
+}
+
+/// Guest 1, which others need and which is probed, and guest 2, both taken over; 30 s later.
+fn one_that_others_need() -> Rig {
+    let mut rig = Rig::new(0);
+    for (number, priority) in [(1, 5), (2, 0)] {
+        let (origin, why) = (HostId::from_u128(2), Why::Replica);
+        rig.brought(BackupSummary { origin, why, priority, ..summary(number, guest(number), BEGIN) });
+    }
+    let probes = vec![GuestProbes { guest: guest(1), probes: vec!["ping://192.0.2.7".into()] }];
+    let (peers, shares) = (Vec::new(), Vec::new());
+    rig.tell(Event::Received(ToAgent::Peers { peers, shares, maintenance: None, zone: None, probes }));
+    rig.tell(Event::Rights { guests: [1, 2].map(|number| (guest(number), Right::Here)).into() });
+    rig.live(30_000);
+    rig
+}
+
+/// The host tried the door of guest 1.
+fn door(rig: &mut Rig, up: bool) {
+    let answer = if up { Answer::Ok } else { Answer::TimedOut };
+    let access = Access { probe: "ping://192.0.2.7".into(), up, answer, rtt_ms: None, since: Stamp(rig.wall) };
+    let sample = GuestSample {
+        id: guest(1),
+        cpu_permille: 0,
+        resident_mib: MiB(64),
+        read_bps: 0,
+        write_bps: 0,
+        balloon_mib: None,
+        available_mib: None,
+        access: vec![access],
+    };
+    rig.tell(Event::Sampled { host: HostSample::default(), guests: vec![sample] });
+}
+
+#[test]
+fn a_guest_that_others_need_is_waited_for_until_it_answers() {
+    let mut rig = one_that_others_need();
+    door(&mut rig, false);
+    rig.live(30_000);
+    assert_eq!((starts(&rig), rig.guests.get(&guest(2))), (1, None));
+    let told = |rig: &Rig| rig.log.iter().filter(|line| line.contains("wait until it answers")).count();
+    assert_eq!(told(&rig), 1);
+    door(&mut rig, true);
+    rig.live(5_000);
+    assert_eq!((starts(&rig), rig.guests[&guest(2)]), (2, PowerState::Running));
+}
+
+#[test]
+fn a_guest_that_others_need_and_that_never_answers_holds_them_up_once_and_not_for_long() {
+    let mut rig = one_that_others_need();
+    rig.live(80_000);
+    assert_eq!(starts(&rig), 1);
+    rig.live(20_000);
+    assert_eq!((starts(&rig), rig.guests[&guest(2)]), (2, PowerState::Running));
+    assert!(rig.log.iter().any(|line| line.contains("started all the same")), "{:?}", rig.log);
+    // It crashes again and again: nobody waits any more.
+    rig.set_state(1, PowerState::Crashed);
+    rig.live(10_000);
+    rig.set_state(1, PowerState::Crashed);
+    rig.live(30_000);
+    let before = starts(&rig);
+    rig.set_state(2, PowerState::Crashed);
+    rig.live(10_000);
+    assert_eq!((starts(&rig), rig.guests[&guest(2)]), (before + 1, PowerState::Running));
 }
 
 #[test]
