@@ -1,4 +1,5 @@
-//! All guests of a dead host on one survivor: those that others need come before all others.
+//! All guests of a dead host on one survivor: those that others need come before all others, and are waited for until
+//! they answer.
 
 use std::time::Duration;
 
