@@ -25,15 +25,18 @@ pub struct Wards {
     pub(crate) wards: BTreeMap<WardId, Ward>,
     /// None before the first ward with guests: the edge opens the device at the first pet.
     pub(crate) next_pet: Option<Time>,
-    /// What the watchdog was told last.
+    /// What the watchdog was told last; [`NOT_TOLD`]: nothing.
     pub(crate) time_out: Millis,
     pub(crate) rules: Rules,
 }
 
+/// Longer than any time-out.
+const NOT_TOLD: Millis = Millis(u64::MAX);
+
 impl Wards {
     /// None yet.
     pub fn new(rules: Rules) -> Self {
-        Self { wards: BTreeMap::new(), next_pet: None, time_out: Millis(u64::MAX), rules }
+        Self { wards: BTreeMap::new(), next_pet: None, time_out: NOT_TOLD, rules }
     }
 
     /// Takes part in a ward from now on.
@@ -105,12 +108,63 @@ impl Wards {
             self.next_pet = Some(next_pet.max(now));
             return;
         }
-        let time_out = self.wards.values().filter_map(|ward| ward.councils().watchdog()).min();
-        let Some(time_out) = time_out.filter(|time_out| now >= next_pet || *time_out < self.time_out) else {
+        // With the last ward gone it is armed as before.
+        let told = Some(self.time_out).filter(|time_out| *time_out != NOT_TOLD);
+        let Some(time_out) = self.wards.values().filter_map(|ward| ward.councils().watchdog()).min().or(told) else {
+            self.next_pet = None;
             return;
         };
+        if now < next_pet && time_out >= self.time_out {
+            return;
+        }
         self.next_pet = Some(now + Timers::pet_every(time_out));
         self.time_out = time_out;
         out.push(WardsAction::Pet { until, time_out });
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use roost_protocol::HostId;
+
+    use super::*;
+    use crate::ballot::Ballot;
+    use crate::council::{Council, Policy};
+    use crate::event::Replica;
+    use crate::id::MemberId;
+    use crate::timers::Profile;
+
+    fn pets(actions: &[WardsAction]) -> usize {
+        actions.iter().filter(|action| matches!(action, WardsAction::Pet { .. })).count()
+    }
+
+    /// With one ward, which nobody else votes in.
+    fn alone() -> Wards {
+        let me = MemberId { id: HostId::from_u128(1), incarnation: 1 };
+        let council = Council::new(vec![me], vec![me], Policy::Stay, Profile::Fast).unwrap();
+        let (rules, booted, replica) = (Rules::ALL, Time(0), Replica::None);
+        let start = Start { me, ballot: Ballot::first(council), kept: None, replica, booted, seed: 1, rules };
+        let mut wards = Wards::new(rules);
+        wards.add(Time(0), WardId(7), start);
+        wards
+    }
+
+    #[test]
+    fn a_watchdog_that_is_armed_is_petted_when_its_last_ward_is_gone_too() {
+        let mut wards = alone();
+        assert_eq!(pets(&wards.wake(Time(0))), 1);
+        wards.remove(WardId(7));
+        for _ in 0..3 {
+            let due = wards.deadline().unwrap();
+            assert_eq!(pets(&wards.wake(due)), 1);
+            assert!(wards.deadline().is_some_and(|next| next > due), "it wakes for nothing at {due:?}");
+        }
+    }
+
+    #[test]
+    fn a_ward_that_is_gone_before_the_first_pet_arms_nothing() {
+        let mut wards = alone();
+        wards.remove(WardId(7));
+        assert_eq!((pets(&wards.wake(Time(5))), wards.deadline()), (0, None));
     }
 }
