@@ -15,9 +15,10 @@ snmpd:SNMP snmp:SNMP-clients snmptrapd:SNMP-traps smitools:checks-MIBs prometheu
 prometheus-alertmanager:its-webhooks python3-aiosmtpd:receives-mail rsyslog:receives-syslog openssl:its-certificates"
 
 # Debian 13 has a package for each fence agent, Debian 12 one for all.
-fence=fence-agents
-! apt-cache show fence-agents-dummy > /dev/null 2>&1 || fence=fence-agents-dummy
-tests="$tests $fence:cuts-nobody's-power"
+fence=fence-agents:cuts-power
+! apt-cache show fence-agents-dummy > /dev/null 2>&1 ||
+  fence="fence-agents-dummy:cuts-nobody's-power fence-agents-ipmilan:speaks-to-a-management-board"
+tests="$tests $fence openipmi:a-virtual-management-board ipmitool:speaks-IPMI"
 
 image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick e2fsprogs:disks-in-its-tests xfsprogs:disks-in-its-tests"
 

@@ -3,6 +3,9 @@
 //!
 //! What a command says counts only together with how it ends: 2 is the end of "it is off", and of wrong parameters too.
 
+#[cfg(test)]
+mod bmc;
+
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
