@@ -17,6 +17,7 @@ pub(crate) mod prove;
 pub(crate) mod restore;
 #[cfg(test)]
 mod test;
+pub(crate) mod watchdog;
 pub(crate) mod xml;
 
 use std::io::ErrorKind;

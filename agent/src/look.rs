@@ -1,4 +1,5 @@
-//! What people look at through the aggregator: screens of running guests and of trials, and what was sampled.
+//! What people look at through the aggregator: screens of running guests and of trials, what was sampled, and what is tried
+//! for them.
 
 use std::fs;
 use std::io;
@@ -14,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::act::domain::{Slot, hypervisor_failure};
-use crate::act::{backup, failure, fence, io_failure, picture};
+use crate::act::{backup, failure, fence, io_failure, picture, watchdog};
 use crate::files;
 use crate::history::History;
 
@@ -30,6 +31,8 @@ pub(crate) struct Looks {
     pub(crate) history: Option<History>,
     /// How the host's memory was at the last look at it; none where nobody looks after it.
     pub(crate) memory: watch::Receiver<Option<MemoryReport>>,
+    /// Where the guard listens, if there is one.
+    pub(crate) guard: Option<PathBuf>,
 }
 
 impl Looks {
@@ -40,6 +43,7 @@ impl Looks {
             Look::History(past) => self.history(past).map(Seen::History),
             Look::Memory => self.memory(),
             Look::Power(device) => Handle::current().block_on(fence::power(&device)).map(Seen::Power),
+            Look::Watchdog => Handle::current().block_on(watchdog::test(self.guard.as_deref())).map(|()| Seen::Begun),
         };
         seen.unwrap_or_else(Seen::Nothing)
     }
@@ -102,7 +106,7 @@ mod test {
         let dir = tempfile::tempdir().unwrap();
         let (_sender, hypervisor) = tokio::sync::watch::channel(None);
         let (_tuner, memory) = tokio::sync::watch::channel(None);
-        let looks = Looks { hypervisor, pictures: dir.path().to_owned(), history: None, memory };
+        let looks = Looks { hypervisor, pictures: dir.path().to_owned(), history: None, memory, guard: None };
         let Seen::Nothing(why) = looks.answer(Look::Memory) else { panic!() };
         assert_eq!(why.code, FailureCode::Unsupported);
         let guest = GuestId::from_u128(7);

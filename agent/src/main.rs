@@ -151,7 +151,7 @@ async fn run(
     let details = details::start(watcher.hypervisor(), demand.clone())?;
     let monitor = monitoring::start(&config, (details, demand), probes, began, aggregator.is_some()).await?;
     let (hypervisor, pictures) = (watcher.hypervisor(), config.state_dir.join(look::PICTURES));
-    let looks = Looks { hypervisor, pictures, history: monitor.history(), memory };
+    let looks = Looks { hypervisor, pictures, history: monitor.history(), memory, guard: config.guard_socket.clone() };
     tokio::spawn(Link { store, aggregator, token, host, facts, looks, events: link_sender }.run());
     Driver {
         agent,

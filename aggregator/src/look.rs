@@ -65,6 +65,11 @@ pub(crate) async fn power(handle: &Handle, by: HostId, device: FenceDevice) -> R
     look(handle, by, what, |seen| if let Seen::Power(power) = seen { Some(power) } else { None }).await
 }
 
+/// Has the host's guard test its watchdog, which ends the host.
+pub(crate) async fn test_watchdog(handle: &Handle, host: HostId) -> Result<Result<(), Failure>, Away> {
+    look(handle, host, Look::Watchdog, |seen| matches!(seen, Seen::Begun).then_some(())).await
+}
+
 async fn ask(connection: &Connection, what: &Look) -> Result<Seen, TransportError> {
     let (mut reader, mut writer) = transport::open(connection).await?;
     writer.send(what).await?;

@@ -79,6 +79,7 @@ pub fn title(code: &str) -> &str {
         "aggregator-away" => "does not hear the aggregator",
         "guard-away" => "has a guard that doesn't answer",
         "answers-without-lease" => "answers though no host may run it",
+        "watchdog-failed" => "has a watchdog that does not work",
         "fence-failed" => "could not cut another host's power",
         "grid-refused" => "is refused by the grid",
         "peer-port" => "can't be reached by other hosts",
@@ -119,6 +120,9 @@ pub fn advice(code: &str) -> &'static str {
         "guard-away" => "Start roost-guard on the host again: without it nothing is taken over.",
         "answers-without-lease" => {
             "Look at its host, which could not stop it: cut its power. Then the guest is taken over by itself."
+        }
+        "watchdog-failed" => {
+            "Look at its firmware's settings and its driver, then test it again: roost host test-watchdog."
         }
         "fence-failed" => "Test the device: roost host test-fence. Takeovers wait for the promise meanwhile.",
         "grid-refused" => "Join the host again with a new token.",

@@ -86,6 +86,59 @@ pub enum Fencing {
     None(#[n(0)] String),
 }
 
+/// A test of a host's watchdog: nothing executed on the host, it was petted no more, and had to end the host for that.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct WatchdogTest {
+    /// Which watchdog that was; a test of another says nothing.
+    #[n(0)]
+    pub watchdog: Fencing,
+    #[n(1)]
+    pub at: Stamp,
+    /// It was to fire so long after its last pet.
+    #[n(2)]
+    pub time_out: Millis,
+    #[n(3)]
+    pub result: TestResult,
+}
+
+/// What came of it. `lived`: so long after the last pet the host executed for certain.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum TestResult {
+    /// Under way.
+    #[n(0)]
+    Running {
+        #[n(0)]
+        lived: Millis,
+    },
+    #[n(1)]
+    Passed {
+        #[n(0)]
+        lived: Millis,
+    },
+    /// The host was ended, and later than leases count on.
+    #[n(2)]
+    Late {
+        #[n(0)]
+        lived: Millis,
+    },
+    /// The host was not ended.
+    #[n(3)]
+    Silent {
+        #[n(0)]
+        lived: Millis,
+    },
+    /// It says nothing about the watchdog, and why.
+    #[n(4)]
+    Void(#[n(0)] String),
+}
+
+impl WatchdogTest {
+    /// The watchdog does not do what leases count on.
+    pub fn failed(&self) -> bool {
+        matches!(self.result, TestResult::Late { .. } | TestResult::Silent { .. })
+    }
+}
+
 /// A host's guard, as its agent sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct GuardReport {
@@ -114,6 +167,9 @@ pub struct GuardReport {
     /// None: an older agent doesn't tell.
     #[n(8)]
     pub fencing: Option<Fencing>,
+    /// Of this watchdog. None: it was never tested, or an older agent doesn't tell.
+    #[n(9)]
+    pub watchdog_test: Option<WatchdogTest>,
 }
 
 /// Another host's guard.

@@ -39,6 +39,9 @@ pub enum Look {
     /// What another host's fence device says of that host.
     #[n(4)]
     Power(#[n(0)] Box<FenceDevice>),
+    /// Whether the host's watchdog works: its guard has it end the host, unless something executes there.
+    #[n(5)]
+    Watchdog,
 }
 
 /// Which history.
@@ -71,6 +74,9 @@ pub enum Seen {
     Memory(#[n(0)] Box<MemoryReport>),
     #[n(4)]
     Power(#[n(0)] Power),
+    /// It is being tried; the guard's report tells what came of it.
+    #[n(5)]
+    Begun,
 }
 
 /// What was sampled, in order of time. Where nothing was, there is no moment.

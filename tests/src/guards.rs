@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -53,8 +53,14 @@ pub struct Guards {
 #[derive(Debug)]
 struct Dog {
     fired: Arc<AtomicBool>,
+    /// And its host is off since.
+    ended: Arc<AtomicBool>,
     /// Its host has no power, so neither has it.
     dark: Arc<AtomicBool>,
+    /// It counts and never fires.
+    broken: Arc<AtomicBool>,
+    /// So many milliseconds before its time it fires.
+    sooner: Arc<AtomicU64>,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -280,6 +286,17 @@ impl Guards {
         self.running.get(usize::from(host)).copied().flatten().is_some_and(|pid| self.lab.is_alive(host, pid))
     }
 
+    /// A host's watchdog fires no more, or does so again.
+    pub fn break_dog(&self, host: u8, broken: bool) {
+        self.dogs[usize::from(host) - 1].broken.store(broken, Ordering::Relaxed);
+    }
+
+    /// A host's watchdog fires so much before its time: ending a host here takes some time itself.
+    pub fn hurry_dog(&self, host: u8, sooner: Duration) {
+        let ms = u64::try_from(sooner.as_millis()).unwrap_or(u64::MAX);
+        self.dogs[usize::from(host) - 1].sooner.store(ms, Ordering::Relaxed);
+    }
+
     /// Whether a host's watchdog ended it since this was asked last.
     pub fn take_reset(&self, host: u8) -> bool {
         self.dogs.get(usize::from(host) - 1).is_some_and(|dog| dog.fired.swap(false, Ordering::Relaxed))
@@ -288,6 +305,11 @@ impl Guards {
     /// Whether a host's watchdog ended it.
     pub fn was_reset(&self, host: u8) -> bool {
         self.dogs.get(usize::from(host) - 1).is_some_and(|dog| dog.fired.load(Ordering::Relaxed))
+    }
+
+    /// The same, and nothing of it is left to be done: it can be given power again.
+    pub fn was_ended(&self, host: u8) -> bool {
+        self.dogs.get(usize::from(host) - 1).is_some_and(|dog| dog.ended.load(Ordering::Relaxed))
     }
 
     /// The end of each log, for a story that went wrong.
@@ -316,26 +338,30 @@ impl Dog {
         output(Command::new("mkfifo").arg(&path))?;
         // Open for writing too: it never ends when a guard does.
         let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(NONBLOCK).open(&path)?;
-        let [fired, dark, end] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
+        let [fired, ended, dark, end, broken] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
         let (lab, has_fired) = (Arc::clone(&guards.lab), Arc::clone(&fired));
-        let (is_dark, ends) = (Arc::clone(&dark), Arc::clone(&end));
+        let (is_dark, ends, is_broken) = (Arc::clone(&dark), Arc::clone(&end), Arc::clone(&broken));
+        let sooner = Arc::new(AtomicU64::new(0));
+        let (hurry, is_off) = (Arc::clone(&sooner), Arc::clone(&ended));
         let thread = thread::spawn(move || {
             let mut until = None;
             while !ends.load(Ordering::Relaxed) {
                 let mut bytes = [0; 4_096];
                 let count = pipe.read(&mut bytes).unwrap_or(0);
                 let words = String::from_utf8_lossy(&bytes[..count]).into_owned();
-                until = words.lines().fold(until, |_, line| time_out(line));
+                let early = Duration::from_millis(hurry.load(Ordering::Relaxed));
+                until = words.lines().fold(until, |_, line| Some(time_out(line)? - early));
                 until = until.filter(|_| !is_dark.load(Ordering::Relaxed));
-                if until.is_some_and(|until| Instant::now() >= until) {
+                if until.is_some_and(|until| Instant::now() >= until) && !is_broken.load(Ordering::Relaxed) {
                     has_fired.store(true, Ordering::Relaxed);
                     let _ = lab.host("off", host);
+                    is_off.store(true, Ordering::Relaxed);
                     until = None;
                 }
                 thread::sleep(WATCH_EVERY);
             }
         });
-        Ok(Self { fired, dark, end, thread: Some(thread) })
+        Ok(Self { fired, ended, dark, broken, sooner, end, thread: Some(thread) })
     }
 }
 

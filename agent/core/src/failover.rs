@@ -8,7 +8,9 @@ mod test;
 use std::collections::BTreeSet;
 
 use roost_protocol::backup::BackupSummary;
-use roost_protocol::failover::{Council, Fencing, GUARDS, Guard, GuardReport, WARDS, Want, WardReport};
+use roost_protocol::failover::{
+    Council, Fencing, GUARDS, Guard, GuardReport, TestResult, WARDS, Want, WardReport, WatchdogTest,
+};
 use roost_protocol::probe::GuestProbes;
 use roost_protocol::{GuestId, HostId, Stamp};
 
@@ -19,6 +21,9 @@ use crate::fence::Missed;
 /// Alarm where a guest answers that nobody has a lease for.
 const ANSWERS: &str = "answers-without-lease";
 
+/// Alarm where the watchdog doesn't do what leases count on.
+const WATCHDOG: &str = "watchdog-failed";
+
 /// This host's guard, as the edge sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuardSeen {
@@ -28,6 +33,8 @@ pub struct GuardSeen {
     pub may_own: bool,
     /// How its host is ended when it hangs.
     pub fencing: Option<Fencing>,
+    /// What its test said last.
+    pub watchdog_test: Option<WatchdogTest>,
     /// Those it owns.
     pub wards: Vec<WardReport>,
     /// What happened before this it doesn't remember.
@@ -82,10 +89,25 @@ impl Agent {
         if let Some(before) = &self.failover.seen {
             seen.remembers = seen.remembers.min(before.remembers);
         }
+        self.watchdog_told(now, seen.watchdog_test.as_ref());
         self.missed_told(std::mem::take(&mut seen.missed));
         self.answering_told(now, std::mem::take(&mut seen.answering));
         self.failover.seen = Some(seen);
         self.beats.hurry(now.time);
+    }
+
+    fn watchdog_told(&mut self, now: Now, test: Option<&WatchdogTest>) {
+        let failed = |test: Option<&WatchdogTest>| test.is_some_and(WatchdogTest::failed);
+        let before = failed(self.failover.seen.as_ref().and_then(|seen| seen.watchdog_test.as_ref()));
+        let Some(test) = test.filter(|test| test.failed()) else {
+            return if before {
+                self.clear_alarm(WATCHDOG, None)
+            };
+        };
+        if !before {
+            let (due, text) = (test.time_out.0, watchdog_text(test));
+            self.raise_alarm(now, WATCHDOG, None, format!("the watchdog was to end this host after {due} ms; {text}"));
+        }
     }
 
     /// Nobody takes these over while they answer: who else could stop them?
@@ -172,9 +194,10 @@ impl Agent {
     /// What the aggregator is to know of the guard.
     pub(crate) fn guard_report(&self) -> Option<GuardReport> {
         let seen = self.failover.seen.as_ref()?;
-        let GuardSeen { incarnation, key, listen, may_own, wards, remembers, fencing, .. } = seen.clone();
+        let GuardSeen { incarnation, key, listen, may_own, wards, remembers, fencing, watchdog_test, .. } =
+            seen.clone();
         let (wants, remembers, notes) = (self.wants(), Some(remembers), Vec::new());
-        Some(GuardReport { incarnation, key, listen, may_own, wards, wants, remembers, notes, fencing })
+        Some(GuardReport { incarnation, key, listen, may_own, wards, wants, remembers, notes, fencing, watchdog_test })
     }
 
     /// The same, if it was told otherwise.
@@ -195,5 +218,13 @@ impl Agent {
         let want =
             |(guest, care): (&GuestId, &crate::backup::Care)| Some(Want { guest: *guest, keeper: care.run.replica? });
         wanted.filter_map(want).take(WARDS).collect()
+    }
+}
+
+fn watchdog_text(test: &WatchdogTest) -> String {
+    match &test.result {
+        TestResult::Late { lived } => format!("it did so more than {} ms after its last pet", lived.0),
+        TestResult::Silent { lived } => format!("{} ms after its last pet it had not", lived.0),
+        TestResult::Running { .. } | TestResult::Passed { .. } | TestResult::Void(_) => String::new(),
     }
 }

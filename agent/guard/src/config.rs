@@ -75,6 +75,8 @@ pub(crate) enum Question {
     },
     /// Give a ward up: its guests stand still here, and another home goes on without waiting.
     Release { ward: u64 },
+    /// Have the watchdog end this host, to see whether it does. Refused while a guest is up here, or a ward is this host's.
+    TestWatchdog,
     /// Have this home try to own a ward now. It needs the votes all the same.
     Nominate {
         ward: u64,

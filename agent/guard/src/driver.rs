@@ -2,6 +2,7 @@
 //! they ask. Nothing in it waits for anything else: ballots are written by a thread of their own.
 
 mod talk;
+mod trial;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -34,6 +35,7 @@ use crate::seal::{LONGEST_DATAGRAM, Seal};
 use crate::store::{Crew, Opened};
 use crate::visitors::{Visitor, Visitors};
 use crate::watchdog::Watchdog;
+use trial::Trial;
 
 /// Datagrams taken in one turn, so that a flood doesn't keep leases from being looked at.
 const MOST_AT_ONCE: usize = 64;
@@ -65,6 +67,7 @@ pub(crate) struct Guard {
     scribe: Scribe,
     keep: Keep,
     dog: Watchdog,
+    trial: Trial,
     accept_no_fence: bool,
     visitors: Visitors,
     /// Visitors that wait until a new ward is on disk.
@@ -106,6 +109,7 @@ impl Guard {
             scribe: Scribe::start(opened.store)?,
             keep: Keep::new(&config.run_dir, clock::boot()?),
             dog: Watchdog::of(&config.watchdog)?,
+            trial: Trial::default(),
             accept_no_fence: config.accept_no_fence,
             visitors: Visitors::open(&config.socket())?,
             founders: BTreeMap::new(),
@@ -124,6 +128,7 @@ impl Guard {
             let crew = opened.crews.get(&ward).cloned().unwrap_or_default();
             guard.resume(ward, ballot, crew)?;
         }
+        guard.resume_trial(opened.test);
         Ok(guard)
     }
 
@@ -152,11 +157,13 @@ impl Guard {
 
     /// Runs until it is asked to stop.
     pub(crate) fn run(&mut self) -> io::Result<()> {
-        loop {
+        let mut asked = false;
+        while !asked || self.trial.ends() {
             self.turn();
             self.wait()?;
             if self.signals.read_signal()?.is_some() {
-                break;
+                asked = true;
+                self.end_trial("the guard was asked to stop");
             }
         }
         let busy = self.wards.iter().any(|(_, ward)| ward.pet_until().is_some());
@@ -176,6 +183,7 @@ impl Guard {
         let actions = self.wards.wake(clock::now());
         self.perform(actions);
         self.confirm();
+        self.try_watchdog();
         self.scan();
         self.greet();
         self.send();
@@ -186,7 +194,8 @@ impl Guard {
         let now = clock::now();
         let look = self.crews.is_stopping().then(|| now + LOOK);
         let scan = self.crews.has_guests().then_some(self.next_scan);
-        let due = [self.wards.deadline(), look, scan, self.post.deadline(), Some(self.next_greeting)];
+        let due =
+            [self.wards.deadline(), look, scan, self.post.deadline(), self.trial.deadline(), Some(self.next_greeting)];
         let due = due.into_iter().flatten().min();
         let due = due.unwrap_or(self.next_greeting);
         let timeout = if due <= now { PollTimeout::ZERO } else { PollTimeout::NONE };
@@ -209,6 +218,7 @@ impl Guard {
         while let Some(done) = self.scribe.done() {
             match done {
                 Done::Wish(visitor, well) => self.visitors.answer(visitor, &talk::written(well)),
+                Done::Test(well) => self.trial_written(well),
                 Done::Vote(ward, well) => {
                     self.founded(ward, well);
                     let steps = self.outbox.written(ward, well);
@@ -287,6 +297,7 @@ impl Guard {
                     Ok(steps) => self.step(ward, steps),
                     Err(crate::outbox::Full) => self.store_failed(ward),
                 },
+                WardsAction::Pet { .. } if self.trial.holds() => {}
                 WardsAction::Pet { until, time_out } => {
                     if let Err(why) = self.dog.pet(until, time_out) {
                         tracing::error!(why = %crate::chain(&why), "the watchdog");

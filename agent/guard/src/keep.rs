@@ -1,11 +1,16 @@
-//! What survives the guard but not the boot: leases held, in `/run`, with the boot's name.
+//! What survives the guard but not the boot: leases held, and when the watchdog was petted for the last time in its test, in
+//! `/run`, with the boot's name.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use roost_protocol::codec;
+use roost_protocol::failover::WatchdogTest;
+use roost_protocol::{Stamp, Time, codec};
 use roost_ward::{Kept, WardId};
+
+/// The file of the watchdog's test.
+const PETTED: &str = "petted";
 
 /// The folder.
 #[derive(Debug)]
@@ -35,6 +40,18 @@ impl Keep {
         }
     }
 
+    /// When the watchdog was petted last before this test, if that was in this boot.
+    pub(crate) fn petted(&self, test: &WatchdogTest) -> Option<Time> {
+        let bytes = fs::read(self.folder.join(PETTED)).ok()?;
+        let (boot, began, petted) = codec::decode::<(String, Stamp, u64)>(&bytes).ok()?;
+        (boot == self.boot && began == test.at).then_some(Time(petted))
+    }
+
+    /// This test survives this guard from here on.
+    pub(crate) fn keep_petted(&self, test: &WatchdogTest, petted: Time) -> io::Result<()> {
+        fs::write(self.folder.join(PETTED), codec::encode(&(self.boot.clone(), test.at, petted.0)))
+    }
+
     /// Wholly there or as before: the file lies in memory, so nothing is synced.
     pub(crate) fn write(&self, ward: WardId, kept: Option<Kept>) -> io::Result<()> {
         let path = self.path(ward);
@@ -53,9 +70,22 @@ impl Keep {
 #[cfg(test)]
 mod test {
     use roost_protocol::Epoch;
+    use roost_protocol::failover::Fencing;
     use roost_ward::Order;
 
     use super::*;
+
+    #[test]
+    fn a_test_of_the_watchdog_is_under_way_in_its_boot_and_not_beyond() {
+        let folder = tempfile::tempdir().unwrap();
+        let keep = |boot: &str| Keep::new(folder.path(), boot.into());
+        let test = |at| roost_ward::selftest::begun(Fencing::Parent, Stamp(at));
+        assert_eq!(keep("one").petted(&test(5)), None);
+        keep("one").keep_petted(&test(5), Time(77)).unwrap();
+        assert_eq!(keep("one").petted(&test(5)), Some(Time(77)));
+        assert_eq!(keep("one").petted(&test(6)), None, "another test");
+        assert_eq!(keep("two").petted(&test(5)), None);
+    }
 
     #[test]
     fn a_lease_is_kept_in_its_boot_and_not_beyond() {

@@ -6,14 +6,15 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use roost_protocol::failover::WatchdogTest;
 use roost_ward::door::{MOST_WARDS, Peer};
 use roost_ward::{Ballot, WardId};
 
 use crate::store::{Crew, Store};
 use crate::visitors::Visitor;
 
-/// One ballot of each ward may wait, and a wish of each visitor.
-const WAITING: usize = MOST_WARDS + 8;
+/// One ballot of each ward may wait, a wish of each visitor, and the watchdog's test.
+const WAITING: usize = MOST_WARDS + 10;
 /// SQLite's deepest calls need less than a quarter of it; all of it stays in memory.
 const STACK: usize = 256 << 10;
 
@@ -25,6 +26,7 @@ enum Job {
     Crew(Visitor, WardId, Crew),
     /// Whoever asked for it, if somebody did.
     Rest(Option<Visitor>, WardId, bool),
+    Test(Box<WatchdogTest>),
 }
 
 /// What was written, or not.
@@ -33,6 +35,8 @@ pub(crate) enum Done {
     Vote(WardId, bool),
     /// What this visitor asked for.
     Wish(Visitor, bool),
+    /// What became of the watchdog's test so far.
+    Test(bool),
 }
 
 /// The thread, from outside.
@@ -73,6 +77,10 @@ impl Scribe {
         self.jobs.try_send(Job::Rest(visitor, ward, rests)).is_ok()
     }
 
+    pub(crate) fn test(&self, test: WatchdogTest) -> bool {
+        self.jobs.try_send(Job::Test(Box::new(test))).is_ok()
+    }
+
     /// Readable when something was written.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
@@ -98,6 +106,7 @@ fn write(store: &Store, work: &Receiver<Job>, tell: &SyncSender<Done>, bell: &Ev
             Job::Peers(_, peers) => store.peers(peers),
             Job::Crew(_, ward, crew) => store.crew(*ward, crew),
             Job::Rest(_, ward, rests) => store.rest(*ward, *rests),
+            Job::Test(test) => store.test(test),
         };
         if let Err(why) = &written {
             tracing::error!(why = %crate::chain(why), "the vote store can't be written");
@@ -107,6 +116,7 @@ fn write(store: &Store, work: &Receiver<Job>, tell: &SyncSender<Done>, bell: &Ev
             Job::Vote(ward, _) => Done::Vote(ward, well),
             Job::Peers(visitor, _) | Job::Crew(visitor, ..) | Job::Rest(Some(visitor), ..) => Done::Wish(visitor, well),
             Job::Rest(None, ..) => continue,
+            Job::Test(_) => Done::Test(well),
         };
         if tell.send(done).is_err() {
             return;

@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
+use roost_protocol::failover::WatchdogTest;
 use roost_protocol::{GuestId, HostId, codec};
 use roost_ward::door::Peer;
 use roost_ward::{Ballot, WardId};
@@ -67,6 +68,8 @@ pub(crate) struct Opened {
     pub(crate) resting: BTreeMap<WardId, Ballot>,
     pub(crate) crews: BTreeMap<WardId, Crew>,
     pub(crate) peers: Vec<Peer>,
+    /// The last test of the watchdog, or the one under way.
+    pub(crate) test: Option<WatchdogTest>,
 }
 
 /// The guests of a ward.
@@ -124,6 +127,8 @@ impl Opened {
                 .meta("peers")?
                 .map_or(Ok(Vec::new()), |bytes| codec::decode(&bytes))
                 .map_err(StoreError::Row)?,
+            // One that can't be understood was never made.
+            test: store.meta("watchdog_test")?.and_then(|bytes| codec::decode(&bytes).ok()),
             store,
         })
     }
@@ -236,6 +241,11 @@ impl Store {
     /// Which host this is, from now on.
     pub(crate) fn name(&self, host: HostId) -> Result<(), StoreError> {
         self.set("host", &host.bytes())
+    }
+
+    /// On stable storage when this returns.
+    pub(crate) fn test(&self, test: &WatchdogTest) -> Result<(), StoreError> {
+        self.set("watchdog_test", &codec::encode(test))
     }
 
     /// All peers from now on.

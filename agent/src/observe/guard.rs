@@ -213,6 +213,7 @@ fn guard(status: &Status, wish: &GuardWish) -> GuardSeen {
         listen: status.listen.clone(),
         may_own: status.may_own,
         fencing: Some(status.fencing.clone()),
+        watchdog_test: status.watchdog_test.clone(),
         remembers: status.remembers,
         missed: missed::missed(status),
         answering: status.wards.iter().filter_map(still_answers).collect(),

@@ -48,6 +48,7 @@ impl Rig {
             pictures: self.dir.path().join("pictures"),
             history: None,
             memory: watch::channel(None).1,
+            guard: None,
         }
     }
 

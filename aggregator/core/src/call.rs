@@ -60,6 +60,10 @@ pub enum Call {
         host: HostId,
         device: Box<FenceDevice>,
     },
+    /// A host's guard has begun to test its watchdog.
+    WatchdogTestBegun {
+        host: HostId,
+    },
     PutJoinToken {
         id: String,
         record: JoinTokenRecord,

@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use roost_protocol::failover::{Council, Fencing, GUARDS, Guard, GuardReport, Seat, Voter, WARDS, Want, WardReport};
+use roost_protocol::failover::{
+    Council, Fencing, GUARDS, Guard, GuardReport, Seat, TestResult, Voter, WARDS, Want, WardReport,
+};
 use roost_protocol::message::TEXT;
 use roost_protocol::{GuestId, HostId, Millis, Time};
 
@@ -261,8 +263,18 @@ pub(crate) fn bounded(mut report: GuardReport) -> GuardReport {
         ward.council.voters.truncate(SIZES[0] * 2);
         ward.council.homes.truncate(SIZES[0]);
     }
-    if let Some(Fencing::Hardware(text) | Fencing::Soft(text) | Fencing::None(text)) = &mut report.fencing {
-        text.truncate(text.floor_char_boundary(TEXT));
+    report.fencing.iter_mut().for_each(bound);
+    if let Some(test) = &mut report.watchdog_test {
+        bound(&mut test.watchdog);
+        if let TestResult::Void(text) = &mut test.result {
+            text.truncate(text.floor_char_boundary(TEXT));
+        }
     }
     report
+}
+
+fn bound(fencing: &mut Fencing) {
+    if let Fencing::Hardware(text) | Fencing::Soft(text) | Fencing::None(text) = fencing {
+        text.truncate(text.floor_char_boundary(TEXT));
+    }
 }

@@ -251,6 +251,7 @@ impl Grid {
     fn guard_told(&mut self, now: Now, id: HostId, report: GuardReport, all: bool, actions: &mut Vec<Action>) {
         let mut report = councils::bounded(report);
         let notes = std::mem::take(&mut report.notes);
+        self.watchdog_told(now, id, &report, actions);
         self.guard_changed(now, id, report);
         self.noted(now, id, notes, all, actions);
     }

@@ -27,6 +27,7 @@ mod protection;
 mod takeover;
 #[cfg(test)]
 mod test;
+pub mod watchdog;
 pub mod witness;
 mod zones;
 

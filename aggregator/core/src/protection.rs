@@ -121,7 +121,9 @@ fn home_lacks(home: &Home, who: &str) -> Option<String> {
     let what = match home.guarding {
         Guarding::Missing => "has no guard: run roost-guard and set guard_socket in its agent.toml",
         Guarding::Away => "has a guard that doesn't answer",
-        Guarding::Unfenced => "has no hardware watchdog, and accept_no_fence is not set in its guard.toml",
+        Guarding::Unfenced => {
+            "has no hardware watchdog, or one that failed its test, and accept_no_fence is not set in its guard.toml"
+        }
         Guarding::Works => return None,
     };
     Some(format!("{}, {who}, {what}", home.name))

@@ -6,6 +6,7 @@ mod guards;
 mod maintenance;
 mod peers;
 mod takeover;
+mod watchdog;
 
 use std::collections::BTreeMap;
 

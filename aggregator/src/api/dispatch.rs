@@ -11,7 +11,7 @@ use super::Api;
 use super::input::Input;
 use super::ops::{
     alarm, backup, event, failover, fence, grid, guest, history, host, memory, notifier, operation, policy, session,
-    silence, token, user,
+    silence, token, user, watchdog,
 };
 use super::page::Page;
 use super::problem::Problem;
@@ -117,6 +117,7 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.set_fence" => fence::set,
         "host.test_fence" => fence::test,
         "host.clear_fence" => fence::clear,
+        "host.test_watchdog" => watchdog::test,
         "host.resume" => host::resume,
         "host.history" => history::of_host,
         "host.report" => history::report_of_host,

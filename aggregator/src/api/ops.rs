@@ -19,3 +19,4 @@ pub(super) mod session;
 pub(super) mod silence;
 pub(super) mod token;
 pub(super) mod user;
+pub(super) mod watchdog;

@@ -127,9 +127,11 @@ impl HostView<'_> {
     }
 
     fn watchdog(&self, name: &str) -> Value {
-        let Some(fencing) = self.host.guard.as_ref().and_then(|guard| guard.fencing.as_ref()) else {
-            return Value::Null;
-        };
+        let Some(guard) = &self.host.guard else { return Value::Null };
+        let Some(fencing) = &guard.fencing else { return Value::Null };
+        if name == "watchdog_test" {
+            return failover::watchdog_test(fencing, guard.watchdog_test.as_ref());
+        }
         let (word, detail) = match fencing {
             Fencing::Hardware(detail) => ("hardware", Some(detail)),
             Fencing::Soft(detail) => ("software", Some(detail)),
@@ -184,7 +186,7 @@ impl Listed for HostView<'_> {
             "zone" => {
                 Some(self.grid.zone(self.host.id)).filter(|zone| !zone.is_empty()).map_or(Value::Null, Value::from)
             }
-            "watchdog" | "watchdog_detail" => self.watchdog(name),
+            "watchdog" | "watchdog_detail" | "watchdog_test" => self.watchdog(name),
             "fence" => self.grid.fence(self.host.id).map_or(Value::Null, failover::fence),
             "stale" => json!(!self.host.fresh()),
             "alarms" => self.grid.alarms(self.host).map(|one| alarm(&one)).collect(),

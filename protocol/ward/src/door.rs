@@ -3,7 +3,7 @@
 
 use minicbor::{Decode, Encode};
 use roost_protocol::cause::NoteKind;
-use roost_protocol::failover::{Fencing, Guard};
+use roost_protocol::failover::{Fencing, Guard, WatchdogTest};
 use roost_protocol::{Epoch, GuestId, HostId, Millis, Stamp};
 
 use crate::council::{Council, Policy};
@@ -98,6 +98,9 @@ pub enum Request {
         #[n(0)]
         ward: WardId,
     },
+    /// Have the watchdog end this host, to see whether it does; refused unless nothing executes here.
+    #[n(9)]
+    TestWatchdog,
 }
 
 impl Request {
@@ -239,6 +242,9 @@ pub struct Status {
     #[n(9)]
     #[cbor(default)]
     pub remembers: Stamp,
+    /// The last test of this watchdog, or the one under way.
+    #[n(10)]
+    pub watchdog_test: Option<WatchdogTest>,
 }
 
 /// How a ward is, seen from here.

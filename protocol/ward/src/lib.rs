@@ -15,6 +15,7 @@ mod messages;
 mod own;
 mod owner;
 mod rules;
+pub mod selftest;
 mod sentence;
 mod timers;
 mod voter;

@@ -53,6 +53,12 @@ impl Wards {
         self.wards.remove(&ward)
     }
 
+    /// The edge armed the watchdog by itself, to fire after `time_out`: from now on it is petted.
+    pub fn armed(&mut self, now: Time, time_out: Millis) {
+        self.next_pet = Some(now);
+        self.time_out = self.time_out.min(time_out);
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&WardId, &Ward)> {
         self.wards.iter()

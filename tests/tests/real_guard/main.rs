@@ -10,6 +10,7 @@ mod handover;
 mod joined;
 mod states;
 mod takeover;
+mod tested;
 mod witness;
 
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use roost_protocol::failover::WatchdogTest;
 use roost_protocol::{GuestId, HostId};
 use roost_ward::door::{
     MOST_ADDRESSES, MOST_GUESTS, MOST_PEERS, MOST_RESTING, MOST_WARDS, Peer, PeerStatus, Reply, Request, Status, Told,
@@ -40,6 +41,7 @@ impl Guard {
             Request::Tell { ward, what } => self.told(ward, what),
             Request::Forget { ward } => return self.forget(visitor, ward),
             Request::Guests { ward, guests, anywhere } => return self.guests(visitor, ward, guests, anywhere),
+            Request::TestWatchdog => return self.test_watchdog(visitor),
             Request::Follow { from } => {
                 self.visitors.answer(visitor, &Reply::Done);
                 self.follow(visitor, from);
@@ -158,14 +160,17 @@ impl Guard {
     }
 
     fn may_own(&self) -> bool {
-        self.dog.is_fence() || self.accept_no_fence
+        let fenced = self.dog.is_fence() && !self.watchdog_test().is_some_and(WatchdogTest::failed);
+        fenced || self.accept_no_fence
     }
 
     fn may_be_home(&self, policy: Policy, homes: &[MemberId]) -> Result<(), String> {
         if policy == Policy::Strict && homes.contains(&self.me) && !self.may_own() {
-            return Err("this host has no hardware watchdog: a strict guest could run on if the whole host hung; \
-                        set accept_no_fence to accept that, or choose eager or stay"
-                .to_owned());
+            return Err(
+                "this host has no hardware watchdog, or one that failed its test: a strict guest could run on if \
+                        the whole host hung; set accept_no_fence to accept that, or choose eager or stay"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
@@ -265,6 +270,7 @@ impl Guard {
             listen: self.listen.to_string(),
             may_own: self.may_own(),
             remembers: self.remembers,
+            watchdog_test: self.watchdog_test().cloned(),
         }
     }
 }

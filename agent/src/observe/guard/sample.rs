@@ -25,6 +25,7 @@ pub(super) fn status(me: u128, wards: Vec<WardStatus>) -> Status {
         listen: String::new(),
         may_own: true,
         remembers: Stamp(0),
+        watchdog_test: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Shapes of failover: links of a cause chain, takeovers.
 
 use super::{Property, hidden, maybe, restless, shown, wide};
-use crate::FieldKind::{Boolean, Integer, Text, TextList, Time};
+use crate::FieldKind::{Boolean, Choice, Integer, Text, TextList, Time};
 
 pub(super) const CAUSE: &[Property] = &[
     maybe(shown(
@@ -58,6 +58,16 @@ pub(super) const HOST_LOSS: &[Property] = &[
     shown("go_on", Integer, "Of these, so many would run elsewhere"),
     shown("stay_down", Integer, "… and so many would not"),
     maybe(shown("first", Text, "One of these, and why")),
+];
+
+pub(super) const WATCHDOG_TEST: &[Property] = &[
+    shown(
+        "result",
+        Choice(&["untested", "running", "passed", "failed", "void"]),
+        "What the last test of it showed; void: nothing",
+    ),
+    maybe(shown("tested", Time, "When that began, by the host's clock")),
+    maybe(shown("text", Text, "The same in a sentence")),
 ];
 
 pub(super) const FENCE: &[Property] = &[

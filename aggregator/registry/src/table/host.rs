@@ -26,6 +26,17 @@ const FENCE_TEST: &[&str] = &[
     "changed",
 ];
 
+const WATCHDOG_TEST: &[&str] = &[
+    "not_found",
+    "ambiguous",
+    "wrong_state",
+    "unsupported",
+    "target_away",
+    "host_unreachable",
+    "timed_out",
+    "changed",
+];
+
 pub(super) const TABLE: &[Operation] = &[
     Operation {
         inputs: &[
@@ -169,6 +180,21 @@ pub(super) const TABLE: &[Operation] = &[
         errors: &["not_found", "ambiguous"],
         cli: cli("host", "clear-fence"),
         ..write("host.clear_fence", "Forget a host's fence device", Http::Delete, "/hosts/{ref}/fence", Output::Nothing)
+    },
+    Operation {
+        detail: "The host is ended: its guard pets the watchdog no more, and the host must come back. Nothing may be up there, \
+                 and it must be in maintenance. `roost host get` shows what came of it once the host is back; a watchdog \
+                 that does not fire within 20 s has failed, and the host is left as it was.",
+        inputs: &[REF_HOST],
+        errors: WATCHDOG_TEST,
+        cli: cli("host", "test-watchdog"),
+        ..write(
+            "host.test_watchdog",
+            "Test whether a host's watchdog ends it: the host restarts",
+            Http::Post,
+            "/hosts/{ref}/actions/test-watchdog",
+            Output::Object("host"),
+        )
     },
     Operation {
         detail: "Its key is refused from then on; its guests go on running. To bring the machine back, join it anew.",

@@ -74,19 +74,19 @@ async fn ask(api: &Api, tester: HostId, name: String, device: &FenceDevice) -> R
     }
 }
 
-fn if_unchanged(input: &mut Input, host: HostId) -> Option<Condition> {
+pub(super) fn if_unchanged(input: &mut Input, host: HostId) -> Option<Condition> {
     input.only_if(move |grid, now, wall| {
         let host = grid.hosts().get(&host)?;
         Some(version(&HostView { grid, host, now, wall }))
     })
 }
 
-async fn asked(api: &Api, input: &Input) -> Result<HostId, Problem> {
+pub(super) async fn asked(api: &Api, input: &Input) -> Result<HostId, Problem> {
     let wanted = input.required("ref")?.to_owned();
     api.handle.read(move |grid, _, _| find::host(grid, &wanted).map(|host| host.id)).await?
 }
 
-async fn shown(api: &Api, host: HostId) -> Done {
+pub(super) async fn shown(api: &Api, host: HostId) -> Done {
     let shown = api.handle.read(move |grid, now, wall| {
         grid.hosts().get(&host).map_or(Value::Null, |host| show_all(&HostView { grid, host, now, wall }))
     });

@@ -1,0 +1,21 @@
+//! Tests of hosts' watchdogs.
+
+use roost_aggregator_core::Call;
+
+use super::fence::{asked, if_unchanged, shown};
+use crate::api::Api;
+use crate::api::dispatch::Done;
+use crate::api::input::Input;
+use crate::api::problem::Problem;
+use crate::auth::Caller;
+use crate::look;
+
+/// Begins it; the host is ended soon after the answer.
+pub(crate) async fn test(api: &Api, caller: &Caller, mut input: Input) -> Done {
+    let host = asked(api, &input).await?;
+    let only_if = if_unchanged(&mut input, host);
+    api.handle.read(move |grid, _, _| grid.may_test_watchdog(host)).await??;
+    look::test_watchdog(&api.handle, host).await?.map_err(Problem::from)?;
+    api.handle.call_if(&caller.user, Call::WatchdogTestBegun { host }, only_if).await?;
+    shown(api, host).await
+}
