@@ -8,10 +8,10 @@ use roost_tests::grid::{self, Grid, eventually};
 use crate::joined::{PROTECTED, UP_AGAIN, await_protected, is, join_with, make_guest, shows_protected};
 
 /// Where the guest is probed, from each host: for this story nobody but the second home hears it there.
-const DOOR: &str = "tcp://127.0.0.1:8099";
+pub(super) const DOOR: &str = "tcp://127.0.0.1:8099";
 
-/// Its process, for the other host's sake.
-fn answer(grid: &Grid, host: u8) -> Result<u32> {
+/// Opens it on that host. Its process, for the other host's sake.
+pub(super) fn answer(grid: &Grid, host: u8) -> Result<u32> {
     let server = "exec python3 -m http.server --bind 127.0.0.1 --directory / 8099";
     let pid = grid.lab.spawn(host, Path::new("/dev/null"), &["timeout", "--foreground", "600", "sh", "-c", server])?;
     eventually("the door is open", PROTECTED, || {

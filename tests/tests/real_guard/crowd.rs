@@ -1,6 +1,7 @@
 //! All guests of a dead host on one survivor: those that others need come before all others, and are waited for until
 //! they answer.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +10,7 @@ use reqwest::Method;
 use roost_tests::grid::{self, Grid, START, eventually, tiny};
 use serde_json::{Value, json};
 
+use crate::answers::{DOOR, answer};
 use crate::joined::join;
 
 /// Unless `ROOST_CROWD` says otherwise (`make storm`: 20).
@@ -43,6 +45,18 @@ fn make_guests(grid: &Grid, guests: usize) -> Result<()> {
     Ok(())
 }
 
+/// Opens the door of the one that is waited for, once others wait, or none is left that could; when.
+fn answer_late(grid: &Grid, guests: usize) -> Result<Timestamp> {
+    eventually("others wait for one that does not answer", UP_AGAIN, || {
+        let waits = fs::read_to_string(grid.log(2))?.contains("wait until it answers");
+        ensure!(waits || grid.virsh(2, &["list", "--name"])?.split_whitespace().count() == guests, "nobody waits");
+        Ok(())
+    })?;
+    let opened = Timestamp::now();
+    answer(grid, 2)?;
+    Ok(opened)
+}
+
 /// A takeover: whose, when its host could run it, when it was begun, when it ran.
 #[derive(Debug)]
 struct Takeover {
@@ -75,6 +89,8 @@ fn real_crowd_of_a_dead_host_comes_back_and_those_that_are_needed_first() {
         let guests = told.unwrap_or(GUESTS).max(FIRST);
         let guards = join(grid)?;
         make_guests(grid, guests)?;
+        let last = name(guests - 1);
+        grid.roost(&["guest", "probe", &last, "--probes", DOOR])?;
         eventually("all are protected", PROTECTED, || {
             let plan: Value = serde_json::from_str(&grid.roost(&["host", "if-lost", "h1", "-o", "json"])?)?;
             let all = plan.as_array().or(plan["items"].as_array()).context("guests")?;
@@ -87,6 +103,7 @@ fn real_crowd_of_a_dead_host_comes_back_and_those_that_are_needed_first() {
         }
 
         guards.power_off(1)?;
+        let opened = answer_late(grid, guests)?;
         let found = grid::until("all run on the survivor", UP_AGAIN, || takeovers(grid, guests))?;
         let is_needed = |it: &&Takeover| (guests - FIRST..guests).any(|number| it.name == name(number));
         let needed = || found.iter().filter(is_needed);
@@ -96,8 +113,16 @@ fn real_crowd_of_a_dead_host_comes_back_and_those_that_are_needed_first() {
         let too_soon: Vec<_> =
             found.iter().filter(|it| !is_needed(it) && it.chosen > known && it.chosen < begun).collect();
         ensure!(too_soon.is_empty(), "begun before those that are needed: {too_soon:?}; all: {found:?}");
+        let up = needed().find(|it| it.name == last).context("the one that is probed")?.started + TOLD;
+        let too_soon: Vec<_> = found.iter().filter(|it| it.chosen > up && it.chosen < opened).collect();
+        ensure!(too_soon.is_empty(), "begun before {last} answered: {too_soon:?}; all: {found:?}");
         let ran = found.iter().map(|it| it.started).max().context("starts")?;
-        println!("{guests} guests: begun from {} on, all run at {ran}", found[0].chosen);
+        println!(
+            "{guests} guests: begun from {} on, {last} answers from {opened} on, all run at {ran}",
+            found[0].chosen
+        );
+        let waited = found.iter().filter(|it| it.chosen >= opened).count();
+        println!("{waited} of them waited for its answer");
         ensure!(grid.virsh(2, &["list", "--name"])?.split_whitespace().count() == guests, "on the survivor");
         Ok(())
     });
