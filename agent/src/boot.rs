@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use roost_protocol::enrol::JoinToken;
+use roost_snmp::setup::{self as snmp, Setup};
 
-use crate::files;
+use crate::{files, setup};
 use answers::Answers;
 use disks::{Choice, Disk};
 
@@ -63,12 +64,27 @@ pub(crate) fn run() -> anyhow::Result<()> {
     if let Some(token) = &answers.token {
         files::write_atomically(Path::new(TOKEN), token.as_bytes()).context("write the join token")?;
     }
+    if let Some(community) = &answers.community
+        && let Err(why) = monitored(community)
+    {
+        found.push(format!("no SNMP: {why:#}"));
+    }
     place("/etc/roost/agent.toml", &settings::agent(&answers, &name, TOKEN))?;
     place(FINDINGS, &format!("{}\n", found.join("\n")))?;
     for line in found {
         crate::say(&format!("roost: {line}"));
     }
     Ok(())
+}
+
+/// snmpd, which starts later, answers who knows this word; to be read only.
+fn monitored(community: &str) -> anyhow::Result<()> {
+    let (listen, receivers) = (&[][..], &[][..]);
+    let (socket, agent_group, user) = (None, None, None);
+    let wanted = Setup { socket, agent_group, listen, community: Some(community), user, receivers };
+    let folder = Path::new("/etc/snmp/snmpd.conf.d");
+    files::make_folder(folder, 0o755).with_context(|| format!("make {}", folder.display()))?;
+    setup::write(&folder.join(snmp::FILE), &snmp::drop_in(&wanted)?)
 }
 
 /// The kernel's parameters go before the file of the boot medium.

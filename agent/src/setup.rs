@@ -74,7 +74,7 @@ fn password(variable: &str) -> anyhow::Result<(String, bool)> {
 }
 
 /// Written beside and moved there, so that snmpd never reads half of it; for its reader only, who is that of the main file.
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let Some(folder) = path.parent() else { bail!("{} is no file", path.display()) };
     if !folder.is_dir() {
         bail!("there is no folder {}: is snmpd installed? (apt install snmpd)", folder.display());

@@ -20,7 +20,7 @@ fence=fence-agents:cuts-power
   fence="fence-agents-dummy:cuts-nobody's-power fence-agents-ipmilan:speaks-to-a-management-board"
 tests="$tests $fence openipmi:a-virtual-management-board ipmitool:speaks-IPMI"
 
-image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick e2fsprogs:disks-in-its-tests xfsprogs:disks-in-its-tests"
+image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick e2fsprogs:disks-in-its-tests xfsprogs:disks-in-its-tests snmp:SNMP-clients"
 
 need_cargo=1.95
 here=$(cd "$(dirname "$0")" && pwd)

@@ -4,7 +4,8 @@
 const VALUE: usize = 4 << 10;
 /// Problems that are told; more say nothing to a person.
 const PROBLEMS: usize = 8;
-const KEYS: [&str; 9] = ["aggregator", "token", "name", "nic", "address", "gateway", "dns", "format", "data"];
+const KEYS: [&str; 10] =
+    ["aggregator", "token", "name", "nic", "address", "gateway", "dns", "community", "format", "data"];
 
 /// What was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(super) struct Answers {
     pub(super) address: Option<String>,
     pub(super) gateway: Option<String>,
     pub(super) dns: Option<String>,
+    /// Of SNMPv2c, for reading; nobody is answered without.
+    pub(super) community: Option<String>,
     /// The blank disk that may become the data disk: `blank`, or its path.
     pub(super) format: Option<String>,
     /// False where it was asked to run without a data disk.
@@ -29,8 +32,20 @@ pub(super) struct Answers {
 impl Default for Answers {
     fn default() -> Self {
         let (aggregator, token, name, nic) = (None, None, None, None);
-        let (address, gateway, dns, format) = (None, None, None, None);
-        Self { aggregator, token, name, nic, address, gateway, dns, format, data: true, problems: Vec::new() }
+        let (address, gateway, dns, community, format) = (None, None, None, None, None);
+        Self {
+            aggregator,
+            token,
+            name,
+            nic,
+            address,
+            gateway,
+            dns,
+            community,
+            format,
+            data: true,
+            problems: Vec::new(),
+        }
     }
 }
 
@@ -47,6 +62,7 @@ impl Answers {
             address: self.address.or(those.address),
             gateway: self.gateway.or(those.gateway),
             dns: self.dns.or(those.dns),
+            community: self.community.or(those.community),
             format: self.format.or(those.format),
             data: self.data && those.data,
             problems: self.problems,
@@ -69,6 +85,7 @@ impl Answers {
             "address" => &mut self.address,
             "gateway" => &mut self.gateway,
             "dns" => &mut self.dns,
+            "community" => &mut self.community,
             "format" => &mut self.format,
             _ => return self.complain(format!("{key}={value:?}: only `none` can be said of it")),
         };
@@ -142,12 +159,12 @@ mod test {
 
     #[test]
     fn kernel_parameters_answer_and_others_are_left_alone() {
-        let line =
-            "console=ttyS0 roost.aggregator=grid.example:4433 roost.token=roost1-ab-cd quiet roost.format=blank\n";
+        let line = "console=ttyS0 roost.aggregator=grid.example:4433 roost.token=roost1-ab-cd quiet roost.format=blank roost.community=watch\n";
         let answers = from_command_line(line);
         assert_eq!(answers.aggregator.as_deref(), Some("grid.example:4433"));
         assert_eq!(answers.token.as_deref(), Some("roost1-ab-cd"));
         assert_eq!(answers.format.as_deref(), Some("blank"));
+        assert_eq!(answers.community.as_deref(), Some("watch"));
         assert!(answers.data && answers.problems.is_empty(), "{answers:?}");
         assert_eq!(from_command_line("root=/dev/sda1 ro"), Answers::default());
     }

@@ -81,6 +81,14 @@ impl Machine {
         Self::new(grid).card("").and(&["-kernel", &kernel, "-initrd", &initrd, "-append", &line])
     }
 
+    /// With its SNMP port found at this port here.
+    pub(crate) fn monitored(mut self, port: u16) -> Self {
+        for word in self.words.iter_mut().filter(|word| *word == "user,id=n") {
+            word.push_str(&format!(",hostfwd=udp:127.0.0.1:{port}-:161"));
+        }
+        self
+    }
+
     /// From the stick, with this roost.conf.
     pub(crate) fn stick(grid: &Grid, firmware: Firmware, answers: &str) -> Result<Self> {
         let (stick, file) = (grid.folder.join("stick.img"), grid.folder.join("roost.conf"));

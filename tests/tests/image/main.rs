@@ -4,6 +4,7 @@
 mod machine;
 
 use std::fs;
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +18,8 @@ const BOOT: Duration = Duration::from_secs(480);
 
 /// Most memory that is gone after boot, beside the root image.
 const USED_MIB: u64 = 300;
+/// Arc of the VM-MIB (RFC 7666), where guests are named.
+const VM_MIB: &str = ".1.3.6.1.2.1.236";
 
 /// A grid without hosts and the image's folder, where these tests are wanted.
 fn story(tell: impl FnOnce(&mut Grid) -> Result<()>) {
@@ -144,11 +147,12 @@ fn image_keeps_its_state_on_a_blank_disk_it_was_allowed_to_take_and_leaves_other
 
 /// All that a host is for: the folders of its disk were made elsewhere, so that there is a guest to be started.
 #[test]
-fn image_runs_a_guest_and_leaves_the_memory_to_guests() {
+fn image_runs_a_guest_answers_snmp_and_leaves_the_memory_to_guests() {
     story(|grid| {
         let disk = data_disk(grid)?;
-        let parameters = answers(grid, "whole")?;
-        let machine = Machine::kernel(grid, &parameters).disk(&disk).start()?;
+        let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+        let parameters = format!("{} roost.community=watch", answers(grid, "whole")?);
+        let machine = Machine::kernel(grid, &parameters).disk(&disk).monitored(port).start()?;
         is_up(grid, "whole")?;
         machine.says("is mounted", BOOT)?;
         ensure!(grid.roost(&["host", "list"])?.contains("whole"), "it is not listed");
@@ -167,6 +171,12 @@ fn image_runs_a_guest_and_leaves_the_memory_to_guests() {
         ensure!(made["state"] == "succeeded", "{made}");
         grid.await_guest("inside", "running", BOOT)?;
         machine.says("guests      1 running", BOOT)?;
+        eventually("snmpd answers, and the guest is told", BOOT, || {
+            let told = walk(port, "watch")?;
+            ensure!(told.contains("\"inside\""), "{told}");
+            Ok(())
+        })?;
+        ensure!(walk(port, "guess").is_err(), "who does not know the word is answered");
         Ok(())
     });
 }
@@ -184,6 +194,14 @@ fn data_disk(grid: &Grid) -> Result<PathBuf> {
     let mut make = Command::new("mkfs.xfs");
     grid::output(make.args(["-q", "-L", "ROOST-DATA", "-p"]).arg(&list).arg(&path))?;
     Ok(path)
+}
+
+/// What the host's snmpd tells of guests.
+fn walk(port: u16, community: &str) -> Result<String> {
+    let mut walk = Command::new("snmpwalk");
+    walk.args(["-v2c", "-c", community, "-t", "5", "-r", "1", &format!("udp:127.0.0.1:{port}"), VM_MIB])
+        .env("MIBS", "");
+    grid::output(&mut walk)
 }
 
 fn first_bytes(path: &std::path::Path) -> Result<Vec<u8>> {
