@@ -2,7 +2,7 @@
 """Makes the image inside the folder of Debian packages that `build` prepared; it is the root directory here.
 
 usage: assemble.py OUT VERSION quick|full
-/recipe holds this folder (os-image) and bin/ with our programs. Leaves in OUT: vmlinuz, initrd.img, usb.img, root.img,
+/recipe holds this folder (os-image), bin/ with our programs, and image.pub, the key whose images it takes. Leaves in OUT: vmlinuz, initrd.img, usb.img, root.img,
 packages.txt, sizes.txt. Everything is sorted and dated SOURCE_DATE_EPOCH: same packages, same programs, same bytes.
 """
 import collections, fnmatch, glob, hashlib, json, os, re, shutil, stat, struct, subprocess, sys
@@ -224,6 +224,9 @@ def settle(root, version):
     write(root, 'etc/hostname', 'roost-host\n')
     write(root, 'etc/hosts', '127.0.0.1 localhost\n::1 localhost\n')
     write(root, 'etc/fstab', '')
+    with open(f'{RECIPE}/image.pub') as file:
+        write(root, 'usr/share/roost/image.pub', file.read())
+    write(root, 'usr/share/roost/image-date', f'{EPOCH}\n')
     for name, change in (('passwd', (r'^root:.*$', 'root:x:0:0:root:/root:/bin/sh')), ('shadow', (r'^root:[^:]*:\d*:', 'root:!*:1:'))):
         with open(f'{root}/etc/{name}') as file:
             text = re.sub(*change, file.read(), flags=re.M)
@@ -349,7 +352,7 @@ def bios(out, disk):
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
 
-PARTS = [('drivers', r'usr/lib/modules/'), ('firmware', r'usr/lib/firmware/'), ('Roost', r'usr/bin/roost-|etc/roost')]
+PARTS = [('drivers', r'usr/lib/modules/'), ('firmware', r'usr/lib/firmware/'), ('Roost', r'usr/bin/roost-|etc/roost|usr/share/roost')]
 PACKAGES = [('QEMU and what guests boot from', r'qemu|ovmf|seabios|ipxe|swtpm|virtiofsd|libspice|libopus|libslirp|libvirglrenderer|mesa|libepoxy|libgbm'),
             ('libvirt', r'libvirt'), ('SNMP', r'snmp|libsnmp'), ('systemd', r'systemd|libudev|udev|dbus')]
 

@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use roost_protocol::enrol::JoinToken;
 use roost_snmp::setup::{self as snmp, Setup};
 
-use crate::{files, setup};
+use crate::{files, setup, slots};
 use answers::Answers;
 use disks::{Choice, Disk};
 
@@ -44,15 +44,16 @@ const LIMIT: u64 = 64 << 10;
 /// Prepares this machine; says on the console what it found.
 pub(crate) fn run() -> anyhow::Result<()> {
     files::make_folder(Path::new("/run/roost"), 0o755).context("make /run/roost")?;
-    let mut answers = gather();
-    let data = data_disk(&answers);
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let mut answers = gather(&line);
+    let data = data_disk(&answers, &line);
     let cards = cards();
     let uplink = network::uplink(&cards, answers.nic.as_deref());
     let mut found = std::mem::take(&mut answers.problems);
-    found.push(match data {
-        Ok(told) => told,
-        Err(why) => format!("no data disk: {why:#}; nothing is kept over a reboot"),
-    });
+    match data {
+        Ok(told) => found.extend(told),
+        Err(why) => found.push(format!("no data disk: {why:#}; nothing is kept over a reboot")),
+    }
     match &uplink {
         Ok(card) => place("/run/systemd/network/20-uplink.network", &network::uplink_file(card))?,
         Err(why) => found.push(why.clone()),
@@ -63,6 +64,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     fs::write("/etc/hostname", format!("{name}\n")).context("write /etc/hostname")?;
     if let Some(token) = &answers.token {
         files::write_atomically(Path::new(TOKEN), token.as_bytes()).context("write the join token")?;
+    }
+    if let Some(from) = &answers.update {
+        place(slots::UPDATE, &format!("{from}\n"))?;
     }
     if let Some(community) = &answers.community
         && let Err(why) = monitored(community)
@@ -88,9 +92,8 @@ fn monitored(community: &str) -> anyhow::Result<()> {
 }
 
 /// The kernel's parameters go before the file of the boot medium.
-fn gather() -> Answers {
-    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let mut answers = answers::from_command_line(&line);
+fn gather(line: &str) -> Answers {
+    let mut answers = answers::from_command_line(line);
     let brought = files::read_bounded(Path::new(BROUGHT), LIMIT);
     let file = match brought {
         Ok(Some(bytes)) => Some(bytes),
@@ -139,8 +142,8 @@ fn appears(label: &str, wait: Duration) -> Option<PathBuf> {
     }
 }
 
-/// Mounts the data disk, making it first where that was asked for, and tells what it did.
-fn data_disk(answers: &Answers) -> anyhow::Result<String> {
+/// Mounts the data disk, making it first where that was asked for, and tells what it did. A newer image on it is started.
+fn data_disk(answers: &Answers, line: &str) -> anyhow::Result<Vec<String>> {
     if answers.data {
         // Also where one may be made: `format=` stays among the answers, and a second disk must not be made because the
         // first is slow to show itself.
@@ -154,7 +157,13 @@ fn data_disk(answers: &Answers) -> anyhow::Result<String> {
             (path, true)
         }
     };
-    tool(Command::new("mount").args(["-t", "xfs", "-o", "noatime"]).arg(&path).arg(DATA))?;
+    mount(&path)?;
+    let images = slots::begin(answers.floor, line, &answers.parameters(), || {
+        tool(Command::new("umount").arg(DATA))?;
+        let failed = tool(Command::new("kexec").arg("-e")).and_then(|()| bail!("kexec came back"));
+        mount(&path)?;
+        failed
+    });
     for (folder, at, mode) in KEPT {
         let kept = Path::new(DATA).join(folder);
         files::make_folder(&kept, mode).with_context(|| format!("make {}", kept.display()))?;
@@ -164,7 +173,12 @@ fn data_disk(answers: &Answers) -> anyhow::Result<String> {
     let room = files::room(Path::new(DATA))
         .map_or_else(String::new, |(total, free)| format!(", {} of {} GiB free", free >> 30, total >> 30));
     let word = if new { "made and mounted" } else { "mounted" };
-    Ok(format!("data disk {path} is {word}{room}"))
+    let told = format!("data disk {path} is {word}{room}");
+    Ok(std::iter::once(told).chain(images).collect())
+}
+
+fn mount(path: &str) -> anyhow::Result<()> {
+    tool(Command::new("mount").args(["-t", "xfs", "-o", "noatime", path, DATA]))
 }
 
 /// Never over anything: lsblk saw nothing there, blkid looks again, and mkfs itself refuses.
@@ -198,7 +212,7 @@ fn cards() -> Vec<network::Card> {
     cards
 }
 
-fn tool(command: &mut Command) -> anyhow::Result<()> {
+pub(crate) fn tool(command: &mut Command) -> anyhow::Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let ended = command.output().with_context(|| format!("run {program}"))?;
     if !ended.status.success() {

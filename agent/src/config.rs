@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::files;
 use crate::keys::{self, KeyError};
 use crate::offline::StoreArguments;
+use crate::slots::ImageCommand;
 
 /// Where the settings are looked for when no `--config` is given; it may be absent.
 pub(crate) const DEFAULT_FILE: &str = "/etc/roost/agent.toml";
@@ -69,6 +70,11 @@ pub(crate) enum Command {
     },
     /// Restore points offline: a store, or a copy of it, is listed, verified and exported by this program alone.
     Store(StoreArguments),
+    /// On the host image: newer images. And where they are made: keys and signatures.
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
     /// Tell what this host is a member of.
     Status,
     /// On the host image, at its start: find the answers, mount the data disk, write settings.

@@ -87,7 +87,7 @@ fn look(config: &Config, addresses: Vec<String>) -> String {
 }
 
 /// The line that the agent tells the service manager; else in which state the service manager sees it.
-fn agent() -> String {
+pub(crate) fn agent() -> String {
     let asked = ["show", "roost-agent.service", "-p", "StatusText", "-p", "ActiveState"];
     let told = Command::new("systemctl").args(asked).output();
     page::told(&told.map_or(String::new(), |told| String::from_utf8_lossy(&told.stdout).into_owned()))

@@ -6,7 +6,7 @@ pub(crate) mod keeper;
 pub(crate) mod memory;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -25,10 +25,13 @@ use crate::peer::Known;
 use crate::report::link::{self, LinkEvent};
 use crate::report::monitor::Monitor;
 use crate::report::service;
+use crate::{files, slots};
 
 /// Answers of the core that may wait for the ledger. Past it, those that write nothing are dropped: the aggregator sees
 /// a gap and asks for all.
 const WAITING: usize = 1_024;
+/// Longest text of an alarm that was written by another program.
+const ALARM: u64 = 4 << 10;
 
 /// All that the driver drives.
 #[derive(Debug)]
@@ -95,6 +98,7 @@ impl Driver {
             State { began, answers, writing: false, connection: 0, outbox: None, looked: false, hello: None };
         let mut alive = service::alive_every().map(tokio::time::interval);
         self.tell_of_damage(&mut state);
+        self.tell_of_image(&mut state);
         service::ready();
         service::status("no connection to an aggregator; guests are looked after");
         loop {
@@ -276,7 +280,7 @@ impl Driver {
             LinkEvent::Up { welcome, outbox } => {
                 state.connection += 1;
                 state.outbox = Some(outbox);
-                service::status("connected to the aggregator");
+                service::status(service::CONNECTED);
                 self.decide(state, Event::LinkUp { welcome });
             }
             LinkEvent::Down => {
@@ -286,6 +290,15 @@ impl Driver {
             LinkEvent::Received(message) => self.decide(state, Event::Received(message)),
             LinkEvent::Condition { alarm, raised } => self.decide(state, Event::Condition { alarm, raised }),
         }
+    }
+
+    /// A newer host image that does not run (slots.rs).
+    fn tell_of_image(&mut self, state: &mut State) {
+        let Ok(Some(text)) = files::read_bounded(Path::new(slots::PASSED_OVER), ALARM) else { return };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let alarm =
+            roost_protocol::host::Alarm { code: "image-passed-over".into(), guest: None, since: link::wall(), text };
+        self.decide(state, Event::Condition { alarm, raised: true });
     }
 
     fn tell_of_damage(&mut self, state: &mut State) {

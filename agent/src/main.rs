@@ -19,6 +19,7 @@ mod pace;
 mod peer;
 mod report;
 mod setup;
+mod slots;
 mod told;
 
 use std::io::{BufRead, IsTerminal, Write};
@@ -91,6 +92,7 @@ fn main() -> anyhow::Result<()> {
             other => other,
         },
         Command::Status => status(&config),
+        Command::Image { command } => slots::run(&command),
         Command::Boot => boot::run(),
         Command::Console => console::run(&config, facts::addresses),
         Command::KeepMemory => {

@@ -73,6 +73,7 @@ pub fn title(code: &str) -> &str {
         "disk-filling" => "has a disk that will soon be full",
         "state-disk" => "can't write its own state",
         "ledger-damaged" => "had a damaged database",
+        "image-passed-over" => "does not run its newest image",
         "store-away" => "can't reach its backup store",
         "store-filling" => "has a backup store that fills up",
         "hypervisor-away" => "has lost its hypervisor service",
@@ -114,6 +115,9 @@ pub fn advice(code: &str) -> &'static str {
             "Free some space: old backups, images, logs; or add a disk."
         }
         "ledger-damaged" => "See what was set aside in the agent's folder, and check the disk.",
+        "image-passed-over" => {
+            "See the text, then serve a mended image with a later date; the host goes on with the older one."
+        }
         "store-away" => "See whether the disk of the store is mounted and can be written.",
         "hypervisor-away" => "See why libvirt's service does not run on the host. Guests go on.",
         "aggregator-away" => "See whether the aggregator runs and the network is up. Guests go on.",

@@ -4,8 +4,20 @@
 const VALUE: usize = 4 << 10;
 /// Problems that are told; more say nothing to a person.
 const PROBLEMS: usize = 8;
-const KEYS: [&str; 10] =
-    ["aggregator", "token", "name", "nic", "address", "gateway", "dns", "community", "format", "data"];
+const KEYS: [&str; 12] = [
+    "aggregator",
+    "token",
+    "name",
+    "nic",
+    "address",
+    "gateway",
+    "dns",
+    "community",
+    "update",
+    "format",
+    "data",
+    "image",
+];
 
 /// What was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +35,10 @@ pub(super) struct Answers {
     pub(super) community: Option<String>,
     /// The blank disk that may become the data disk: `blank`, or its path.
     pub(super) format: Option<String>,
+    /// Where newer images are served.
+    pub(super) update: Option<String>,
+    /// Newer images on the data disk are left alone.
+    pub(super) floor: bool,
     /// False where it was asked to run without a data disk.
     pub(super) data: bool,
     /// What can't be used, for people.
@@ -32,20 +48,9 @@ pub(super) struct Answers {
 impl Default for Answers {
     fn default() -> Self {
         let (aggregator, token, name, nic) = (None, None, None, None);
-        let (address, gateway, dns, community, format) = (None, None, None, None, None);
-        Self {
-            aggregator,
-            token,
-            name,
-            nic,
-            address,
-            gateway,
-            dns,
-            community,
-            format,
-            data: true,
-            problems: Vec::new(),
-        }
+        let (address, gateway, dns, community, update, format) = (None, None, None, None, None, None);
+        let (data, floor, problems) = (true, false, Vec::new());
+        Self { aggregator, token, name, nic, address, gateway, dns, community, update, format, data, floor, problems }
     }
 }
 
@@ -64,9 +69,28 @@ impl Answers {
             dns: self.dns.or(those.dns),
             community: self.community.or(those.community),
             format: self.format.or(those.format),
+            update: self.update.or(those.update),
+            floor: self.floor || those.floor,
             data: self.data && those.data,
             problems: self.problems,
         }
+    }
+
+    /// As kernel parameters, for the image that is started next. That one has the data disk already.
+    pub(super) fn parameters(&self) -> String {
+        let keys = KEYS.iter().zip([
+            &self.aggregator,
+            &self.token,
+            &self.name,
+            &self.nic,
+            &self.address,
+            &self.gateway,
+            &self.dns,
+            &self.community,
+            &self.update,
+        ]);
+        let words = keys.filter_map(|(key, value)| Some(format!("roost.{key}={}", value.as_ref()?)));
+        words.collect::<Vec<_>>().join(" ")
     }
 
     fn take(&mut self, key: &str, value: &str) {
@@ -78,6 +102,7 @@ impl Answers {
         };
         let slot = match known {
             "data" if value == "none" => return self.data = false,
+            "image" if value == "floor" => return self.floor = true,
             "aggregator" => &mut self.aggregator,
             "token" => &mut self.token,
             "name" => &mut self.name,
@@ -86,7 +111,9 @@ impl Answers {
             "gateway" => &mut self.gateway,
             "dns" => &mut self.dns,
             "community" => &mut self.community,
+            "update" => &mut self.update,
             "format" => &mut self.format,
+            "image" => return self.complain(format!("{key}={value:?}: only `floor` can be said of it")),
             _ => return self.complain(format!("{key}={value:?}: only `none` can be said of it")),
         };
         match check(known, value) {
@@ -106,8 +133,10 @@ impl Answers {
 pub(super) fn from_command_line(line: &str) -> Answers {
     let mut answers = Answers::default();
     for word in line.split_ascii_whitespace() {
-        if let Some((key, value)) = word.strip_prefix("roost.").and_then(|rest| rest.split_once('=')) {
-            answers.take(key, value.trim_matches('"'));
+        match word.strip_prefix("roost.").and_then(|rest| rest.split_once('=')) {
+            // Put there by us (slots.rs).
+            Some(("slot", _)) | None => {}
+            Some((key, value)) => answers.take(key, value.trim_matches('"')),
         }
     }
     answers
@@ -142,6 +171,7 @@ fn check(key: &str, value: &str) -> Result<(), String> {
             _ => Err(format!("{value:?} is not ADDRESS/PREFIX such as 10.0.0.7/24")),
         },
         "gateway" | "dns" if !is_ip(value) => Err(format!("{value:?} is no address")),
+        "update" if !value.starts_with("http://") => Err(format!("{value:?} does not begin with http://")),
         "format" if value != "blank" && !value.starts_with("/dev/") => {
             Err(format!("{value:?} is neither `blank` nor a disk such as /dev/sdb"))
         }
@@ -159,7 +189,7 @@ mod test {
 
     #[test]
     fn kernel_parameters_answer_and_others_are_left_alone() {
-        let line = "console=ttyS0 roost.aggregator=grid.example:4433 roost.token=roost1-ab-cd quiet roost.format=blank roost.community=watch\n";
+        let line = "console=ttyS0 roost.aggregator=grid.example:4433 roost.token=roost1-ab-cd quiet roost.format=blank roost.community=watch roost.slot=a\n";
         let answers = from_command_line(line);
         assert_eq!(answers.aggregator.as_deref(), Some("grid.example:4433"));
         assert_eq!(answers.token.as_deref(), Some("roost1-ab-cd"));
@@ -177,6 +207,13 @@ mod test {
         assert_eq!(answers.token.as_deref(), Some("roost1-x"));
         assert_eq!((answers.name.clone(), answers.data), (None, false));
         assert!(answers.problems.is_empty(), "{answers:?}");
+    }
+
+    #[test]
+    fn answers_of_a_file_are_parameters_of_the_next_image() {
+        let file = "aggregator=10.0.0.1\ntoken=t\nname=h\nupdate=http://10.0.0.1/roost\nformat=blank";
+        let told = from_file(file).parameters();
+        assert_eq!(from_command_line(&told), Answers { format: None, ..from_file(file) });
     }
 
     #[test]
@@ -201,6 +238,8 @@ mod test {
         refused("gateway=router", "no address");
         refused("address=10.0.0.7/300", "ADDRESS/PREFIX");
         refused("data=all", "none");
+        refused("image=old", "floor");
+        refused("update=ftp://x", "http://");
         refused(&format!("token={}", "x".repeat(VALUE + 1)), "too many");
         refused("nonsense", "KEY=VALUE");
         let flood: String = (0..1_000).map(|i| format!("k{i}=1\n")).collect();

@@ -35,6 +35,9 @@ pub(crate) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
+/// The line of an agent that is where it should be; a new host image is kept when it is seen.
+pub(crate) const CONNECTED: &str = "connected to the aggregator";
+
 /// One line for people who ask the service manager.
 pub(crate) fn status(text: &str) {
     notify(&[NotifyState::Status(text)]);

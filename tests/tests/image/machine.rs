@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use roost_tests::grid::{Grid, eventually, output};
+use roost_tests::grid::{Grid, eventually, output, program};
 
 /// Where QEMU's own network has this machine.
-const HERE: &str = "10.0.2.2";
+pub(crate) const HERE: &str = "10.0.2.2";
 /// Without it a kernel under emulation on a busy machine may find its timer broken.
 const ALWAYS: &str = "console=ttyS0,115200 panic=-1 no_timer_check";
 /// Where the boot partition begins in the stick's image.
@@ -128,16 +128,16 @@ impl Machine {
     pub(crate) fn tampered(mut self, grid: &Grid) -> Result<Self> {
         let changed = grid.folder.join("initrd.changed");
         fs::copy(part("initrd.img")?, &changed)?;
-        let mut file = fs::File::options().read(true).write(true).open(&changed)?;
-        let middle = file.metadata()?.len() / 2;
-        let mut byte = [0];
-        file.seek(SeekFrom::Start(middle))?;
-        file.read_exact(&mut byte)?;
-        file.seek(SeekFrom::Start(middle))?;
-        file.write_all(&[byte[0] ^ 1])?;
+        spoil(&changed)?;
         let at = self.words.iter().position(|word| word == "-initrd").context("an initrd")?;
         self.words[at + 1] = word(&changed);
         Ok(self)
+    }
+
+    /// That starts again where it says so, instead of being off.
+    pub(crate) fn restarting(mut self) -> Self {
+        self.words.retain(|word| word != "-no-reboot");
+        self
     }
 
     /// With one more disk.
@@ -162,17 +162,30 @@ impl Running {
 
     /// Waits until its console shows this. Rows of the page may be broken, so white space does not count.
     pub(crate) fn says(&self, text: &str, limit: Duration) -> Result<()> {
-        let plain = |text: &str| text.split_whitespace().collect::<String>();
+        self.waits(text, limit, |times| times > 0)
+    }
+
+    /// Waits until its console showed this so often, and not more often.
+    pub(crate) fn says_so_often(&self, text: &str, times: usize, limit: Duration) -> Result<()> {
+        self.waits(text, limit, |found| found >= times)?;
+        let found = times_in(&self.said(), text);
+        ensure!(found == times, "the console shows {text:?} {found} times, not {times}");
+        Ok(())
+    }
+
+    fn waits(&self, text: &str, limit: Duration, enough: impl Fn(usize) -> bool) -> Result<()> {
         eventually(&format!("the console shows {text:?}"), limit, || {
             let said = self.said();
-            ensure!(
-                plain(&said).contains(&plain(text)),
-                "{}",
-                &said[said.floor_char_boundary(said.len().saturating_sub(4_000))..]
-            );
+            let end = &said[said.floor_char_boundary(said.len().saturating_sub(4_000))..];
+            ensure!(enough(times_in(&said, text)), "{end}");
             Ok(())
         })
     }
+}
+
+fn times_in(said: &str, text: &str) -> usize {
+    let plain = |text: &str| text.split_whitespace().collect::<String>();
+    plain(said).matches(&plain(text)).count()
 }
 
 impl Drop for Running {
@@ -185,8 +198,37 @@ impl Drop for Running {
     }
 }
 
+/// A folder with the image, signed as one of so many seconds later; its root changed, where it is to be broken.
+pub(crate) fn offer(folder: &Path, later: u64, broken: bool) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    for name in ["vmlinuz", "initrd.img"] {
+        fs::copy(part(name)?, folder.join(name))?;
+    }
+    if broken {
+        spoil(&folder.join("initrd.img"))?;
+    }
+    let own = fs::read_to_string(part("manifest")?)?;
+    let date = own.lines().find_map(|line| line.strip_prefix("date ")).context("the image's date")?;
+    let date: u64 = date.parse()?;
+    let key = image().context("ROOST_IMAGE")?.join("../key");
+    let mut sign = Command::new(program("roost-agent")?);
+    sign.args(["image", "sign"]).arg(folder).arg("--key").arg(key).args(["--date", &(date + later).to_string()]);
+    output(&mut sign).map(drop)
+}
+
+/// Changes one byte in the middle.
+fn spoil(path: &Path) -> Result<()> {
+    let mut file = fs::File::options().read(true).write(true).open(path)?;
+    let middle = file.metadata()?.len() / 2;
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(middle))?;
+    file.read_exact(&mut byte)?;
+    file.seek(SeekFrom::Start(middle))?;
+    Ok(file.write_all(&[byte[0] ^ 1])?)
+}
+
 /// Serves the files of a folder by HTTP to whoever asks, as long as the test runs; gives the port.
-fn serve(folder: PathBuf) -> Result<u16> {
+pub(crate) fn serve(folder: PathBuf) -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
@@ -195,7 +237,7 @@ fn serve(folder: PathBuf) -> Result<u16> {
             let read = stream.read(&mut asked).unwrap_or(0);
             let line = String::from_utf8_lossy(&asked[..read]).into_owned();
             let name = line.split(' ').nth(1).unwrap_or_default().trim_matches('/').to_owned();
-            let known = ["vmlinuz", "initrd.img"].contains(&name.as_str());
+            let known = ["manifest", "vmlinuz", "initrd.img"].contains(&name.as_str());
             if let Some(bytes) = known.then(|| fs::read(folder.join(name)).ok()).flatten() {
                 let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
                 let _sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&bytes));

@@ -5,12 +5,12 @@ mod machine;
 
 use std::fs;
 use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use machine::{Firmware, Machine, image};
+use machine::{Firmware, HERE, Machine, image, offer, serve};
 use roost_tests::grid::{self, Grid, QUIC, eventually};
 
 /// From power on to joined, emulated, on a busy machine of two processors.
@@ -149,7 +149,9 @@ fn image_keeps_its_state_on_a_blank_disk_it_was_allowed_to_take_and_leaves_other
 #[test]
 fn image_runs_a_guest_answers_snmp_and_leaves_the_memory_to_guests() {
     story(|grid| {
-        let disk = data_disk(grid)?;
+        let guest = grid.lab.guest_folder()?.join("mb.elf");
+        let images = format!("images d--755 0 0\nmb.elf ---644 0 0 {}\n$\n", guest.display());
+        let disk = data_disk(grid, &format!("roost d--711 0 0\n{images}$\n"))?;
         let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
         let parameters = format!("{} roost.community=watch", answers(grid, "whole")?);
         let machine = Machine::kernel(grid, &parameters).disk(&disk).monitored(port).start()?;
@@ -181,15 +183,59 @@ fn image_runs_a_guest_answers_snmp_and_leaves_the_memory_to_guests() {
     });
 }
 
-/// A data disk that holds the lab's test guest, as one that was used before.
-fn data_disk(grid: &Grid) -> Result<PathBuf> {
+#[test]
+fn image_takes_a_newer_one_by_itself_and_keeps_it_once_it_came_up() {
+    story(|grid| {
+        let (disk, served) = (grid.folder.join("data.raw"), grid.folder.join("served"));
+        fs::File::create(&disk)?.set_len(2 << 30)?;
+        let update = format!("http://{HERE}:{}", serve(served.clone())?);
+        let parameters = format!("{} roost.format=blank roost.update={update}", answers(grid, "new")?);
+        offer(&served, 1, false)?;
+        let machine = Machine::kernel(grid, &parameters).disk(&disk).start()?;
+        machine.says("is in slot a: the next start uses it", BOOT)?;
+        drop(machine); // its power is cut
+        offer(&served, 2, false)?;
+        let machine = Machine::kernel(grid, &parameters).disk(&disk).start()?;
+        machine.says("runs, from slot a", 2 * BOOT)?;
+        machine.says("is good", BOOT)?;
+        machine.says("is in slot b: the next start uses it", BOOT)
+    });
+}
+
+/// The broken one is well signed, and its first stage starts nothing.
+#[test]
+fn image_goes_back_from_a_broken_one_to_the_one_before_and_raises_an_alarm() {
+    story(|grid| {
+        let (older, broken) = (grid.folder.join("older"), grid.folder.join("broken"));
+        offer(&older, 1, false)?;
+        offer(&broken, 2, true)?;
+        let slot = |name: &str, from: &Path| {
+            let file = |file: &str| format!("{file} ---600 0 0 {}\n", from.join(file).display());
+            format!("{name} d--700 0 0\n{}{}{}$\n", file("vmlinuz"), file("initrd.img"), file("manifest"))
+        };
+        let folders = format!("image d--700 0 0\n{}{}$\n", slot("a", &older), slot("b", &broken));
+        let disk = data_disk(grid, &folders)?;
+        let machine = Machine::kernel(grid, &answers(grid, "back")?).disk(&disk).restarting().start()?;
+        for start in 1..=2 {
+            machine.says_so_often("this host is not started", start, 2 * BOOT)?;
+        }
+        machine.says("is not used: 2 starts of it came to nothing", 2 * BOOT)?;
+        machine.says("runs, from slot a", BOOT)?;
+        is_up(grid, "back")?;
+        eventually("an alarm tells of it", BOOT, || {
+            let alarms = grid.api.get("/alarms?host=back")?.to_string();
+            ensure!(alarms.contains("image-passed-over") && alarms.contains("2 starts"), "{alarms}");
+            Ok(())
+        })?;
+        machine.says("is good", BOOT)?;
+        machine.says_so_often("this host is not started", 2, BOOT)
+    });
+}
+
+/// A data disk that holds these folders, as one that was used before.
+fn data_disk(grid: &Grid, folders: &str) -> Result<PathBuf> {
     let (path, list) = (grid.folder.join("data.raw"), grid.folder.join("list"));
-    let guest = grid.lab.guest_folder()?.join("mb.elf");
-    let text = format!(
-        "/\n0 0\nd--755 0 0\nroost d--711 0 0\nimages d--755 0 0\nmb.elf ---644 0 0 {}\n$\n$\n$\n",
-        guest.display()
-    );
-    fs::write(&list, text)?;
+    fs::write(&list, format!("/\n0 0\nd--755 0 0\n{folders}$\n"))?;
     fs::File::create(&path)?.set_len(2 << 30)?;
     let mut make = Command::new("mkfs.xfs");
     grid::output(make.args(["-q", "-L", "ROOST-DATA", "-p"]).arg(&list).arg(&path))?;
@@ -204,7 +250,7 @@ fn walk(port: u16, community: &str) -> Result<String> {
     grid::output(&mut walk)
 }
 
-fn first_bytes(path: &std::path::Path) -> Result<Vec<u8>> {
+fn first_bytes(path: &Path) -> Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(64 << 20).read_to_end(&mut bytes)?;
