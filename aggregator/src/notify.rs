@@ -1,12 +1,13 @@
-//! Notifications on their way out: mail, webhook, syslog. What is told when is decided by the core; here it only travels.
+//! Notifications on their way out: mail, webhook, syslog, SNMP. What is told when is decided by the core; here it only travels.
 
 mod alertmanager;
 mod mail;
+mod snmp;
 mod syslog;
 mod webhook;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use roost_aggregator_core::notify::{Digest, NOTIFIERS, Notifier, Way};
 use roost_protocol::Stamp;
@@ -53,6 +54,10 @@ pub(crate) enum Undelivered {
     Http(#[from] reqwest::Error),
     #[error("it answered {0}")]
     Status(reqwest::StatusCode),
+    #[error("make SNMPv3's keys of the secret")]
+    Keys(#[from] async_snmp::CryptoError),
+    #[error("tell {0} by SNMP")]
+    Snmp(String, #[source] Box<async_snmp::Error>),
     #[error("{what} {server}")]
     Socket { what: &'static str, server: String, source: std::io::Error },
 }
@@ -63,11 +68,12 @@ pub(crate) struct Courier {
     /// Where the API is, for those who want to look.
     url: String,
     grid: String,
+    began: Instant,
 }
 
 impl Courier {
     pub(crate) fn new(url: String, grid: String) -> Self {
-        Self { url, grid }
+        Self { url, grid, began: Instant::now() }
     }
 
     /// Brings it there, or says why not.
@@ -77,6 +83,7 @@ impl Courier {
                 Way::Mail(way) => mail::send(self, notifier, way, digest).await,
                 Way::Webhook(way) => webhook::send(self, notifier, way, digest).await,
                 Way::Syslog(way) => syslog::send(way, digest).await,
+                Way::Snmp(way) => snmp::send(self, notifier, way, digest).await,
             }
         };
         tokio::time::timeout(PATIENCE, travel).await.map_err(|_| Undelivered::TimedOut)?

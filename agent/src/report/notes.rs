@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use roost_agent_core::alarm::{Severity, severity};
+use roost_agent_core::alarm::severity;
 use roost_protocol::guest::GuestReport;
 use roost_protocol::host::Alarm;
 use roost_protocol::{GuestId, Millis, Time};
@@ -75,9 +75,9 @@ impl Notes {
                 Some((number(guest)?, guest, name))
             });
             note::notice(&Notice {
-                kind: kind(&alarm.code, up),
+                kind: Kind::of(&alarm.code, up),
                 host,
-                severity: if up { snmp_severity(severity(&alarm.code)) } else { note::Severity::Info },
+                severity: if up { severity(&alarm.code).into() } else { note::Severity::Info },
                 text: &alarm.text,
                 event: "",
                 code: &alarm.code,
@@ -108,32 +108,6 @@ fn change(report: &GuestReport, number: u32) -> Change {
     let state = OperState::of(report.state, &report.reason);
     let (id, name, persistent) = (report.id, report.name.clone(), report.persistent);
     Change { number, id, name, state, persistent, turn: Turn::Running }
-}
-
-/// The notification for an alarm; what has none of its own is told by the general one.
-fn kind(code: &str, raised: bool) -> Kind {
-    match (code, raised) {
-        ("aggregator-away", true) => Kind::AggregatorLinkDown,
-        ("aggregator-away", false) => Kind::AggregatorLinkUp,
-        ("guest-unreachable", false) => Kind::GuestReachable,
-        (_, false) => Kind::AlarmCleared,
-        ("guest-unreachable", true) => Kind::GuestUnreachable,
-        ("backup-failed", true) => Kind::BackupFailed,
-        ("backup-late", true) => Kind::BackupOverdue,
-        ("replica-late" | "replica-broken", true) => Kind::ReplicaBroken,
-        ("disk-low" | "disk-full" | "disk-filling" | "state-disk" | "store-filling", true) => Kind::StorageLow,
-        ("memory-pressure" | "memory-low", true) => Kind::MemoryPressure,
-        (_, true) => Kind::AlarmRaised,
-    }
-}
-
-fn snmp_severity(severity: Severity) -> note::Severity {
-    match severity {
-        Severity::Info => note::Severity::Info,
-        Severity::Warning => note::Severity::Warning,
-        Severity::Error => note::Severity::Error,
-        Severity::Critical => note::Severity::Critical,
-    }
 }
 
 #[cfg(test)]

@@ -59,6 +59,18 @@ pub enum Way {
     Webhook(#[n(0)] Webhook),
     #[n(2)]
     Syslog(#[n(0)] Syslog),
+    #[n(3)]
+    Snmp(#[n(0)] Snmp),
+}
+
+impl Way {
+    /// Whether such an alarm is told by this way at all.
+    pub fn takes(&self, alarm: &Standing) -> bool {
+        match self {
+            Way::Snmp(snmp) => snmp.hosts_too || alarm.of_the_grid(),
+            Way::Mail(_) | Way::Webhook(_) | Way::Syslog(_) => true,
+        }
+    }
 }
 
 /// A mail server and addresses.
@@ -107,6 +119,20 @@ pub struct Syslog {
     /// TCP with octet counting (RFC 6587); else UDP.
     #[n(1)]
     pub tcp: bool,
+}
+
+/// A receiver of SNMP notifications. Without a user the secret is the community of SNMPv2c traps, `public` where there is
+/// none; with one it is the password, of authentication and of privacy, of SNMPv3 informs, which are acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Snmp {
+    /// Name or address, and port.
+    #[n(0)]
+    pub server: String,
+    #[n(1)]
+    pub user: Option<String>,
+    /// Alarms of hosts too, which their own snmpd may have told already.
+    #[n(2)]
+    pub hosts_too: bool,
 }
 
 /// Nobody is told of such alarms until then. What is left out fits all; one that leaves out everything silences the grid.

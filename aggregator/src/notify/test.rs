@@ -59,6 +59,27 @@ fn a_syslog_line_is_rfc_5424_and_no_name_breaks_out_of_it() {
     assert!(line(&long).len() <= 2_048);
 }
 
+#[test]
+fn an_snmp_notification_names_what_it_is_and_the_alarm_to_look_up() {
+    let told = |item: &Item| {
+        let binds = snmp::binds(item);
+        let texts: Vec<String> = binds.iter().map(|bind| format!("{} {:?}", bind.oid, bind.value)).collect();
+        let kind = if let roost_snmp::Value::Oid(oid) = &binds[0].value { oid.last().copied() } else { None };
+        let octets = binds.iter().filter_map(|bind| {
+            let octets = if let roost_snmp::Value::Octets(octets) = &bind.value { Some(octets) } else { None };
+            Some(String::from_utf8_lossy(octets?).into_owned())
+        });
+        (kind, octets.collect::<Vec<_>>().join("|"), texts)
+    };
+    let (kind, octets, texts) = told(&item("guest-down", None));
+    assert_eq!(kind, Some(17), "roostAlarmRaised: {texts:?}");
+    let id = item("guest-down", None).alarm.key.fingerprint();
+    assert!(octets.starts_with("guest-down|h1|guest we]b on host h1 is down though it should run: it crashed"));
+    assert!(octets.contains(&id) && octets.contains("|we]b|"), "{octets}");
+    assert_eq!(told(&item("guest-down", Some(5))).0, Some(18));
+    assert_eq!((told(&item("host-down", None)).0, told(&item("host-down", Some(5))).0), (Some(1), Some(2)));
+}
+
 #[tokio::test]
 async fn nobody_listening_is_an_error_that_says_where() {
     let courier = Courier::new("https://grid:8443".into(), "g".into());

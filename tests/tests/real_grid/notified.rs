@@ -1,4 +1,4 @@
-//! People and programs are told of alarms: by mail, webhook and syslog, to receivers that others wrote. What our webhook
+//! People and programs are told of alarms: by mail, webhook, syslog and SNMP, to receivers that others wrote. What our webhook
 //! says has the shape of what the real Alertmanager says.
 
 use std::fs;
@@ -13,6 +13,11 @@ use serde_json::{Value, json};
 
 /// A silent host is down after 15 s.
 const SOON: Duration = Duration::from_secs(60);
+const NAMES: [&str; 7] = ["mail", "hook", "safe", "log", "udp", "trap", "inform"];
+/// What rsyslog and snmptrapd write, and how what they took begins.
+const LOGS: [(&str, &str); 2] = [("imtcp", "imtcp 1 roost host-down "), ("imudp", "imudp 1 roost host-down ")];
+/// roostHostDown and roostHostUp, and the PDUs by which they come.
+const HOST_NOTES: &str = ".1.3.6.1.4.1.32473.236.0.";
 
 #[test]
 fn real_grid_tells_people_and_programs_of_a_host_that_is_down_and_up_again() {
@@ -23,7 +28,7 @@ fn real_grid_tells_people_and_programs_of_a_host_that_is_down_and_up_again() {
         grid.start_agent(1)?;
         grid.await_host(1, "up", SOON)?;
         add(grid, &folder, &address)?;
-        for name in ["mail", "hook", "log"] {
+        for name in NAMES {
             eventually("a test arrives", SOON, || grid.roost(&["notifier", "test", name]).map(drop))?;
         }
         grid.kill(1)?;
@@ -39,7 +44,7 @@ fn real_grid_tells_people_and_programs_of_a_host_that_is_down_and_up_again() {
     });
 }
 
-/// Python's aiosmtpd and a web server, rsyslog, Alertmanager; in the host, so that they end with it.
+/// Python's aiosmtpd and web servers, rsyslog, snmptrapd, Alertmanager; in the host, so that they end with it.
 fn receivers(grid: &Grid) -> Result<PathBuf> {
     let folder = grid.lab.folder().join("told");
     fs::create_dir_all(&folder)?;
@@ -58,6 +63,9 @@ fn receivers(grid: &Grid) -> Result<PathBuf> {
          action(type=\"omfile\" file=\"{place}/log\" template=\"line\")\n"
     );
     fs::write(folder.join("rsyslog.conf"), rsyslog)?;
+    let traps = "disableAuthorization no\nauthCommunity log hidden-community\nauthUser log mon priv\n\
+         createUser mon SHA-256 hidden-password AES\n";
+    fs::write(folder.join("snmptrapd.conf"), traps)?;
     let alertmanager = format!(
         "route: {{receiver: sink, group_wait: 0s, group_interval: 1s}}\n\
          receivers: [{{name: sink, webhook_configs: [{{url: 'http://{address}:18080/real'}}]}}]\n"
@@ -66,6 +74,13 @@ fn receivers(grid: &Grid) -> Result<PathBuf> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real_grid/sink.py");
     let lines = [
         ("sink", format!("exec /usr/bin/python3 {script} {place} {address}")),
+        (
+            "snmptrapd",
+            format!(
+                "exec env SNMPCONFPATH={place} SNMP_PERSISTENT_DIR={place}/kept MIBS= snmptrapd -f -C -c {place}/snmptrapd.conf \
+                 -Lf {place}/traps -F '%P %v\n' -On udp:{address}:10162"
+            ),
+        ),
         ("rsyslog", format!("exec rsyslogd -n -f {place}/rsyslog.conf -i {place}/rsyslog.pid")),
         (
             "alertmanager",
@@ -91,20 +106,19 @@ fn add(grid: &Grid, folder: &Path, address: &str) -> Result<()> {
     let hook = json!({
         "name": "hook", "kind": "webhook", "url": format!("http://{address}:18080/ours"), "secret": "hidden-key",
     });
-    let server = format!("{address}:15140");
-    grid.roost(&[
-        "notifier",
-        "create",
-        "--name",
-        "log",
-        "--kind",
-        "syslog",
-        "--server",
-        &server,
-        "--transport",
-        "tcp",
-    ])?;
-    for notifier in [&mail, &hook] {
+    let safe = json!({
+        "name": "safe", "kind": "webhook", "url": format!("https://{address}:18443/safe"), "secret": "hidden-key",
+        "ca": fs::read_to_string(folder.join("cert.pem"))?,
+    });
+    let nms = format!("{address}:10162");
+    let trap = json!({"name": "trap", "kind": "snmp", "server": &nms, "secret": "hidden-community"});
+    let inform = json!({"name": "inform", "kind": "snmp", "server": &nms, "user": "mon", "secret": "hidden-password"});
+    for (name, transport) in [("log", "tcp"), ("udp", "udp")] {
+        let server = format!("{address}:15140");
+        let to = ["--kind", "syslog", "--server", &server, "--transport", transport];
+        grid.roost(&[&["notifier", "create", "--name", name][..], &to].concat())?;
+    }
+    for notifier in [&mail, &hook, &safe, &trap, &inform] {
         let made = grid.api.post("/notifiers", notifier)?;
         ensure!(!made.to_string().contains("hidden"), "{made}");
     }
@@ -138,21 +152,43 @@ fn told(grid: &Grid, folder: &Path, what: &str, subject: &str, status: &str, sta
         ensure!(mail["to"] == json!(["ann@example.org", "bob@example.org"]), "{mail}");
         Ok(())
     })?;
-    eventually(&format!("the webhook says: {what}"), SOON, || {
-        let hooks = lines(folder, "hook");
-        let ours =
-            |hook: &&Value| hook["path"] == "/ours" && hook["body"]["alerts"][0]["labels"]["alertname"] == "host-down";
-        let hook = hooks.iter().find(|hook| ours(hook) && hook["body"]["status"] == status).context("no such")?;
-        ensure!(hook["signed"] == true && hook["body"]["receiver"] == "hook", "{hook}");
-        Ok(())
-    })?;
-    eventually(&format!("syslog says: {what}"), SOON, || {
-        let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-        let line = log.lines().find(|line| line.contains(&format!("state=\"{state}\"")) && line.contains("host-down"));
-        let line = line.with_context(|| log.clone())?;
-        ensure!(line.starts_with("imtcp 1 roost host-down ") && line.contains("host=\"h1\""), "{line}");
+    for (path, receiver) in [("/ours", "hook"), ("/safe", "safe")] {
+        eventually(&format!("the webhook {receiver} says: {what}"), SOON, || {
+            let hooks = lines(folder, "hook");
+            let down =
+                |hook: &&Value| hook["path"] == path && hook["body"]["alerts"][0]["labels"]["alertname"] == "host-down";
+            let hook = hooks.iter().find(|hook| down(hook) && hook["body"]["status"] == status).context("no such")?;
+            ensure!(hook["signed"] == true && hook["body"]["receiver"] == receiver, "{hook}");
+            Ok(())
+        })?;
+    }
+    for (input, begins) in LOGS {
+        eventually(&format!("syslog by {input} says: {what}"), SOON, || {
+            let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+            let found =
+                log.lines().find(|line| line.contains(&format!("state=\"{state}\"")) && line.starts_with(begins));
+            let line = found.with_context(|| log.clone())?;
+            ensure!(line.contains("host=\"h1\""), "{line}");
+            Ok(())
+        })?;
+    }
+    let number = if state == "raised" { 1 } else { 2 };
+    eventually(&format!("snmptrapd was told: {what}"), SOON, || {
+        for pdu in ["TRAP2", "INFORM"] {
+            let notes = notes(folder, pdu, number);
+            let line = notes.first().with_context(|| format!("{pdu}: {:?}", grid.api.get("/notifiers")))?;
+            ensure!(line.contains("host h1 is down: the host is not heard any more"), "{line}");
+        }
         Ok(())
     })
+}
+
+/// What snmptrapd wrote of a notification of ROOST-MIB that came by such a PDU.
+fn notes(folder: &Path, pdu: &str, number: u32) -> Vec<String> {
+    let text = fs::read_to_string(folder.join("traps")).unwrap_or_default();
+    let kind = format!("{HOST_NOTES}{number}");
+    let named = |line: &str| line.split_whitespace().any(|word| word == kind);
+    text.lines().filter(|line| line.starts_with(pdu) && named(line)).map(str::to_owned).collect()
 }
 
 /// Over REST and by the command.
@@ -174,12 +210,19 @@ fn nothing_twice(grid: &Grid, folder: &Path) -> Result<()> {
     eventually("nothing is left to be told", SOON, || {
         let all = grid.api.get("/notifiers")?;
         let items = all["items"].as_array().context("items")?;
-        ensure!(items.len() == 3 && items.iter().all(|it| it["waiting"] == 0 && it["state"] == "works"), "{all}");
+        ensure!(
+            items.len() == NAMES.len() && items.iter().all(|it| it["waiting"] == 0 && it["state"] == "works"),
+            "{all}"
+        );
         Ok(())
     })?;
     let subjects: Vec<String> = lines(folder, "mail").iter().map(|mail| mail["subject"].to_string()).collect();
     let about = subjects.iter().filter(|subject| subject.contains("host h1 is down")).count();
     ensure!(about == 2, "{subjects:?}");
+    for (pdu, number) in [("TRAP2", 1), ("INFORM", 1), ("TRAP2", 2), ("INFORM", 2)] {
+        let notes = notes(folder, pdu, number);
+        ensure!(notes.len() == 1, "{pdu} {number}: {notes:?}");
+    }
     let log = fs::read_to_string(grid.log(0))?;
     ensure!(!log.contains("hidden-"), "a secret in the log");
     Ok(())

@@ -1,5 +1,5 @@
 """Receivers of notifications: an SMTP server that demands STARTTLS and a log-in (aiosmtpd), and a web server that checks
-signatures. Writes what it gets as lines of JSON. Arguments: folder with cert.pem and key.pem, address."""
+signatures, over HTTP and HTTPS. Writes what it gets as lines of JSON. Arguments: folder with cert.pem and key.pem, address."""
 
 import email
 import email.policy
@@ -9,6 +9,7 @@ import http.server
 import json
 import ssl
 import sys
+import threading
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
@@ -60,4 +61,7 @@ Controller(
     Mails(), hostname=address, port=2525, tls_context=context, require_starttls=True, authenticator=log_in,
     auth_required=True,
 ).start()
+safe = http.server.ThreadingHTTPServer((address, 18443), Hooks)
+safe.socket = context.wrap_socket(safe.socket, server_side=True)
+threading.Thread(target=safe.serve_forever, daemon=True).start()
 http.server.ThreadingHTTPServer((address, 18080), Hooks).serve_forever()

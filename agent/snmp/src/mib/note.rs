@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use roost_protocol::{GuestId, Millis, Time};
+use roost_protocol::{GuestId, Millis, Time, alarm};
 
 use super::arc::{ROOST, VM};
 use super::number::MOST;
@@ -176,6 +176,27 @@ pub enum Kind {
     AlarmCleared = 18,
 }
 
+impl Kind {
+    /// That of an alarm with this code that was raised or is over; what has none of its own is told by the general one.
+    pub fn of(code: &str, raised: bool) -> Self {
+        match (code, raised) {
+            ("host-down", true) => Self::HostDown,
+            ("host-down", false) => Self::HostUp,
+            ("aggregator-away", true) => Self::AggregatorLinkDown,
+            ("aggregator-away", false) => Self::AggregatorLinkUp,
+            ("guest-unreachable", false) => Self::GuestReachable,
+            (_, false) => Self::AlarmCleared,
+            ("guest-unreachable", true) => Self::GuestUnreachable,
+            ("backup-failed", true) => Self::BackupFailed,
+            ("backup-late", true) => Self::BackupOverdue,
+            ("replica-late" | "replica-broken", true) => Self::ReplicaBroken,
+            ("disk-low" | "disk-full" | "disk-filling" | "state-disk" | "store-filling", true) => Self::StorageLow,
+            ("memory-pressure" | "memory-low", true) => Self::MemoryPressure,
+            (_, true) => Self::AlarmRaised,
+        }
+    }
+}
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -183,6 +204,17 @@ pub enum Severity {
     Warning = 2,
     Error = 3,
     Critical = 4,
+}
+
+impl From<alarm::Severity> for Severity {
+    fn from(severity: alarm::Severity) -> Self {
+        match severity {
+            alarm::Severity::Info => Self::Info,
+            alarm::Severity::Warning => Self::Warning,
+            alarm::Severity::Error => Self::Error,
+            alarm::Severity::Critical => Self::Critical,
+        }
+    }
 }
 
 /// Something to tell people.
@@ -193,11 +225,11 @@ pub struct Notice<'a> {
     pub severity: Severity,
     /// One sentence.
     pub text: &'a str,
-    /// The event's id in the REST API; may be empty.
+    /// The alarm's id in the REST API; may be empty.
     pub event: &'a str,
     /// The alarm's code; told with [`Kind::AlarmRaised`] and [`Kind::AlarmCleared`].
     pub code: &'a str,
-    /// vmIndex, id and name of the guest it is about.
+    /// vmIndex, id and name of the guest it is about; 0 where the number isn't known.
     pub guest: Option<(u32, GuestId, &'a str)>,
     /// The value that this kind of notification carries besides: for a guest its access, backup age or replica, for the
     /// host its memory pressure.

@@ -18,6 +18,9 @@ const RECIPIENTS: usize = 50;
 const PLACE: usize = 1_000;
 /// Bytes of certificates: some five of them; all notifiers are part of the grid document.
 const CERTIFICATES: usize = 8 << 10;
+/// Characters of a user of SNMPv3 (RFC 3414, 2.4), and the fewest of its password (RFC 3414, 11.2).
+const USER: usize = 32;
+const PASSWORD: usize = 8;
 /// Bytes of a secret.
 const SECRET: usize = 1_000;
 /// Longest time that changes are gathered.
@@ -71,6 +74,21 @@ impl Notifier {
                 }
                 server(&syslog.server)
             }
+            Way::Snmp(snmp) => {
+                server(&snmp.server)?;
+                let secret = self.secret.as_ref().map(|secret| secret.0.as_str());
+                match (&snmp.user, secret) {
+                    (Some(user), _) if !plain(user) || user.len() > USER => {
+                        Err(format!("the user must have 1 to {USER} characters and no blanks"))
+                    }
+                    (Some(_), Some(secret)) if secret.len() >= PASSWORD => Ok(()),
+                    (Some(_), _) => {
+                        Err(format!("a user needs a secret of {PASSWORD} characters or more, which SNMPv3 demands"))
+                    }
+                    (None, Some(community)) if !plain(community) => Err("a community has no blanks".into()),
+                    (None, Some(_) | None) => Ok(()),
+                }
+            }
         }
     }
 }
@@ -82,6 +100,7 @@ impl Way {
             Way::Mail(mail) => ("mail", &mail.server, mail.user.as_deref()),
             Way::Webhook(webhook) => ("webhook", &webhook.url, None),
             Way::Syslog(syslog) => ("syslog", &syslog.server, None),
+            Way::Snmp(snmp) => ("snmp", &snmp.server, snmp.user.as_deref()),
         }
     }
 }

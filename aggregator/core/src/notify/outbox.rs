@@ -68,6 +68,7 @@ impl Outbox {
         let silent = |key: &Key| telling.silence(wall, key).is_some();
         let raised = board.standing().filter(|alarm| {
             alarm.severity() >= notifier.least
+                && notifier.way.takes(alarm)
                 && !self.told.contains_key(&alarm.key)
                 && telling.acknowledgement(&alarm.key, alarm.since).is_none()
                 && !silent(&alarm.key)

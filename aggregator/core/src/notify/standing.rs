@@ -19,6 +19,11 @@ const TIMING: Timing = Timing { raise_after: Millis(0), clear_after: Millis::sec
 const NEVER_HEARD: Millis = Millis::seconds(60);
 /// A clock further off than this is an alarm: logs of two hosts can't be read side by side any more.
 const CLOCK_OFF_MS: u64 = 5_000;
+/// Codes of alarms that no host raises.
+const OF_THE_GRID: [&str; 3] = [HOST_DOWN, CLOCK_OFF, AGENT_VERSION];
+const HOST_DOWN: &str = "host-down";
+const CLOCK_OFF: &str = "clock-off";
+const AGENT_VERSION: &str = "agent-version";
 /// Alarms that are looked at: a host has some tens at most, a grid thousands when all goes wrong at once.
 const MOST: usize = 20_000;
 /// Characters of an alarm's text that are kept.
@@ -43,6 +48,11 @@ pub struct Standing {
 impl Standing {
     pub fn severity(&self) -> Severity {
         severity(&self.key.code)
+    }
+
+    /// Whether the aggregator alone sees it; all others a host tells by itself where it has an snmpd.
+    pub fn of_the_grid(&self) -> bool {
+        OF_THE_GRID.contains(&self.key.code.as_str())
     }
 }
 
@@ -168,7 +178,7 @@ impl Grid {
             0 => "the host is not heard any more".to_owned(),
             guests => format!("the host is not heard any more; {guests} of its guests are to run"),
         };
-        Some(of_host("host-down", host, since, text))
+        Some(of_host(HOST_DOWN, host, since, text))
     }
 }
 
@@ -182,14 +192,14 @@ fn clock_off(now: Now, host: &Host) -> Option<Standing> {
     let heard = matches!(host.presence, Presence::Up { .. });
     let ahead = if host.clock_ahead_ms > 0 { "ahead of" } else { "behind" };
     let text = format!("its clock was {} s {ahead} the aggregator's when it connected", off / 1_000);
-    (heard && off > CLOCK_OFF_MS).then(|| of_host("clock-off", host, now.wall, text))
+    (heard && off > CLOCK_OFF_MS).then(|| of_host(CLOCK_OFF, host, now.wall, text))
 }
 
 fn agent_version(now: Now, host: &Host) -> Option<Standing> {
     let (theirs, ours) = (host.facts.as_ref()?.agent_version.as_str(), env!("CARGO_PKG_VERSION"));
     let other = !theirs.is_empty() && theirs != ours && matches!(host.presence, Presence::Up { .. });
     let text = format!("its agent has version {theirs}, the aggregator {ours}");
-    other.then(|| of_host("agent-version", host, now.wall, text))
+    other.then(|| of_host(AGENT_VERSION, host, now.wall, text))
 }
 
 fn cut(mut text: String) -> String {

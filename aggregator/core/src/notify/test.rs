@@ -304,6 +304,31 @@ fn what_matters_less_than_wished_is_not_told_and_each_notifier_has_its_own_measu
 }
 
 #[test]
+fn what_hosts_tell_by_snmp_themselves_the_aggregator_tells_only_where_it_is_asked_to() {
+    let snmp = |name: &str, hosts_too| {
+        let way = Way::Snmp(Snmp { server: "nms:162".into(), user: None, hosts_too });
+        Notifier { way, ..webhook(name, 0) }
+    };
+    let mut world = World::new();
+    world.connect();
+    world.add(snmp("all", true));
+    world.add(snmp("grid", false));
+    world.raise("memory-low");
+    world.well(5);
+    assert_eq!(world.said(), ["+memory-low"], "by one of them");
+    world.link = 0;
+    world.well(60);
+    assert_eq!(world.said(), ["+host-down", "+host-down"], "no host can tell that it is down");
+    world.connect();
+    world.alarms.clear();
+    world.well(60);
+    let mut over = world.said();
+    over.sort();
+    assert_eq!(over.join(" ").matches("-host-down").count(), 2, "{over:?}");
+    assert_eq!(over.join(" ").matches("-memory-low").count(), 1, "{over:?}");
+}
+
+#[test]
 fn a_secret_is_kept_for_its_receiver_only_and_is_never_printed() {
     let mut world = World::new();
     world.add(webhook("a", 0));
@@ -337,6 +362,9 @@ fn settings_that_can_not_work_are_refused_by_name() {
             to: vec![to.into()],
         })
     };
+    let snmp = |server: &str, user: Option<&str>| {
+        Way::Snmp(Snmp { server: server.into(), user: user.map(str::to_owned), hosts_too: false })
+    };
     let good = "mail.example.org:587";
     let cases = [
         (mail(good, "ann@example.org", MailTls::StartTls, Some("roost")), None),
@@ -347,6 +375,10 @@ fn settings_that_can_not_work_are_refused_by_name() {
         (mail(good, "ann@example.org", MailTls::StartTls, None), Some("needs a user")),
         (Way::Webhook(Webhook { url: "ftp://x".into() }), Some("url must be")),
         (Way::Syslog(Syslog { server: "log:514".into(), tcp: true }), Some("knows no secret")),
+        (snmp("nms:162", None), None),
+        (snmp("nms", None), Some("NAME:PORT")),
+        (snmp("nms:162", Some("mon")), Some("8 characters or more")),
+        (snmp("nms:162", Some("m n")), Some("no blanks")),
     ];
     for (way, part) in cases {
         let told = Notifier { way: way.clone(), ..webhook("a", 0) }.check();

@@ -4,7 +4,7 @@ use super::{ID, NAME, Property, hidden, maybe, restless, shown, wide};
 use crate::FieldKind::{Boolean, Choice, Integer, Text, TextList, Time};
 
 pub(crate) const SEVERITIES: &[&str] = &["info", "warning", "error", "critical"];
-pub(crate) const NOTIFIER_KINDS: &[&str] = &["mail", "webhook", "syslog"];
+pub(crate) const NOTIFIER_KINDS: &[&str] = &["mail", "webhook", "syslog", "snmp"];
 pub(crate) const NOTIFIER_SECURITY: &[&str] = &["starttls", "tls", "plain"];
 pub(crate) const NOTIFIER_TRANSPORTS: &[&str] = &["udp", "tcp"];
 
@@ -46,13 +46,14 @@ pub(super) const NOTIFIER: &[Property] = &[
     shown("kind", Choice(NOTIFIER_KINDS), "By which way"),
     shown("severity", Choice(SEVERITIES), "Alarms that matter less are not told"),
     wide("gather_s", Integer, "What comes within this after the first change is told with it, s"),
-    maybe(shown("server", Text, "Mail, syslog: the server")),
+    maybe(shown("server", Text, "Mail, syslog, SNMP: the server")),
     maybe(wide("security", Choice(NOTIFIER_SECURITY), "Mail: how the server is spoken to")),
-    maybe(wide("user", Text, "Mail: the account")),
+    maybe(wide("user", Text, "Mail: the account; SNMP: the user of SNMPv3")),
     maybe(wide("from", Text, "Mail: the sender")),
     maybe(shown("to", TextList, "Mail: the receivers")),
     maybe(shown("url", Text, "Webhook: where to")),
     maybe(wide("transport", Choice(NOTIFIER_TRANSPORTS), "Syslog: how it travels")),
+    maybe(wide("hosts_too", Boolean, "SNMP: tells of what hosts tell by themselves too")),
     wide("secret_set", Boolean, "It has a secret"),
     wide("ca_set", Boolean, "It has certificates of its own to believe"),
     restless(shown("state", Choice(&["works", "failing", "untried"]), "How it does since the aggregator's start")),

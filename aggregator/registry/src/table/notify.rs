@@ -16,13 +16,22 @@ const GATHER: Field = Field::body(
     FieldKind::Seconds,
     "What comes within this after the first change is told with it (default: 30 s for mail, 2 s else)",
 );
-const SERVER: Field = Field::body("server", FieldKind::Text, "Mail, syslog: NAME:PORT of the server");
+const SERVER: Field = Field::body("server", FieldKind::Text, "Mail, syslog, SNMP: NAME:PORT of the server");
 const SECURITY: Field = Field::body(
     "security",
     FieldKind::Choice(NOTIFIER_SECURITY),
     "Mail: how the server is spoken to (default: starttls, and nothing is sent without it)",
 );
-const USER: Field = Field::body("user", FieldKind::Text, "Mail: the account; its password is the secret");
+const USER: Field = Field::body(
+    "user",
+    FieldKind::Text,
+    "Mail: the account; its password is the secret. SNMP: the user of SNMPv3 informs; without one v2c traps are sent",
+);
+const HOSTS_TOO: Field = Field::body(
+    "hosts_too",
+    FieldKind::Boolean,
+    "SNMP: tell of alarms of hosts too, which their own snmpd may have told (default: false)",
+);
 const FROM: Field = Field::body("from", FieldKind::Text, "Mail: the sender's address");
 const TO: Field = Field::body("to", FieldKind::TextList, "Mail: addresses of the receivers");
 const URL: Field = Field::body("url", FieldKind::Text, "Webhook: where to POST to");
@@ -32,7 +41,8 @@ const CA: Field = Field::body("ca", FieldKind::Document, "Certificates to believ
 const SECRET: Field = Field::body(
     "secret",
     FieldKind::Secret,
-    "Mail: the account's password; webhook: the key of the signature. Never shown again; empty: none",
+    "Mail: the account's password; webhook: the key of the signature; SNMP: \
+     the community, or the user's password for SHA-256 and AES. Never shown again; empty: none",
 );
 
 const NOT_FOUND: &[&str] = &["not_found"];
@@ -134,15 +144,20 @@ const NOTIFIERS: &[Operation] = &[
     },
     Operation {
         detail: "It is told at once of what stands. Webhooks get Alertmanager's body (version 4), signed by X-Roost-Signature \
-                 where there is a secret: t=SECONDS,v1=HMAC-SHA256 of SECONDS.BODY. Syslog is RFC 5424.",
-        inputs: &[NEW_NAME, KIND, SEVERITY, GATHER, SERVER, SECURITY, USER, FROM, TO, URL, TRANSPORT, SECRET, CA],
+                 where there is a secret: t=SECONDS,v1=HMAC-SHA256 of SECONDS.BODY. Syslog is RFC 5424. SNMP sends ROOST-MIB's notifications, only of what no host \
+                 tells by itself unless hosts_too says otherwise.",
+        inputs: &[
+            NEW_NAME, KIND, SEVERITY, GATHER, SERVER, SECURITY, USER, FROM, TO, URL, TRANSPORT, HOSTS_TOO, SECRET, CA,
+        ],
         errors: &["invalid", "already_exists"],
         cli: cli("notifier", "create"),
         ..write("notifier.create", "Add a notifier", Http::Post, "/notifiers", Output::Object("notifier"))
     },
     Operation {
         detail: "What is left out gets its default; only the secret stays as long as the receiver is the same.",
-        inputs: &[NAME, KIND, SEVERITY, GATHER, SERVER, SECURITY, USER, FROM, TO, URL, TRANSPORT, SECRET, CA],
+        inputs: &[
+            NAME, KIND, SEVERITY, GATHER, SERVER, SECURITY, USER, FROM, TO, URL, TRANSPORT, HOSTS_TOO, SECRET, CA,
+        ],
         errors: &["not_found", "invalid"],
         cli: cli("notifier", "replace"),
         ..write("notifier.replace", "Change a notifier", Http::Put, "/notifiers/{name}", Output::Object("notifier"))

@@ -1,6 +1,6 @@
 //! Notifiers: who is told of alarms, and whether that works.
 
-use roost_aggregator_core::notify::{Digest, Hidden, Mail, MailTls, Notifier, Syslog, Way, Webhook};
+use roost_aggregator_core::notify::{Digest, Hidden, Mail, MailTls, Notifier, Snmp, Syslog, Way, Webhook};
 use roost_aggregator_core::{Call, Grid};
 use roost_protocol::Millis;
 use roost_protocol::alarm::{SEVERITIES, Severity};
@@ -107,6 +107,11 @@ fn notifier(input: &Input) -> Result<Notifier, Problem> {
             to: texts(input, "to"),
         }),
         "webhook" => Way::Webhook(Webhook { url: needed("url")? }),
+        "snmp" => Way::Snmp(Snmp {
+            server: needed("server")?,
+            user: text("user"),
+            hosts_too: input.value("hosts_too").and_then(Value::as_bool).unwrap_or(false),
+        }),
         _ => Way::Syslog(Syslog { server: needed("server")?, tcp: input.text("transport") == Some("tcp") }),
     };
     let gather = if kind == "mail" { GATHER_MAIL } else { GATHER };
@@ -126,9 +131,10 @@ fn strangers(input: &Input, kind: &str) -> Result<(), Problem> {
     let own: &[&str] = match kind {
         "mail" => &["server", "security", "user", "from", "to", "secret", "ca"],
         "webhook" => &["url", "secret", "ca"],
+        "snmp" => &["server", "user", "hosts_too", "secret"],
         _ => &["server", "transport"],
     };
-    let all = ["server", "security", "user", "from", "to", "secret", "ca", "url", "transport"];
+    let all = ["server", "security", "user", "from", "to", "secret", "ca", "url", "transport", "hosts_too"];
     match all.into_iter().find(|name| !own.contains(name) && input.value(name).is_some()) {
         Some(name) => Err(Problem::fault(format!("/{name}"), format!("says nothing of a notifier by {kind}"))),
         None => Ok(()),

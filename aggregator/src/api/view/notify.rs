@@ -103,7 +103,7 @@ impl NotifierView<'_> {
     fn mail(&self) -> Option<&Mail> {
         match &self.notifier.way {
             Way::Mail(mail) => Some(mail),
-            Way::Webhook(_) | Way::Syslog(_) => None,
+            Way::Webhook(_) | Way::Syslog(_) | Way::Snmp(_) => None,
         }
     }
 
@@ -113,8 +113,12 @@ impl NotifierView<'_> {
             ("kind", Way::Mail(_)) => json!("mail"),
             ("kind", Way::Webhook(_)) => json!("webhook"),
             ("kind", Way::Syslog(_)) => json!("syslog"),
+            ("kind", Way::Snmp(_)) => json!("snmp"),
             ("server", Way::Mail(mail)) => json!(mail.server),
             ("server", Way::Syslog(syslog)) => json!(syslog.server),
+            ("server", Way::Snmp(snmp)) => json!(snmp.server),
+            ("user", Way::Snmp(snmp)) => json!(snmp.user),
+            ("hosts_too", Way::Snmp(snmp)) => json!(snmp.hosts_too),
             ("url", Way::Webhook(webhook)) => json!(webhook.url),
             ("transport", Way::Syslog(syslog)) => json!(if syslog.tcp { "tcp" } else { "udp" }),
             ("security", _) => mail.map_or(Value::Null, |mail| {
