@@ -125,6 +125,15 @@ pub struct GuestSample {
     #[cbor(default)]
     #[serde(default)]
     pub access: Vec<Access>,
+    /// Bytes it received and sent a second, by its taps on the host; 0 where it has none.
+    #[n(8)]
+    #[cbor(default)]
+    #[serde(default)]
+    pub receive_bps: u64,
+    #[n(9)]
+    #[cbor(default)]
+    #[serde(default)]
+    pub transmit_bps: u64,
 }
 
 /// What a guest is made from.

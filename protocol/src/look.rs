@@ -158,6 +158,13 @@ pub struct GuestMoment {
     /// What it says it has free, where it says so.
     #[n(7)]
     pub available_mib: Option<MiB>,
+    /// Received and sent, bytes a second.
+    #[n(8)]
+    #[cbor(default)]
+    pub receive_bps: u64,
+    #[n(9)]
+    #[cbor(default)]
+    pub transmit_bps: u64,
 }
 
 /// A screen at a moment.

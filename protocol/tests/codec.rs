@@ -138,16 +138,18 @@ fn guest_report() -> impl Strategy<Value = GuestReport> {
 }
 
 fn guest_sample() -> impl Strategy<Value = GuestSample> {
-    (guest_id(), any::<u32>(), mib(), any::<(u64, u64)>(), of(mib()), of(mib())).prop_map(
-        |(id, cpu_permille, resident_mib, (read_bps, write_bps), balloon_mib, available_mib)| GuestSample {
+    (guest_id(), any::<u32>(), mib(), any::<[u64; 4]>(), of(mib()), of(mib())).prop_map(
+        |(id, cpu_permille, resident_mib, rates, balloon_mib, available_mib)| GuestSample {
             id,
             cpu_permille,
             resident_mib,
-            read_bps,
-            write_bps,
+            read_bps: rates[0],
+            write_bps: rates[1],
             balloon_mib,
             available_mib,
             access: Vec::new(),
+            receive_bps: rates[2],
+            transmit_bps: rates[3],
         },
     )
 }

@@ -8,12 +8,14 @@ use roost_protocol::{MiB, Stamp};
 use super::law::{Bucket, LANES};
 
 /// What a guest's lanes mean: CPU permille, resident MiB, bytes read and written a second, balloon MiB and how many samples
-/// had one, available MiB and how many samples had it.
+/// had one, available MiB and how many samples had it, bytes received and sent a second.
 pub(crate) fn of_guest(sample: &GuestSample) -> Bucket {
     let optional = |mib: Option<roost_protocol::MiB>| mib.map_or([0, 0], |mib| [mib.0, 1]);
     let ([balloon, balloons], [available, availables]) = (optional(sample.balloon_mib), optional(sample.available_mib));
     let (cpu, resident) = (u64::from(sample.cpu_permille), sample.resident_mib.0);
-    Bucket::of([cpu, resident, sample.read_bps, sample.write_bps, balloon, balloons, available, availables, 0, 0])
+    let network = (sample.receive_bps, sample.transmit_bps);
+    let disk = (sample.read_bps, sample.write_bps);
+    Bucket::of([cpu, resident, disk.0, disk.1, balloon, balloons, available, availables, network.0, network.1])
 }
 
 /// What the host's lanes mean: CPU permille, available and swapped MiB, load in hundredths, pressure of CPU, memory and IO
@@ -40,7 +42,7 @@ pub(crate) fn of_host(sample: &HostSample) -> Bucket {
 
 /// A guest over the time of one bucket, which began at this second.
 pub(super) fn guest((at_s, bucket): &(u64, Bucket)) -> GuestMoment {
-    let [cpu, resident, read, written, balloon, balloons, available, availables, ..] = bucket.sums;
+    let [cpu, resident, read, written, balloon, balloons, available, availables, received, sent] = bucket.sums;
     let mean = |sum: u64| sum / bucket.count.max(1);
     let optional = |sum: u64, count: u64| sum.checked_div(count).map(MiB);
     GuestMoment {
@@ -52,6 +54,8 @@ pub(super) fn guest((at_s, bucket): &(u64, Bucket)) -> GuestMoment {
         write_bps: mean(written),
         balloon_mib: optional(balloon, balloons),
         available_mib: optional(available, availables),
+        receive_bps: mean(received),
+        transmit_bps: mean(sent),
     }
 }
 
@@ -94,12 +98,15 @@ mod test {
             balloon_mib: None,
             available_mib: available,
             access: Vec::new(),
+            receive_bps: u64::from(cpu),
+            transmit_bps: 7,
         };
         let mut bucket = of_guest(&sample(100, None));
         bucket.add(&of_guest(&sample(300, Some(MiB(20)))));
         let moment = guest(&(7, bucket));
         assert_eq!((moment.at, moment.cpu_permille, moment.cpu_peak_permille), (Stamp(7_000), 200, 300));
         assert_eq!((moment.resident_mib, moment.write_bps), (MiB(60), 10));
+        assert_eq!((moment.receive_bps, moment.transmit_bps), (200, 7));
         assert_eq!((moment.available_mib, moment.balloon_mib), (Some(MiB(20)), None), "of those that said something");
         let sample = HostSample { cpu_permille: 5, load_centi: 150, ..HostSample::default() };
         let moment = host(&(8, of_host(&sample)));

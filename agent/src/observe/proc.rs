@@ -97,6 +97,11 @@ fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty())
 }
 
+/// A file that holds one number.
+pub(super) fn count(bytes: &[u8]) -> Option<u64> {
+    number(bytes.trim_ascii_end())
+}
+
 fn number(field: &[u8]) -> Option<u64> {
     if field.is_empty() {
         return None;
@@ -153,6 +158,7 @@ mod test {
                 (cpu(bytes).filter(|ticks| ticks.all > 0), memory(bytes), pressure_centi(bytes)),
                 (None, None, None)
             );
+            assert_eq!(count(bytes), None);
             assert_eq!((process_ticks(bytes), disk_bytes(bytes), nics(bytes).count()), (None, None, 0));
         }
     }

@@ -35,8 +35,14 @@ const BUFFER: usize = 32 << 10;
 /// Interfaces that are told of one host; taps of guests come and go, so the list is bounded.
 const NICS: usize = 32;
 
+/// Taps of one guest that are sampled.
+const TAPS: usize = 16;
+
 /// Balloon size, and what the guest says is available.
 type Balloon = (Option<MiB>, Option<MiB>);
+
+/// What libvirt is asked for rarely: balloons, and the names of taps.
+type Rare = BTreeMap<GuestId, (Balloon, Vec<String>)>;
 
 /// Starts the threads. They end when nobody takes their events any more.
 pub(crate) fn start(
@@ -55,11 +61,8 @@ pub(crate) fn start(
 }
 
 /// NOWAIT: a busy or hung QEMU is passed over. A thread of its own all the same, should libvirt itself hang.
-fn ask_balloons(
-    hypervisor: &watch::Receiver<Option<Arc<Hypervisor>>>,
-    sender: &SyncSender<BTreeMap<GuestId, Balloon>>,
-) {
-    let groups = StatsGroups { balloon: true, running_only: true, ..StatsGroups::default() };
+fn ask_balloons(hypervisor: &watch::Receiver<Option<Arc<Hypervisor>>>, sender: &SyncSender<Rare>) {
+    let groups = StatsGroups { balloon: true, interface: true, running_only: true, ..StatsGroups::default() };
     loop {
         let current = hypervisor.borrow().clone();
         let answer = current.map(|hypervisor| hypervisor.bulk_stats(groups));
@@ -67,7 +70,9 @@ fn ask_balloons(
             Some(Ok(all)) => {
                 let mib = |kib: Option<u64>| kib.map(|kib| MiB(kib / 1_024));
                 let all = all.into_iter().map(|one| {
-                    (GuestId::from_bytes(one.uuid), (mib(one.balloon.current_kib), mib(one.balloon.usable_kib)))
+                    let taps = one.interfaces.into_iter().map(|interface| interface.name).take(TAPS).collect();
+                    let balloon = (mib(one.balloon.current_kib), mib(one.balloon.usable_kib));
+                    (GuestId::from_bytes(one.uuid), (balloon, taps))
                 });
                 if sender.send(all.collect()).is_err() {
                     return;
@@ -86,7 +91,7 @@ struct Sampler {
     buffer: Vec<u8>,
     /// Set when a guest may have started or ended.
     changed: Arc<AtomicBool>,
-    balloons: Receiver<BTreeMap<GuestId, Balloon>>,
+    balloons: Receiver<Rare>,
     /// How those stand that are tried.
     doors: watch::Receiver<Doors>,
 }
@@ -100,7 +105,10 @@ impl Sampler {
             }
             if let Ok(balloons) = self.balloons.try_recv() {
                 self.guests.iter_mut().for_each(|(id, guest)| {
-                    guest.balloon = balloons.get(id).copied().unwrap_or(guest.balloon);
+                    if let Some((balloon, taps)) = balloons.get(id) {
+                        guest.balloon = *balloon;
+                        guest.plug(taps);
+                    }
                 });
             }
             let now = Instant::now();
@@ -173,7 +181,33 @@ struct Guest {
     io: Option<File>,
     before: Option<Counters>,
     balloon: Balloon,
+    taps: Vec<Tap>,
     told: Option<GuestSample>,
+}
+
+/// A network interface of a guest as the host sees it, which receives what the guest sends.
+struct Tap {
+    name: String,
+    received: File,
+    sent: File,
+}
+
+impl Tap {
+    /// `None` where the host has no such interface: user-mode networks have a name only in the guest's definition.
+    fn open(name: &str) -> Option<Self> {
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return None;
+        }
+        let folder = Path::new("/sys/class/net").join(name).join("statistics");
+        let open = |file: &str| File::open(folder.join(file)).ok();
+        Some(Self { name: name.to_owned(), received: open("rx_bytes")?, sent: open("tx_bytes")? })
+    }
+
+    /// Bytes that the guest received and sent.
+    fn bytes(&self, buffer: &mut [u8]) -> Option<(u64, u64)> {
+        let mut count = |file| proc::count(read(file, buffer)?);
+        Some((count(&self.sent)?, count(&self.received)?))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -181,6 +215,8 @@ struct Counters {
     at: Instant,
     ticks: u64,
     disk: (u64, u64),
+    /// Absent where the guest has no tap, or has other ones than before.
+    network: Option<(u64, u64)>,
 }
 
 impl Guest {
@@ -188,7 +224,32 @@ impl Guest {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         let io = File::open(folder.join("io")).ok();
         let (stat, statm) = (File::open(folder.join("stat"))?, File::open(folder.join("statm"))?);
-        Ok(Self { pid, stat, statm, io, before: None, balloon: (None, None), told: None })
+        Ok(Self { pid, stat, statm, io, before: None, balloon: (None, None), taps: Vec::new(), told: None })
+    }
+
+    /// Its taps have these names now.
+    fn plug(&mut self, names: &[String]) {
+        let fresh: Vec<Tap> = names.iter().filter_map(|name| Tap::open(name)).collect();
+        if fresh.iter().map(|tap| &tap.name).eq(self.taps.iter().map(|tap| &tap.name)) {
+            return;
+        }
+        self.taps = fresh;
+        if let Some(before) = &mut self.before {
+            before.network = None;
+        }
+    }
+
+    fn network(&mut self, buffer: &mut [u8]) -> Option<(u64, u64)> {
+        let all = self.taps.iter().map(|tap| tap.bytes(buffer));
+        let sum = |(received, sent): (u64, u64), (more, out): (u64, u64)| {
+            (received.saturating_add(more), sent.saturating_add(out))
+        };
+        let bytes = all.reduce(|one, other| Some(sum(one?, other?))).flatten();
+        if bytes.is_none() {
+            // A tap is gone; one of the same name is another one.
+            self.taps.clear();
+        }
+        bytes
     }
 
     /// `None` when the process is gone.
@@ -196,9 +257,12 @@ impl Guest {
         let ticks = proc::process_ticks(read(&self.stat, buffer)?)?;
         let pages = proc::resident_pages(read(&self.statm, buffer)?)?;
         let io = self.io.as_ref().and_then(|io| read(io, buffer)).and_then(proc::disk_bytes);
-        let counters = Counters { at: now, ticks, disk: io.unwrap_or((0, 0)) };
+        let network = self.network(buffer);
+        let counters = Counters { at: now, ticks, disk: io.unwrap_or((0, 0)), network };
         let before = self.before.replace(counters).unwrap_or(counters);
         let span = now.duration_since(before.at);
+        let (received, sent) = network.unwrap_or_default();
+        let (received_before, sent_before) = before.network.unwrap_or((received, sent));
         Some(GuestSample {
             id,
             cpu_permille: permille(ticks.saturating_sub(before.ticks), span),
@@ -208,6 +272,8 @@ impl Guest {
             balloon_mib: self.balloon.0,
             available_mib: self.balloon.1,
             access: Vec::new(),
+            receive_bps: per_second(received.saturating_sub(received_before), span),
+            transmit_bps: per_second(sent.saturating_sub(sent_before), span),
         })
     }
 }
@@ -368,6 +434,23 @@ mod test {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(guest.sample(id, now + EVERY, &mut buffer), None);
+    }
+
+    #[test]
+    fn what_goes_over_a_tap_is_the_guests_from_the_second_look_on() {
+        let mut guest = Guest::open(std::process::id()).unwrap();
+        let (id, mut buffer, now) = (GuestId::from_u128(1), vec![0; BUFFER], Instant::now());
+        guest.plug(&["lo".into(), "../lo".into(), "none-such".into()]);
+        assert_eq!(guest.taps.len(), 1);
+        let sample = guest.sample(id, now, &mut buffer).unwrap();
+        assert_eq!((sample.receive_bps, sample.transmit_bps), (0, 0), "nothing to compare with");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(&[0; 30_000], socket.local_addr().unwrap()).unwrap();
+        let sample = guest.sample(id, now + EVERY, &mut buffer).unwrap();
+        assert!(sample.receive_bps >= 30_000 && sample.transmit_bps >= 30_000, "{sample:?}");
+        guest.plug(&["other".into()]);
+        let sample = guest.sample(id, now + 2 * EVERY, &mut buffer).unwrap();
+        assert_eq!((sample.receive_bps, sample.transmit_bps), (0, 0), "another tap's count is no traffic");
     }
 
     #[test]

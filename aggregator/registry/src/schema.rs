@@ -124,6 +124,7 @@ static SCHEMAS: &[Schema] = &[
     Schema { name: "loss", help: "What would become of a guest if its host died", properties: failover::LOSS },
     Schema { name: "host_moment", help: "A host on average over one step", properties: history::HOST_MOMENT },
     Schema { name: "performance", help: "One measure over a span of time", properties: history::PERFORMANCE },
+    Schema { name: "guest_use", help: "A guest over a span of time", properties: history::GUEST_USE },
     Schema { name: "guest_moment", help: "A guest on average over one step", properties: history::GUEST_MOMENT },
     Schema { name: "host_loss", help: "What a host's death would cost", properties: failover::HOST_LOSS },
     Schema { name: "host_memory", help: "How a host's memory is shared out", properties: memory::HOST },

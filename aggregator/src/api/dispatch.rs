@@ -120,6 +120,7 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.test_watchdog" => watchdog::test,
         "host.resume" => host::resume,
         "host.history" => history::of_host,
+        "report.guests" => history::report_of_guests,
         "host.report" => history::report_of_host,
         "guest.report" => history::report_of_guest,
         "guest.history" => history::of_guest,

@@ -282,5 +282,7 @@ fn guest_sample(id: GuestId, sequence: u64) -> GuestSample {
         balloon_mib: Some(MiB(2_048)),
         available_mib: Some(MiB(500 + sequence % 500)),
         access: Vec::new(),
+        receive_bps: 8_000 * sequence,
+        transmit_bps: 7_000 * sequence,
     }
 }

@@ -207,6 +207,8 @@ fn a_guest_that_runs_and_does_not_answer_is_an_alarm_until_it_answers_or_is_off(
             balloon_mib: None,
             available_mib: None,
             access: vec![access(1, true), access(2, up)],
+            receive_bps: 0,
+            transmit_bps: 0,
         };
         BTreeMap::from([(id, sample)])
     };

@@ -271,6 +271,8 @@ fn doors_are_told_to_the_host_that_a_guest_is_on_and_to_those_that_keep_its_poin
         balloon_mib: None,
         available_mib: None,
         access: vec![access; 99],
+        receive_bps: 0,
+        transmit_bps: 0,
     };
     let beat = Beat { samples: vec![sample], ..Beat::default() };
     rig.tell(Event::Received { link: LinkId(1), message: ToAggregator::Beat(beat) });

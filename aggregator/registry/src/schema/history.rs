@@ -1,6 +1,6 @@
 //! Shapes of what was sampled.
 
-use super::{Property, hidden, maybe, shown, wide};
+use super::{ID, NAME, Property, hidden, maybe, shown, wide};
 use crate::FieldKind::{Integer, Number, Text, Time};
 
 pub(super) const HOST_MOMENT: &[Property] = &[
@@ -29,6 +29,28 @@ pub(super) const GUEST_MOMENT: &[Property] = &[
     maybe(shown("available_mib", Integer, "Memory it says it has free, MiB")),
     shown("read_bps", Integer, "Read from its disks, bytes a second"),
     shown("write_bps", Integer, "Written to them, bytes a second"),
+    shown("receive_bps", Integer, "Received, bytes a second; by its taps on the host, 0 where it has none"),
+    shown("transmit_bps", Integer, "Sent, bytes a second"),
+];
+
+pub(super) const GUEST_USE: &[Property] = &[
+    ID,
+    NAME,
+    shown("host_name", Text, "Its host, which was asked"),
+    maybe(shown("cpu_mean_percent", Number, "CPU in use on average, percent of one CPU")),
+    maybe(shown("cpu_p95_percent", Number, "What 95 of 100 steps did not exceed")),
+    maybe(wide("cpu_max_percent", Number, "The highest sample")),
+    maybe(shown("resident_mean_mib", Number, "Memory its process held on average, MiB")),
+    maybe(wide("resident_max_mib", Number, "The highest step")),
+    maybe(wide("available_min_mib", Number, "The least memory it said it had free, MiB")),
+    maybe(shown("read_mean_bps", Number, "Read from its disks on average, bytes a second")),
+    maybe(shown("write_mean_bps", Number, "Written to them")),
+    maybe(shown("receive_mean_bps", Number, "Received on average, bytes a second")),
+    maybe(shown("transmit_mean_bps", Number, "Sent on average")),
+    maybe(wide("from", Time, "When the first step that was sampled began, by its host's clock")),
+    maybe(wide("last", Time, "When the last of them began")),
+    maybe(wide("step_s", Integer, "How long a step is, seconds")),
+    maybe(shown("missing", Text, "Why there are no figures")),
 ];
 
 pub(super) const PERFORMANCE: &[Property] = &[

@@ -14,6 +14,14 @@ const POINTS: Field = Field::query("points", FieldKind::Integer, "About so many 
 
 pub(super) const TABLE: &[Operation] = &[
     Operation {
+        detail: "One line a guest, of up to 2,000 guests at once: of more, name a host. Each host is asked for what it \
+                 sampled; where it does not answer, or nothing was sampled, the line says so.",
+        inputs: &[Field::query("host", FieldKind::Text, "Only guests of this host (id or name)"), SPAN, UNTIL],
+        errors: &["not_found", "ambiguous", "invalid"],
+        cli: cli("report", "guests"),
+        ..read("report.guests", "Sum up what guests were like", "/reports/guests", Output::List("guest_use"))
+    },
+    Operation {
         detail: REPORT,
         inputs: &[REF_HOST, SPAN, UNTIL],
         errors: LOOK,

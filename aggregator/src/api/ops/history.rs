@@ -1,8 +1,11 @@
 //! What hosts sampled, asked of them when somebody looks; nothing of it is kept here.
 
+use std::collections::BTreeMap;
+
 use roost_protocol::look::{Course, History, MOMENTS, Past};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::{GuestId, HostId, Millis, Stamp};
+use tokio::task::JoinSet;
 
 use super::find;
 use crate::api::Api;
@@ -11,8 +14,9 @@ use crate::api::input::Input;
 use crate::api::page::Wanted;
 use crate::api::problem::Problem;
 use crate::api::view::history::{GuestMomentView, HostMomentView};
-use crate::api::view::performance::{Performance, report};
+use crate::api::view::performance::{GuestUse, Performance, report};
 use crate::auth::Caller;
+use crate::handle::Handle;
 use crate::look::history;
 
 /// An hour, in steps of a minute.
@@ -21,6 +25,10 @@ const POINTS: u64 = 60;
 
 /// A day, for reports.
 const REPORT_S: u64 = 24 * 3_600;
+/// Guests of one report: each is a question to its host.
+const GUESTS: usize = 2_000;
+/// Steps that are asked of each of them: five minutes of a day.
+const STEPS: u32 = 288;
 
 pub(crate) async fn of_host(api: &Api, _: &Caller, input: Input) -> Done {
     let page = Wanted::of::<HostMomentView<'_>>(&input)?;
@@ -48,6 +56,67 @@ pub(crate) async fn report_of_guest(api: &Api, _: &Caller, input: Input) -> Done
     let page = Wanted::of::<&Performance>(&input)?;
     let (host, guest) = guest(api, &input).await?;
     Ok(Output::List(page.page(report(&summed_up(api, host, Some(guest), &input).await?).iter())))
+}
+
+/// Hosts are asked side by side, guests of one host one after the other.
+pub(crate) async fn report_of_guests(api: &Api, _: &Caller, input: Input) -> Done {
+    let page = Wanted::of::<&GuestUse>(&input)?;
+    let asked = span(&input, REPORT_S)?;
+    let mut asking = JoinSet::new();
+    for (host, guests) in guests_by_host(api, &input).await? {
+        let handle = api.handle.clone();
+        asking.spawn(async move { uses(&handle, host, guests, asked).await });
+    }
+    let mut all: Vec<GuestUse> = Vec::new();
+    while let Some(done) = asking.join_next().await {
+        all.extend(done.unwrap_or_default());
+    }
+    Ok(Output::List(page.page(all.iter())))
+}
+
+type Named = (GuestId, String, String);
+
+async fn guests_by_host(api: &Api, input: &Input) -> Result<BTreeMap<HostId, Vec<Named>>, Problem> {
+    let wanted = input.text("host").map(str::to_owned);
+    let found = api.handle.read(move |grid, _, _| {
+        let only = wanted.map(|wanted| find::host(grid, &wanted).map(|host| host.id)).transpose()?;
+        let mut all: BTreeMap<HostId, Vec<Named>> = BTreeMap::new();
+        let guests = find::guests(grid).filter(|view| only.is_none_or(|host| view.host.id == host));
+        for (count, view) in guests.enumerate() {
+            if count == GUESTS {
+                let text = format!("A report is of {GUESTS} guests at most, and there are more.");
+                return Err(Problem::new("invalid", text).advice("Name a host."));
+            }
+            let report = &view.guest.report;
+            let named = (report.id, report.name.clone(), view.host.name.clone());
+            all.entry(view.host.id).or_default().push(named);
+        }
+        Ok(all)
+    });
+    found.await?
+}
+
+/// Once a host did not answer it is not asked on.
+async fn uses(
+    handle: &Handle,
+    host: HostId,
+    guests: Vec<Named>,
+    (span, until): (Millis, Option<Stamp>),
+) -> Vec<GuestUse> {
+    let (mut all, mut silent) = (Vec::new(), None);
+    for (guest, name, host_name) in guests {
+        let report = match &silent {
+            Some(why) => Err(String::clone(why)),
+            None => match history(handle, host, Past { guest: Some(guest), span, until, points: STEPS }).await {
+                Ok(Ok(history)) => Ok(report(&history)),
+                Ok(Err(failure)) => Err(failure.text),
+                Err(_) => Err("the aggregator ends".to_owned()),
+            },
+        };
+        silent = report.as_ref().err().cloned();
+        all.push(GuestUse { guest, name, host_name, report });
+    }
+    all
 }
 
 async fn host(api: &Api, input: &Input) -> Result<HostId, Problem> {
@@ -87,12 +156,14 @@ async fn past(
     input: &Input,
     (default_s, points): (u64, u32),
 ) -> Result<History, Problem> {
+    let (span, until) = span(input, default_s)?;
+    Ok(history(&api.handle, host, Past { guest, span, until, points }).await??)
+}
+
+fn span(input: &Input, default_s: u64) -> Result<(Millis, Option<Stamp>), Problem> {
     let span = Millis(input.number("last").unwrap_or(default_s).saturating_mul(1_000));
     let until = input.text("until").map(moment).transpose()?;
-    if span == Millis(0) {
-        return Err(Problem::fault("/last", "must be a second at least"));
-    }
-    Ok(history(&api.handle, host, Past { guest, span, until, points }).await??)
+    if span == Millis(0) { Err(Problem::fault("/last", "must be a second at least")) } else { Ok((span, until)) }
 }
 
 fn moment(text: &str) -> Result<Stamp, Problem> {

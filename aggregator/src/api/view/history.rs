@@ -68,6 +68,8 @@ impl Listed for GuestMomentView<'_> {
             "available_mib" => json!(moment.available_mib),
             "read_bps" => json!(moment.read_bps),
             "write_bps" => json!(moment.write_bps),
+            "receive_bps" => json!(moment.receive_bps),
+            "transmit_bps" => json!(moment.transmit_bps),
             _ => Value::Null,
         }
     }

@@ -1,7 +1,7 @@
 //! What was sampled over a span of time, in one line a measure: mean, lowest, 95th percentile, highest.
 
-use roost_protocol::Stamp;
 use roost_protocol::look::{Course, GuestMoment, History, HostMoment};
+use roost_protocol::{GuestId, Stamp};
 use serde_json::{Value, json};
 
 use super::time;
@@ -77,6 +77,8 @@ const GUEST: &[Measure<GuestMoment>] = &[
     ("available_mib", |moment| amount(moment.available_mib?.0)),
     ("read_bps", |moment| amount(moment.read_bps)),
     ("write_bps", |moment| amount(moment.write_bps)),
+    ("receive_bps", |moment| amount(moment.receive_bps)),
+    ("transmit_bps", |moment| amount(moment.transmit_bps)),
 ];
 
 /// The report of this history. A measure without a value has no line.
@@ -135,6 +137,53 @@ impl Listed for &Performance {
     }
 }
 
+/// One guest in the report over many.
+#[derive(Clone, Debug)]
+pub(crate) struct GuestUse {
+    pub(crate) guest: GuestId,
+    pub(crate) name: String,
+    pub(crate) host_name: String,
+    /// Its report, or why there is none.
+    pub(crate) report: Result<Vec<Performance>, String>,
+}
+
+impl Listed for &GuestUse {
+    const SCHEMA: &'static str = "guest_use";
+
+    fn order(&self) -> Order {
+        Order::Text(format!("{}\0{}", self.name, self.guest))
+    }
+
+    fn property(&self, name: &str) -> Value {
+        let lines = self.report.as_deref().unwrap_or_default();
+        let of = |measure: &str, figure: &str| {
+            lines.iter().find(|line| line.measure == measure).map_or(Value::Null, |line| line.property(figure))
+        };
+        match name {
+            "id" => json!(self.guest),
+            "name" => json!(self.name),
+            "host_name" => json!(self.host_name),
+            "cpu_mean_percent" => of("cpu_percent", "mean"),
+            "cpu_p95_percent" => of("cpu_percent", "p95"),
+            "cpu_max_percent" => of("cpu_percent", "max"),
+            "resident_mean_mib" => of("resident_mib", "mean"),
+            "resident_max_mib" => of("resident_mib", "max"),
+            "available_min_mib" => of("available_mib", "min"),
+            "read_mean_bps" => of("read_bps", "mean"),
+            "write_mean_bps" => of("write_bps", "mean"),
+            "receive_mean_bps" => of("receive_bps", "mean"),
+            "transmit_mean_bps" => of("transmit_bps", "mean"),
+            "from" | "last" | "step_s" => of("cpu_percent", name),
+            "missing" => match &self.report {
+                Err(why) => json!(why),
+                Ok(lines) if lines.is_empty() => json!("nothing was sampled then"),
+                Ok(_) => Value::Null,
+            },
+            _ => Value::Null,
+        }
+    }
+}
+
 #[cfg(test)]
 mod test {
     use roost_protocol::{MiB, Millis};
@@ -154,7 +203,10 @@ mod test {
         let of = Course::Guest((1..=100).map(moment).collect());
         let report = report(&History { step: Millis(10_000), of });
         let measures: Vec<&str> = report.iter().map(|line| line.measure).collect();
-        assert_eq!(measures, ["cpu_percent", "resident_mib", "available_mib", "read_bps", "write_bps"]);
+        assert_eq!(
+            measures,
+            ["cpu_percent", "resident_mib", "available_mib", "read_bps", "write_bps", "receive_bps", "transmit_bps"]
+        );
         let cpu = &report[0];
         assert_eq!((cpu.from, cpu.last, cpu.step_s), (Stamp(10_000), Stamp(1_000_000), 10));
         assert_eq!(cpu.figures, Figures { count: 100, mean: 50.5, min: 1.0, p95: 95.0, max: 500.0 });
@@ -162,6 +214,19 @@ mod test {
         assert_eq!(report[2].figures, Figures { count: 50, mean: 75.5, min: 51.0, p95: 98.0, max: 100.0 });
         let line = &report[0];
         assert_eq!((line.property("mean"), line.property("p95")), (json!(50.5), json!(95.0)));
+    }
+
+    #[test]
+    fn a_guest_in_the_report_over_many_has_its_figures_or_says_why_not() {
+        let moment = GuestMoment { cpu_permille: 250, resident_mib: MiB(60), receive_bps: 9, ..GuestMoment::default() };
+        let sampled = report(&History { step: Millis(300_000), of: Course::Guest(vec![moment]) });
+        let line = |report| GuestUse { guest: GuestId::from_u128(1), name: "a".into(), host_name: "h".into(), report };
+        let (good, none, bad) = (line(Ok(sampled)), line(Ok(vec![])), line(Err("away".into())));
+        let told = |line: &GuestUse, names: [&str; 4]| names.map(|name| (&line).property(name));
+        let names = ["cpu_mean_percent", "receive_mean_bps", "step_s", "missing"];
+        assert_eq!(told(&good, names), [json!(25.0), json!(9.0), json!(300), Value::Null]);
+        assert_eq!(told(&none, names), [Value::Null, Value::Null, Value::Null, json!("nothing was sampled then")]);
+        assert_eq!(told(&bad, names)[3], json!("away"));
     }
 
     #[test]

@@ -243,6 +243,8 @@ fn door(rig: &mut Rig, up: bool) {
         balloon_mib: None,
         available_mib: None,
         access: vec![access],
+        receive_bps: 0,
+        transmit_bps: 0,
     };
     rig.tell(Event::Sampled { host: HostSample::default(), guests: vec![sample] });
 }
