@@ -11,7 +11,7 @@ runtime="qemu-system-x86:guests qemu-utils:disk-images libvirt-daemon:guests lib
 busybox-static:host-image-and-test-guest cpio:initramfs xz-utils:initramfs nftables:network-faults iproute2:networks socat:sockets
 procps:processes kmod:kernel-modules"
 tests="python3:API-clients librpc-xml-perl:XML-RPC-client liblwp-protocol-https-perl:its-TLS faketime:clock-tests
-snmpd:SNMP snmp:SNMP-clients snmptrapd:SNMP-traps smitools:checks-MIBs prometheus:scrapes-metrics
+snmpd:SNMP snmp:SNMP-clients libnet-snmp-perl:SNMP-client snmptrapd:SNMP-traps smitools:checks-MIBs prometheus:scrapes-metrics
 prometheus-alertmanager:its-webhooks python3-aiosmtpd:receives-mail rsyslog:receives-syslog openssl:its-certificates"
 
 # Debian 13 has a package for each fence agent, Debian 12 one for all.
@@ -19,6 +19,9 @@ fence=fence-agents:cuts-power
 ! apt-cache show fence-agents-dummy > /dev/null 2>&1 ||
   fence="fence-agents-dummy:cuts-nobody's-power fence-agents-ipmilan:speaks-to-a-management-board"
 tests="$tests $fence openipmi:a-virtual-management-board ipmitool:speaks-IPMI"
+
+# Debian 13 has another pysnmp, with other names in it.
+! apt-cache show python3-pysnmp4 > /dev/null 2>&1 || tests="$tests python3-pysnmp4:SNMP-client"
 
 image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick e2fsprogs:disks-in-its-tests xfsprogs:disks-in-its-tests snmp:SNMP-clients"
 

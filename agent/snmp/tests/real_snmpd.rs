@@ -1,5 +1,5 @@
 //! The subagent under the distribution's snmpd, asked by net-snmp's programs. Needs the Debian packages snmpd, snmp,
-//! snmptrapd and smitools; no root.
+//! snmptrapd, smitools, libnet-snmp-perl and, on Debian 12, python3-pysnmp4; no root.
 #![allow(clippy::unwrap_used, reason = "helpers of tests end the test like the tests themselves")]
 
 #[path = "real_snmpd/lab.rs"]
@@ -45,6 +45,7 @@ fn real_tables_are_read_by_name_with_v2c_and_v3() {
     assert!(guests.contains("mary"), "{guests}");
     let alarms = lab.run("snmptable", &V2C, &["ROOST-MIB::roostAlarmTable"]);
     assert!(alarms.contains("state-disk"), "{alarms}");
+    lab.read_by_others(60);
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(crate) const V3: [&str; 12] =
 const HANG: Duration = Duration::from_secs(90);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
+/// Of the package python3-pysnmp4, which Debian 13 lacks.
+const PYSNMP: &str = "/usr/lib/python3/dist-packages/pysnmp/hlapi/__init__.py";
 const CHILD: &str = "ROOST_SNMP_TEST_SUBAGENT";
 
 #[derive(Debug)]
@@ -100,6 +102,23 @@ impl Lab {
             String::from_utf8_lossy(&output.stderr)
         );
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Clients in Perl and Python, whose libraries share nothing with net-snmp, read the table of guests.
+    pub(crate) fn read_by_others(&self, guests: u32) {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real_snmpd");
+        let mut clients = vec![("perl", "client.pl")];
+        if Path::new(PYSNMP).exists() {
+            clients.push(("/usr/bin/python3", "client.py"));
+        }
+        for (program, script) in clients {
+            let mut command = Command::new(program);
+            command.arg(scripts.join(script)).args([self.port.to_string(), guests.to_string()]);
+            let output = command.output().unwrap();
+            let said =
+                [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+            assert!(said.starts_with("all fine"), "{script}: {said}");
+        }
     }
 
     /// What it complains of.
