@@ -59,7 +59,9 @@ fn real_watchdog_that_ends_its_host_passes_and_one_that_never_fires_fails_and_ha
         let mut guards = join_with(grid, 2, "normal")?;
         guards.hurry_dog(1, SOONER);
         guards.break_dog(2, true);
-        await_result(grid, "h1", "untested")?;
+        for host in ["h1", "h2"] {
+            await_result(grid, host, "untested")?;
+        }
         is_refused_where_it_harms(grid, &guards)?;
         grid.api.ok(Method::POST, "/hosts/h2/actions/maintenance", None)?;
         let shown = grid.roost(&["host", "test-watchdog", "h1"])?;

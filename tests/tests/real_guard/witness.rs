@@ -57,8 +57,12 @@ fn real_two_hosts_and_a_witness_go_on_with_a_dead_host_s_guest_and_need_it_for_n
         take_witness(grid, &mut guards)?;
         await_protected(&guards, guest)?;
         shows_protected(grid, OTHER)?;
-        let wards = guards.status(BESIDE)?.wards;
-        ensure!(wards.len() == 1 && wards.iter().all(|ward| ward.guests.is_empty() && ward.votes), "{wards:?}");
+        // The two hosts settle on it without waiting for it.
+        eventually("the witness takes part", START, || {
+            let wards = guards.status(BESIDE)?.wards;
+            ensure!(wards.len() == 1 && wards.iter().all(|ward| ward.guests.is_empty() && ward.votes), "{wards:?}");
+            Ok(())
+        })?;
         write_and_await_replica(grid)?;
 
         // Its death, and the aggregator's, is nobody's loss.
