@@ -45,7 +45,7 @@ image-test: ## the host image boots in QEMU and joins: from a stick, by network,
 	$(CARGO) build --locked --workspace --bins
 	ROOST_REAL=1 ROOST_IMAGE=$(CURDIR)/target/image/quick $(CARGO) nextest run --locked --profile image --workspace
 
-storm: ## storms of faults: the ward for 4 x ROOST_HOURS simulated hours (a million take about two core-hours), then ROOST_STORM_FAULTS on real hosts, as root, ROOST_CROWD guests of one dead host, guests that take 60 % of their memory at once (three, ROOST_SUDDEN times), and a folder for copies that is frozen for ROOST_FROZEN_S
+storm: ## storms of faults: the ward for 4 x ROOST_HOURS simulated hours (a million take about four core-hours), then ROOST_STORM_FAULTS on real hosts, as root, ROOST_CROWD guests of one dead host, guests that take 60 % of their memory at once (three, ROOST_SUDDEN times), and a folder for copies that is frozen for ROOST_FROZEN_S
 	ROOST_HOURS=$${ROOST_HOURS:-25000} $(CARGO) test --locked -p roost-ward-tests --test simulation -- --nocapture in_a_
 	tests/lab/deps.sh test
 	$(CARGO) build --locked --workspace --bins

@@ -7,7 +7,7 @@ use roost_ward::{Fence, NORMAL, Policy, Profile, Rule, Rules, Timers};
 use roost_ward_tests::simulation::{Fault, Figures, Grid, Storm, losses, recovery, run_ahead, storm};
 
 /// Hours of the world in one storm; `ROOST_HOURS` asks for more, `ROOST_SEED` replays one and tells what happened.
-const HOURS: u64 = 300;
+const HOURS: u64 = 2_500;
 /// Runs of one fault each; their figures are the promises of the documents.
 const RUNS: u64 = 100;
 /// Within so many hours a broken rule must be noticed.
