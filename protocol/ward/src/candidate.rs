@@ -36,6 +36,14 @@ impl Ward {
         }
     }
 
+    /// What spoke against standing may not do so any more. Who waits for another reason goes on waiting: whoever gave the
+    /// ward up must not snatch it from its next owner because a copy grew meanwhile.
+    pub(crate) fn reconsider(&mut self, now: Time) {
+        if matches!(self.seat, Seat::Off { next_try: None }) {
+            self.try_soon(now);
+        }
+    }
+
     pub(crate) fn nominated(&mut self, now: Time, force: bool) {
         self.forced |= force;
         self.try_soon(now);
@@ -221,5 +229,95 @@ impl Ward {
         } else {
             ballot.councils.in_force = ballot.councils.newest.clone();
         }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use roost_protocol::HostId;
+
+    use super::*;
+    use crate::ballot::Ballot;
+    use crate::council::Council;
+    use crate::event::{Bars, Event};
+    use crate::rules::Rules;
+    use crate::timers::Profile;
+    use crate::ward::Start;
+
+    const START: Time = Time(10_000_000);
+
+    fn id(number: u128) -> MemberId {
+        MemberId::first(HostId::from_u128(number))
+    }
+
+    fn asks(actions: &[Action]) -> bool {
+        actions.iter().any(|action| matches!(action, Action::Send { message: Message::Ask(_), .. }))
+    }
+
+    fn hear(ward: &mut Ward, now: Time, from: u128, message: Message) -> Vec<Action> {
+        ward.on(now, Event::Heard { from: id(from), message })
+    }
+
+    /// Host 1 of three, the first home before host 2, that owned epoch 1 and gave it up.
+    fn gave_up() -> Ward {
+        let council =
+            Council::new(vec![id(1), id(2), id(3)], vec![id(1), id(2)], Policy::Strict, Profile::Normal).unwrap();
+        let (ballot, replica) = (Ballot::first(council), Replica::Stateless);
+        let (kept, booted, seed, rules) = (None, Time(0), 7, Rules::ALL);
+        let mut ward = Ward::new(START, Start { me: id(1), ballot, kept, replica, booted, seed, rules });
+        let now = START + ward.councils().promise();
+        assert!(asks(&ward.on(now, Event::Wake)));
+        let epoch = Epoch(1);
+        let in_force = Version::default();
+        hear(&mut ward, now, 3, Message::Would { epoch, in_force, cold: false });
+        let won = hear(&mut ward, now, 3, Message::Vote { epoch, in_force });
+        let renewal = won.into_iter().find_map(|action| match action {
+            Action::Send { message: Message::Renew { round, version, .. }, .. } => Some((round, version)),
+            _ => None,
+        });
+        let (round, version) = renewal.expect("an owner renews");
+        let granted = hear(&mut ward, now, 3, Message::Grant { epoch, round, version });
+        assert!(granted.iter().any(|action| matches!(action, Action::Run { .. })), "{granted:?}");
+        let leaves = ward.on(now, Event::Release);
+        let Some(Action::Pause { order }) = leaves.iter().find(|action| matches!(action, Action::Pause { .. })) else {
+            panic!("{leaves:?}")
+        };
+        let left = ward.on(now, Event::Stopped { order: *order });
+        assert!(left.contains(&Action::Tell(Report::Released { epoch })), "{left:?}");
+        ward
+    }
+
+    #[test]
+    fn who_gave_the_ward_up_does_not_snatch_it_from_the_next_owner() {
+        let mut ward = gave_up();
+        let now = START + ward.councils().promise();
+        let (point, max_rpo) = (now, Millis(1_000_000));
+        assert!(!asks(&ward.on(now, Event::Replica(Replica::Until { point, max_rpo }))));
+        let newest = ward.councils().newest.version;
+        let voted = hear(&mut ward, now, 2, Message::Stand(Candidacy { epoch: Epoch(2), newest }));
+        assert!(voted.iter().any(|action| matches!(action, Action::Send { message: Message::Vote { .. }, .. })));
+        assert!(!voted.iter().any(|action| matches!(action, Action::Tell(Report::Suspect { .. }))), "{voted:?}");
+        // Its agent tells what it has and what answers, before the winner is heard as owner.
+        assert!(!asks(&ward.on(now, Event::Replica(Replica::Stateless))));
+        assert!(!asks(&ward.on(now, Event::Bars(Bars::default()))));
+        assert!(asks(&ward.on(now + ward.councils().promise() + Millis(5_000), Event::Wake)), "nobody took it");
+    }
+
+    #[test]
+    fn who_votes_for_another_lets_it_speak_before_standing_itself() {
+        let mut ward = gave_up();
+        let now = START + Millis(90_000);
+        let newest = ward.councils().newest.version;
+        let voted = hear(&mut ward, now, 2, Message::Stand(Candidacy { epoch: Epoch(2), newest }));
+        assert!(!asks(&voted) && !asks(&ward.on(now, Event::Wake)), "{voted:?}");
+    }
+
+    #[test]
+    fn a_home_that_was_refused_stands_once_nothing_speaks_against_it() {
+        let mut ward = gave_up();
+        let now = START + Millis(90_000);
+        assert!(!asks(&ward.on(now, Event::Bars(Bars { maintenance: true, ..Bars::default() }))));
+        assert!(!asks(&ward.on(now, Event::Wake)));
+        assert!(asks(&ward.on(now, Event::Bars(Bars::default()))));
     }
 }

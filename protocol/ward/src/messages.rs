@@ -97,8 +97,11 @@ impl Ward {
                 return;
             }
             self.voter.vote(now, from, candidacy.epoch);
+            self.heard = self.heard.and(Some(now));
             match &self.seat {
                 Seat::Asking(_) | Seat::Candidate(_) => self.off(Some(now), out),
+                // The candidate gets time to be heard as owner.
+                Seat::Off { next_try: Some(at) } if *at <= now => self.off(Some(now), out),
                 Seat::Off { .. } | Seat::Owner(_) => {}
             }
             self.persist(out);

@@ -143,11 +143,11 @@ impl Ward {
             Event::Change(change) => self.change(now, change, &mut out),
             Event::Replica(replica) => {
                 self.replica = replica;
-                self.try_soon(now);
+                self.reconsider(now);
             }
             Event::Bars(bars) => {
                 self.bars = bars;
-                self.try_soon(now);
+                self.reconsider(now);
             }
             Event::Inquire => self.inquire(now, &mut out),
             Event::Fenced { owner, epoch } => self.fenced(now, owner, epoch, &mut out),

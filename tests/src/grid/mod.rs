@@ -310,11 +310,14 @@ impl Grid {
         /// Enough to see how it ended.
         const LINES: usize = 60;
         for host in 0..=self.hosts {
-            let log = fs::read(self.log(host)).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(LINES)..];
-            eprintln!("---- end of the log of {host} (0: aggregator)\n{}", tail.join("\n"));
+            for log in [self.log(host), self.folder.join(format!("guard-{host}.log"))] {
+                let Ok(bytes) = fs::read(&log) else { continue };
+                let text = String::from_utf8_lossy(&bytes);
+                let lines: Vec<&str> = text.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(LINES)..];
+                let name = log.file_name().unwrap_or_default().to_string_lossy();
+                eprintln!("---- end of {name} (log-0: aggregator)\n{}", tail.join("\n"));
+            }
         }
     }
 }
