@@ -1,6 +1,8 @@
 //! Failover as the aggregator coordinates it: where guards are, which guests another host is to go on with, and who votes
 //! on each. Guards alone decide who runs what; nothing said here can start a guest. Message version [`SINCE`].
 
+use std::fmt;
+
 use minicbor::{Decode, Encode};
 use ring::digest::{SHA256, digest};
 
@@ -130,6 +132,42 @@ pub enum TestResult {
     /// It says nothing about the watchdog, and why.
     #[n(4)]
     Void(#[n(0)] String),
+}
+
+impl TestResult {
+    /// In one word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            TestResult::Running { .. } => "running",
+            TestResult::Passed { .. } => "passed",
+            TestResult::Late { .. } | TestResult::Silent { .. } => "failed",
+            TestResult::Void(_) => "void",
+        }
+    }
+}
+
+/// What it showed, as a sentence about the watchdog.
+impl fmt::Display for WatchdogTest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |span: Millis| format!("{}.{}", span.0 / 1_000, span.0 % 1_000 / 100);
+        let due = seconds(self.time_out);
+        match &self.result {
+            TestResult::Running { .. } => write!(f, "it is to end the host {due} s after the last pet"),
+            TestResult::Passed { lived } => {
+                let lived = seconds(*lived);
+                write!(f, "it ended the host, due {due} s after the last pet: the host executed {lived} s of it")
+            }
+            TestResult::Late { lived } => {
+                let lived = seconds(*lived);
+                write!(f, "it ended the host too late: due {due} s after the last pet, still executing after {lived} s")
+            }
+            TestResult::Silent { lived } => {
+                let lived = seconds(*lived);
+                write!(f, "it did not end the host: due {due} s after the last pet, still executing after {lived} s")
+            }
+            TestResult::Void(why) => write!(f, "without result: {why}"),
+        }
+    }
 }
 
 impl WatchdogTest {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use roost_protocol::codec;
-use roost_protocol::failover::{Fencing, TestResult, WatchdogTest};
+use roost_protocol::failover::Fencing;
 use roost_ward::door::{LONGEST_FRAME, Note, Reply, Request, Status, Told};
 use roost_ward::{Council, Policy, Profile, WardId};
 
@@ -112,16 +112,6 @@ fn line(note: &Note) -> String {
     format!("{:>6}.{} s ago  {}: {}\n", ago / 1_000, ago % 1_000 / 100, note.ward, note.text)
 }
 
-fn tested(test: &WatchdogTest) -> String {
-    match &test.result {
-        TestResult::Running { .. } => "just now: it is to end this host".to_owned(),
-        TestResult::Passed { lived } => format!("passed: it ended this host some {} ms after the last pet", lived.0),
-        TestResult::Late { lived } => format!("failed: {} ms after the last pet this host still executed", lived.0),
-        TestResult::Silent { lived } => format!("failed: {} ms after the last pet it had not fired", lived.0),
-        TestResult::Void(why) => format!("without result: {why}"),
-    }
-}
-
 fn text(status: &Status) -> String {
     let fence = match &status.fencing {
         Fencing::Hardware(name) => format!("hardware watchdog ({name})"),
@@ -130,7 +120,8 @@ fn text(status: &Status) -> String {
         Fencing::None(why) => format!("none: {why}"),
     };
     let key: String = status.key.iter().map(|byte| format!("{byte:02x}")).collect();
-    let test = status.watchdog_test.as_ref().map_or("never".to_owned(), tested);
+    let test = status.watchdog_test.as_ref();
+    let test = test.map_or("never".to_owned(), |test| format!("{}: {test}", test.result.word()));
     let mut out = format!("voter  {}\nkey    {key}\nfence  {fence}\ntested {test}\n", status.me);
     for peer in &status.peers {
         let heard = peer.silent.map_or("never heard".to_owned(), |ms| format!("heard {} ms ago", ms.0));

@@ -1,7 +1,7 @@
 //! Tests of hosts' watchdogs: asked for by people, on hosts that nothing executes on, and told of when they are over.
 
 use roost_protocol::HostId;
-use roost_protocol::failover::{Fencing, GuardReport, TestResult, WatchdogTest};
+use roost_protocol::failover::{Fencing, GuardReport, TestResult};
 use roost_protocol::guest::PowerState;
 
 use crate::call::{CallError, CallErrorCode, Done, Reply};
@@ -50,7 +50,7 @@ impl Grid {
         if before == Some(test) || matches!(test.result, TestResult::Running { .. }) {
             return;
         }
-        let text = format!("host {}'s watchdog was tested: {}", self.host_name(id), outcome(test));
+        let text = format!("host {}'s watchdog was tested: {test}", self.host_name(id));
         let line = if test.failed() { Line::warning } else { Line::info };
         self.publish(now, line("host.watchdog", text).host(id), actions);
     }
@@ -65,32 +65,4 @@ fn is_up(state: PowerState) -> bool {
         | PowerState::Unknown => true,
         PowerState::Off | PowerState::Crashed => false,
     }
-}
-
-/// What a test showed, as a sentence about the watchdog.
-pub fn outcome(test: &WatchdogTest) -> String {
-    let due = seconds(test.time_out.0);
-    match &test.result {
-        TestResult::Running { .. } => format!("it is to end the host after {due} s"),
-        TestResult::Passed { lived } => {
-            format!(
-                "it was to end the host after {due} s, which still executed after {} s and no more",
-                seconds(lived.0)
-            )
-        }
-        TestResult::Late { lived } => {
-            format!(
-                "it was to end the host after {due} s, and did so more than {} s after its last pet",
-                seconds(lived.0)
-            )
-        }
-        TestResult::Silent { lived } => {
-            format!("it was to end the host after {due} s, and had not {} s after its last pet", seconds(lived.0))
-        }
-        TestResult::Void(why) => format!("without result: {why}"),
-    }
-}
-
-fn seconds(ms: u64) -> String {
-    format!("{}.{}", ms / 1_000, ms % 1_000 / 100)
 }

@@ -271,9 +271,9 @@ mod test {
         let in_force = Version::default();
         hear(&mut ward, now, 3, Message::Would { epoch, in_force, cold: false });
         let won = hear(&mut ward, now, 3, Message::Vote { epoch, in_force });
-        let renewal = won.into_iter().find_map(|action| match action {
-            Action::Send { message: Message::Renew { round, version, .. }, .. } => Some((round, version)),
-            _ => None,
+        let renewal = won.into_iter().find_map(|action| {
+            let Action::Send { message: Message::Renew { round, version, .. }, .. } = action else { return None };
+            Some((round, version))
         });
         let (round, version) = renewal.expect("an owner renews");
         let granted = hear(&mut ward, now, 3, Message::Grant { epoch, round, version });

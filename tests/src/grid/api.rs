@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::Method;
 use reqwest::blocking::Client;
+use reqwest::header::IF_MATCH;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::time_provider::TimeProvider;
@@ -72,9 +73,17 @@ impl Api {
 
     /// Any call, whatever the answer.
     pub fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+        self.call_if(None, method, path, body)
+    }
+
+    /// The same, where the thing is still what this tag says.
+    pub fn call_if(&self, tag: Option<&str>, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
         let mut request = self.client.request(method.clone(), format!("{}/api/v1{path}", self.base));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
+        }
+        if let Some(tag) = tag {
+            request = request.header(IF_MATCH, tag);
         }
         if let Some(body) = body {
             request = request.json(body);

@@ -50,7 +50,11 @@ fn is_refused_where_it_harms(grid: &Grid, guards: &Guards) -> Result<()> {
     eventually("it is gone", START, || {
         ensure!(!guards.lab.is_alive(1, stray), "it lives");
         Ok(())
-    })
+    })?;
+    let changed =
+        grid.api.call_if(Some("\"of-another-time\""), Method::POST, "/hosts/h1/actions/test-watchdog", None)?;
+    ensure!(changed.status == 412, "{changed:?}");
+    await_result(grid, "h1", "untested")
 }
 
 #[test]

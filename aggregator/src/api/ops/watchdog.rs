@@ -14,8 +14,12 @@ use crate::look;
 pub(crate) async fn test(api: &Api, caller: &Caller, mut input: Input) -> Done {
     let host = asked(api, &input).await?;
     let only_if = if_unchanged(&mut input, host);
-    api.handle.read(move |grid, _, _| grid.may_test_watchdog(host)).await??;
+    let may = api.handle.read(move |grid, now, wall| {
+        only_if.map_or(Ok(()), |holds| holds(grid, now, wall))?;
+        grid.may_test_watchdog(host).map_err(Problem::from)
+    });
+    may.await??;
     look::test_watchdog(&api.handle, host).await?.map_err(Problem::from)?;
-    api.handle.call_if(&caller.user, Call::WatchdogTestBegun { host }, only_if).await?;
+    api.handle.call(&caller.user, Call::WatchdogTestBegun { host }).await?;
     shown(api, host).await
 }

@@ -5,9 +5,9 @@ use std::cmp::Reverse;
 use roost_aggregator_core::chains::{Failover, Link, LinkKind};
 use roost_aggregator_core::fence::Fence;
 use roost_aggregator_core::grid::Host;
-use roost_aggregator_core::{Fate, Grid, Loss, watchdog};
+use roost_aggregator_core::{Fate, Grid, Loss};
 use roost_protocol::Stamp;
-use roost_protocol::failover::{Fencing, TestResult, WatchdogTest};
+use roost_protocol::failover::{Fencing, WatchdogTest};
 use serde_json::{Value, json};
 
 use super::{time, word};
@@ -162,21 +162,16 @@ impl Listed for HostLossView<'_> {
     }
 }
 
-/// What cuts a host's power; its secret is not for showing.
+/// How the last test of a host's watchdog went.
 pub(crate) fn watchdog_test(fencing: &Fencing, test: Option<&WatchdogTest>) -> Value {
     if let (Fencing::None(_), None) = (fencing, test) {
         return Value::Null;
     }
     let Some(test) = test else { return json!({"result": "untested"}) };
-    let result = match &test.result {
-        TestResult::Running { .. } => "running",
-        TestResult::Passed { .. } => "passed",
-        TestResult::Late { .. } | TestResult::Silent { .. } => "failed",
-        TestResult::Void(_) => "void",
-    };
-    json!({"result": result, "tested": time(test.at), "text": watchdog::outcome(test)})
+    json!({"result": test.result.word(), "tested": time(test.at), "text": test.to_string()})
 }
 
+/// What cuts a host's power; its secret is not for showing.
 pub(crate) fn fence(fence: &Fence) -> Value {
     let device = &fence.device;
     let options: Vec<String> = device.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
