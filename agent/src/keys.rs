@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use ring::rand::{SecureRandom, SystemRandom};
 use roost_store::Encryption;
 use serde::Deserialize;
@@ -94,9 +95,9 @@ fn write(path: &Path, keys: &Encryption) -> Result<(), KeyError> {
         "# Keys of a Roost backup store, newest first. Without this file the backups can't be read: keep a copy elsewhere.\n",
     );
     let all: Vec<String> =
-        std::iter::once(&keys.current).chain(&keys.older).map(|key| format!("\"{}\"", hex(key))).collect();
+        std::iter::once(&keys.current).chain(&keys.older).map(|key| format!("\"{}\"", HEXLOWER.encode(key))).collect();
     // Writing into a String can't fail.
-    let _ = write!(text, "domain = \"{}\"\nkeys = [{}]\n", hex(&keys.domain), all.join(", "));
+    let _ = write!(text, "domain = \"{}\"\nkeys = [{}]\n", HEXLOWER.encode(&keys.domain), all.join(", "));
     files::write_atomically(path, text.as_bytes()).map_err(|source| KeyError::Write { path: path.into(), source })
 }
 
@@ -106,15 +107,8 @@ fn random() -> Result<[u8; 32], KeyError> {
     Ok(secret)
 }
 
-fn hex(secret: &[u8; 32]) -> String {
-    secret.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digits: Vec<u8> =
-        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
-    if digits.len() == 64 { bytes.try_into().ok() } else { None }
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 #[cfg(test)]

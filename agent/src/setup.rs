@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom, SystemRandom};
 use roost_snmp::mib::arc::ROOST_MIB;
 use roost_snmp::setup::{Receiver, Setup, User, drop_in};
@@ -70,7 +71,7 @@ fn password(variable: &str) -> anyhow::Result<(String, bool)> {
     if SystemRandom::new().fill(&mut bytes).is_err() {
         bail!("the system gives no random numbers for a password");
     }
-    Ok((bytes.iter().map(|byte| format!("{byte:02x}")).collect(), true))
+    Ok((HEXLOWER.encode(&bytes), true))
 }
 
 /// Written beside and moved there, so that snmpd never reads half of it; for its reader only, who is that of the main file.

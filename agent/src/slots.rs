@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use data_encoding::HEXLOWER;
 
 use crate::boot::tool;
 use crate::{console, files};
@@ -276,7 +277,7 @@ fn announce(text: &str) {
 
 fn open() -> anyhow::Result<Shelf> {
     let text = fs::read_to_string(KEY).with_context(|| format!("read {KEY}"))?;
-    let key = manifest::unhex(text.trim()).with_context(|| format!("{KEY} is no key"))?;
+    let key = HEXLOWER.decode(text.trim().as_bytes()).with_context(|| format!("{KEY} is no key"))?;
     Ok(Shelf { folder: PathBuf::from(FOLDER), key })
 }
 

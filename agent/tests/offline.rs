@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use data_encoding::HEXLOWER;
 use roost_protocol::backup::{Consistency, Why};
 use roost_protocol::{GuestId, PointId, Stamp};
 use roost_store::{Encryption, Meta, Options, Store};
@@ -144,10 +145,7 @@ fn an_encrypted_store_is_verified_and_exported_with_its_key_file_only() {
     for file in [&key, &other] {
         assert!(agent(&["new-key", file]).status.success());
     }
-    let hex = |text: &str| -> [u8; 32] {
-        let byte = |at: usize| u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).unwrap();
-        std::array::from_fn(byte)
-    };
+    let hex = |text: &str| -> [u8; 32] { HEXLOWER.decode(text.as_bytes()).unwrap().try_into().unwrap() };
     let text = fs::read_to_string(&key).unwrap();
     let secrets: Vec<[u8; 32]> = text.split('"').filter(|part| part.len() == 64).map(hex).collect();
     let encryption = Encryption { domain: secrets[0], current: secrets[1], older: Vec::new() };

@@ -18,7 +18,7 @@ mod session;
 
 pub(crate) use limit::Wait;
 pub(crate) use password::{NoHash, hash_password};
-pub(crate) use secret::{API_TOKEN, SESSION, Secret, hex, random};
+pub(crate) use secret::{API_TOKEN, SESSION, Secret, random};
 pub(crate) use session::Session;
 
 use limit::Limiter;

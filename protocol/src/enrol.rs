@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use data_encoding::HEXLOWER;
 use minicbor::{Decode, Encode};
 use ring::hmac;
 
@@ -121,7 +122,7 @@ impl JoinToken {
 
     /// Name of the token in lists and messages: the first 8 bytes of the hash, in hexadecimal. No secret.
     pub fn id(&self) -> String {
-        self.secret_hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(&self.secret_hash()[..8])
     }
 }
 

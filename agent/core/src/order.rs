@@ -28,6 +28,7 @@ pub(crate) struct Unanswered {
     /// Some other guest waits, and people were told.
     told: bool,
 }
+
 impl Running {
     /// A guest that is started by its host's own wish.
     pub(crate) fn starts(&self) -> bool {

@@ -30,7 +30,7 @@ impl Agent {
         for guest in self.in_order(due) {
             if !self.may_begin(guest) {
                 self.tell_waited_for(now, guest, actions);
-                // The end of a running start brings us here again.
+                // The end of what is started now brings us here again, or the answer that is waited for, or its deadline.
                 return;
             }
             if self.put_off(now, guest) {

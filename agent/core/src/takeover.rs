@@ -80,7 +80,7 @@ impl Agent {
         for guest in due {
             if !self.may_begin(guest) {
                 self.tell_waited_for(now, guest, actions);
-                // The end of what is started now brings us here again.
+                // The end of what is started now brings us here again, or the answer that is waited for, or its deadline.
                 return;
             }
             match self.start_from(guest) {

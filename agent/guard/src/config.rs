@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use data_encoding::HEXLOWER_PERMISSIVE;
 use roost_protocol::{GuestId, HostId};
 use roost_ward::MemberId;
 use roost_ward::door::Peer;
@@ -106,9 +107,8 @@ fn peer(text: &str) -> Result<Peer, String> {
     let parts = text.split_once('=').and_then(|(id, rest)| Some((id, rest.split_once('@')?)));
     let (id, (key, addresses)) = parts.ok_or("it is HOST=KEY@ADDRESS:PORT")?;
     let id = id.parse().map_err(|why| format!("{id}: {why}"))?;
-    let digits = key.as_bytes().chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap_or(""), 16));
-    let bytes: Result<Vec<u8>, _> = digits.collect();
-    let key = bytes.ok().and_then(|bytes| bytes.try_into().ok()).ok_or("a key has 64 hexadecimal digits")?;
+    let key = HEXLOWER_PERMISSIVE.decode(key.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    let key = key.ok_or("a key has 64 hexadecimal digits")?;
     Ok(Peer { id, key, addresses: addresses.split(',').map(str::to_owned).collect() })
 }
 

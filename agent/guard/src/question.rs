@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use data_encoding::HEXLOWER;
 use roost_protocol::codec;
 use roost_protocol::failover::Fencing;
 use roost_ward::door::{LONGEST_FRAME, Note, Reply, Request, Status, Told};
@@ -119,7 +120,7 @@ fn text(status: &Status) -> String {
         Fencing::Parent => "a parent process (for tests)".to_owned(),
         Fencing::None(why) => format!("none: {why}"),
     };
-    let key: String = status.key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = HEXLOWER.encode(&status.key);
     let test = status.watchdog_test.as_ref();
     let test = test.map_or("never".to_owned(), |test| format!("{}: {test}", test.result.word()));
     let mut out = format!("voter  {}\nkey    {key}\nfence  {fence}\ntested {test}\n", status.me);

@@ -1,5 +1,6 @@
 //! What an image is and who vouches for it: a short text, signed at its end.
 
+use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 
@@ -51,7 +52,7 @@ impl Manifest {
     /// The manifest as it lies beside the files.
     pub(super) fn sign(&self, key: &Ed25519KeyPair) -> String {
         let text = self.text();
-        let signature = hex(key.sign(text.as_bytes()).as_ref());
+        let signature = HEXLOWER.encode(key.sign(text.as_bytes()).as_ref());
         format!("{text}{SIGNATURE}{signature}\n")
     }
 
@@ -60,7 +61,8 @@ impl Manifest {
         let whole = std::str::from_utf8(bytes).map_err(|_| Untrusted::Signature)?;
         let at = whole.rfind(SIGNATURE).ok_or(Untrusted::Signature)?;
         let (text, signature) = whole.split_at(at);
-        let signature = unhex(signature[SIGNATURE.len()..].trim_end()).ok_or(Untrusted::Signature)?;
+        let signature =
+            HEXLOWER.decode(signature[SIGNATURE.len()..].trim_end().as_bytes()).map_err(|_| Untrusted::Signature)?;
         let key = UnparsedPublicKey::new(&ED25519, key);
         key.verify(text.as_bytes(), &signature).map_err(|_| Untrusted::Signature)?;
         Self::parse(text).map_err(Untrusted::Form)
@@ -96,18 +98,7 @@ impl Whole {
 
 /// Names a manifest.
 pub(super) fn name(manifest: &[u8]) -> String {
-    hex(digest(&SHA256, manifest).as_ref())
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+    HEXLOWER.encode(digest(&SHA256, manifest).as_ref())
 }
 
 #[cfg(test)]
@@ -148,7 +139,7 @@ mod test {
     #[test]
     fn a_signed_manifest_of_another_kind_says_what_is_wrong() {
         let refused = |text: &str, word: &str| {
-            let signed = format!("{text}{SIGNATURE}{}\n", hex(key(1).sign(text.as_bytes()).as_ref()));
+            let signed = format!("{text}{SIGNATURE}{}\n", HEXLOWER.encode(key(1).sign(text.as_bytes()).as_ref()));
             let why = Manifest::open(signed.as_bytes(), key(1).public_key().as_ref()).unwrap_err().to_string();
             assert!(why.contains(word), "{why}");
         };

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use data_encoding::HEXLOWER;
 use ring::digest::{self, SHA256};
 
 use super::choose::{self, Name, Record, Slot};
@@ -186,7 +187,7 @@ fn run_through(from: impl Read, limit: u64, mut each: impl FnMut(&[u8]) -> io::R
     loop {
         let read = from.read(&mut piece)?;
         if read == 0 {
-            return Ok(Whole { bytes, sha256: manifest::hex(sum.finish().as_ref()) });
+            return Ok(Whole { bytes, sha256: HEXLOWER.encode(sum.finish().as_ref()) });
         }
         sum.update(&piece[..read]);
         each(&piece[..read])?;

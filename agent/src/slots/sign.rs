@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
+use data_encoding::HEXLOWER;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
-use super::manifest::{self, FILES, Manifest, Whole};
+use super::manifest::{FILES, Manifest, Whole};
 use super::shelf;
 use crate::files;
 
@@ -27,7 +28,7 @@ pub(super) fn make_key(file: &Path) -> anyhow::Result<()> {
     };
     let Ok(pair) = Ed25519KeyPair::from_pkcs8(key.as_ref()) else { bail!("the key that was made can't be read") };
     let public = PathBuf::from(format!("{}.pub", file.display()));
-    let text = manifest::hex(pair.public_key().as_ref());
+    let text = HEXLOWER.encode(pair.public_key().as_ref());
     fs::write(&public, format!("{text}\n")).with_context(|| format!("write {}", public.display()))?;
     files::write_atomically(file, key.as_ref()).with_context(|| format!("write {}", file.display()))
 }
@@ -70,7 +71,8 @@ mod test {
             fs::write(folder.path().join(name), name).unwrap();
         }
         sign(folder.path(), &key, "1.0", 5).unwrap();
-        let public = manifest::unhex(fs::read_to_string(folder.path().join("key.pub")).unwrap().trim()).unwrap();
+        let public =
+            HEXLOWER.decode(fs::read_to_string(folder.path().join("key.pub")).unwrap().trim().as_bytes()).unwrap();
         let read = Manifest::open(&fs::read(folder.path().join("manifest")).unwrap(), &public).unwrap();
         assert_eq!((read.version.as_str(), read.date, read.files[0].bytes), ("1.0", 5, 7));
         let why = sign(folder.path(), &folder.path().join("none"), "1.0", 5).unwrap_err();

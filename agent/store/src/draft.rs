@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread::JoinHandle;
 
+use data_encoding::HEXLOWER;
 use roost_protocol::{GuestId, PointId};
 
 use crate::chunks::{Chunks, lock};
@@ -266,5 +267,5 @@ fn start(shared: &Arc<Shared>, threads: usize) -> Result<Vec<JoinHandle<()>>> {
 }
 
 fn draw() -> Result<String> {
-    Ok(crate::seal::salt()?.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(HEXLOWER.encode(&crate::seal::salt()?[..8]))
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use data_encoding::HEXLOWER;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -87,7 +88,7 @@ fn print(key: &[u8; 32]) -> KeyPrint {
 
 /// As people read it.
 pub(crate) fn show(print: &KeyPrint) -> String {
-    print.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(print)
 }
 
 /// A salt nobody can foresee.

@@ -11,6 +11,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use data_encoding::HEXLOWER;
 use roost_protocol::backup::{Proof, Target};
 use roost_protocol::{GuestId, PointId};
 use serde::{Deserialize, Serialize};
@@ -445,7 +446,7 @@ fn read_head(files: &dyn Files, namer: &Namer, read_only: bool) -> Result<Head> 
 }
 
 fn make_head(files: &dyn Files, namer: &Namer) -> Result<Head> {
-    let id = crate::seal::salt()?.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let id = HEXLOWER.encode(&crate::seal::salt()?[..16]);
     let head = Head { format: FORMAT.into(), id, names: namer.label(), readme: README.into() };
     let bytes = serde_json::to_vec_pretty(&head).map_err(|e| StoreError::Worker(format!("write JSON: {e}")))?;
     write_whole(files, "", HEAD, &bytes).tried(|| format!("write {HEAD}"))?;

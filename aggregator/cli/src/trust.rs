@@ -4,6 +4,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use reqwest::Url;
 use ring::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -90,7 +91,7 @@ pub(crate) fn ask(url: &Url) -> Result<Shown, Failure> {
 fn shown(certificate: &CertificateDer<'_>) -> Option<Shown> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let hash = digest(&SHA256, parsed.tbs_certificate.subject_pki.raw);
-    let fingerprint = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = HEXLOWER.encode(hash.as_ref());
     Some(Shown { pem: pem(certificate), fingerprint })
 }
 

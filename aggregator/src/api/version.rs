@@ -6,6 +6,7 @@
 
 use axum::http::HeaderMap;
 use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+use data_encoding::HEXLOWER;
 use ring::digest::{Context, SHA256};
 use roost_aggregator_core::Grid;
 use roost_aggregator_core::call::{CallError, CallErrorCode};
@@ -14,7 +15,6 @@ use roost_registry::Schema;
 use serde_json::Value;
 
 use super::problem::Problem;
-use crate::auth::hex;
 use crate::handle::Condition;
 
 /// Bytes of each part: two versions of one thing are taken for each other once in 2^64.
@@ -39,7 +39,7 @@ impl Version {
             for property in properties.iter().filter(|property| restless || !property.restless) {
                 sum.update(format!("\0{}={}", property.name, value[property.name]).as_bytes());
             }
-            hex(&sum.finish().as_ref()[..BYTES])
+            HEXLOWER.encode(&sum.finish().as_ref()[..BYTES])
         };
         Self { settled: sum(false), whole: sum(true) }
     }

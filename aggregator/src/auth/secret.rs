@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -49,14 +50,11 @@ impl Secret {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let kind = [API_TOKEN, SESSION].into_iter().find(|kind| text.starts_with(kind))?;
         let rest = &text[kind.len()..];
-        if rest.len() != 2 * BYTES + CHECK || !rest.is_ascii() {
+        if rest.len() != 2 * BYTES + CHECK {
             return None;
         }
-        let mut bytes = [0; BYTES];
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(rest.get(2 * at..2 * at + 2)?, 16).ok()?;
-        }
-        let secret = Self { kind, bytes };
+        let bytes = HEXLOWER.decode(&rest.as_bytes()[..2 * BYTES]).ok()?;
+        let secret = Self { kind, bytes: bytes.try_into().ok()? };
         (secret.reveal() == text).then_some(secret)
     }
 
@@ -66,8 +64,8 @@ impl Secret {
 
     /// The text to show once.
     pub(crate) fn reveal(&self) -> String {
-        let body = format!("{}{}", self.kind, hex(&self.bytes));
-        let check = hex(digest(&SHA256, body.as_bytes()).as_ref());
+        let body = format!("{}{}", self.kind, HEXLOWER.encode(&self.bytes));
+        let check = HEXLOWER.encode(digest(&SHA256, body.as_bytes()).as_ref());
         format!("{body}{}", &check[..CHECK])
     }
 
@@ -80,15 +78,10 @@ impl Secret {
 
     /// Its name in lists; follows from the hash, no secret.
     pub(crate) fn id(&self) -> String {
-        let mut id = hex(&self.hash());
+        let mut id = HEXLOWER.encode(&self.hash());
         id.truncate(ID);
         id
     }
-}
-
-/// Small letters.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

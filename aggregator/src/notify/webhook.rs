@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::redirect;
 use ring::hmac;
@@ -11,7 +12,6 @@ use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
 
 use super::{Courier, PATIENCE, Undelivered, alertmanager, roots};
-use crate::auth::hex;
 
 /// `t=SECONDS,v1=HEX`: HMAC-SHA256 with the secret over `SECONDS.BODY`, so that an old one can't be sent again later.
 const SIGNATURE: &str = "x-roost-signature";
@@ -45,5 +45,5 @@ pub(super) async fn send(
 pub(super) fn signature(secret: &str, seconds: u64, body: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     let tag = hmac::sign(&key, format!("{seconds}.{body}").as_bytes());
-    format!("t={seconds},v1={}", hex(tag.as_ref()))
+    format!("t={seconds},v1={}", HEXLOWER.encode(tag.as_ref()))
 }

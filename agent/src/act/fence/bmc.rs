@@ -5,18 +5,16 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::Instant;
 
 use roost_protocol::Hidden;
 
 use super::*;
+use crate::act::backup::test::lab::until;
 
 /// What the board's account is opened by.
 const SECRET: &str = "hush-hush";
 /// Where management boards listen.
 const PORT: u16 = 623;
-/// A board starts within this on a machine that has much else to do.
-const START: Duration = Duration::from_secs(60);
 /// So many seconds a board gets to be off.
 const POWER_TIMEOUT: &str = "4";
 
@@ -65,11 +63,7 @@ impl Board {
     fn await_listening(&self) {
         // As the kernel lists it: the address as a number of this machine's byte order.
         let wanted = format!("{:08X}:{PORT:04X}", u32::from_ne_bytes(self.address.octets()));
-        let began = Instant::now();
-        while !fs::read_to_string("/proc/net/udp").unwrap().contains(&wanted) {
-            assert!(began.elapsed() < START, "no board at {}", self.address);
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until("the board listens", || fs::read_to_string("/proc/net/udp").unwrap().contains(&wanted));
     }
 
     fn device(&self) -> FenceDevice {
@@ -162,11 +156,7 @@ fn real_management_board_that_hangs_proves_nothing_and_holds_nobody_up() {
         for action in ["status", "off"] {
             let Err(why) = run(&device, action, Duration::from_secs(3)).await else { panic!("{action} ended") };
             assert_eq!(why.code, FailureCode::TimedOut, "{}", why.text);
-            let began = Instant::now();
-            while !board.callers().is_empty() {
-                assert!(began.elapsed() < START, "{:?} still run", board.callers());
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            until("nobody calls it any more", || board.callers().is_empty());
         }
         board.signal(Signal::SIGCONT);
         assert_eq!(power(&device).await, Ok(Power::On), "what nobody waits for any more is not done later");

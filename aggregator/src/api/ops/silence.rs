@@ -1,5 +1,6 @@
 //! Silences: nobody is told of some alarms for a while.
 
+use data_encoding::HEXLOWER;
 use roost_aggregator_core::notify::Silence;
 use roost_aggregator_core::{Call, Grid};
 use roost_protocol::{Millis, Stamp};
@@ -12,7 +13,7 @@ use crate::api::input::Input;
 use crate::api::page::{Wanted, show_all, thing, version};
 use crate::api::problem::Problem;
 use crate::api::view::notify::SilenceView;
-use crate::auth::{Caller, end, hex, random};
+use crate::auth::{Caller, end, random};
 use crate::clock;
 
 /// Bytes of a code: the longest one has some twenty.
@@ -44,7 +45,7 @@ pub(crate) async fn get(api: &Api, _: &Caller, input: Input) -> Done {
 
 pub(crate) async fn create(api: &Api, caller: &Caller, input: Input) -> Done {
     let no_random = |_| Problem::new("internal", "The system gives no random bytes.");
-    let id = hex(&random::<16>().map_err(no_random)?);
+    let id = HEXLOWER.encode(&random::<16>().map_err(no_random)?);
     let code = input.text("code").map(str::to_owned);
     if code.as_ref().is_some_and(|code| code.is_empty() || code.len() > CODE || code.chars().any(char::is_control)) {
         return Err(Problem::fault("/code", "must be an alarm's code, such as guest-down"));
