@@ -116,4 +116,7 @@ pub enum NoteKind {
     /// The others were asked for the owner; its power was cut, or could not be.
     #[n(20)]
     Fence,
+    /// Agent: it is not started yet, as one of a higher priority is waited for.
+    #[n(21)]
+    Waits,
 }

@@ -1,8 +1,9 @@
 //! In which order a host starts guests by its own wish: a few at a time, and those of a higher priority first. One that is
 //! probed is ready when it answers, and those of a lower priority wait for that, for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use roost_protocol::cause::NoteKind;
 use roost_protocol::guest::GuestSample;
 use roost_protocol::{GuestId, Millis, Time};
 
@@ -22,11 +23,11 @@ const READY_WITHIN: Millis = Millis::seconds(120);
 pub(crate) type Unready = BTreeMap<GuestId, Unanswered>;
 
 /// How long one is waited for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Unanswered {
     until: Time,
-    /// Some other guest waits, and people were told.
-    told: bool,
+    /// Those that wait for it, and people were told.
+    told: BTreeSet<GuestId>,
 }
 
 impl Running {
@@ -60,19 +61,25 @@ impl Agent {
             && self.unready.keys().all(|other| self.priority(*other) <= priority)
     }
 
-    /// Tells, once for each, which guests are waited for before this one is started.
-    pub(crate) fn tell_waited_for(&mut self, now: Now, guest: GuestId, actions: &mut Vec<Action>) {
-        let priority = self.priority(guest);
-        let higher: Vec<GuestId> =
-            self.unready.keys().copied().filter(|other| self.priority(*other) > priority).collect();
-        for other in higher {
-            let Some(unanswered) = self.unready.get_mut(&other).filter(|it| !it.told) else { continue };
-            unanswered.told = true;
-            let seconds = READY_WITHIN.0 / 1_000;
-            let text =
-                format!("guests of a lower priority wait until it answers where it is probed, {seconds} s at most");
-            actions.push(Action::Note { guest: Some(other), at: Some(now.wall), text });
+    /// Tells, once for each, which guests wait for whom.
+    pub(crate) fn tell_waited_for(&mut self, now: Now, waiting: &[GuestId], actions: &mut Vec<Action>) {
+        let within = format!("{} s at most", READY_WITHIN.0 / 1_000);
+        let mut unready = std::mem::take(&mut self.unready);
+        for (other, unanswered) in &mut unready {
+            let priority = self.priority(*other);
+            let lower = waiting.iter().copied().filter(|guest| self.priority(*guest) < priority);
+            let news: Vec<GuestId> = lower.filter(|guest| !unanswered.told.contains(guest)).collect();
+            if unanswered.told.is_empty() && !news.is_empty() {
+                let text = format!("guests of a lower priority wait until it answers where it is probed, {within}");
+                actions.push(Action::Note { guest: Some(*other), at: Some(now.wall), text });
+            }
+            for guest in news {
+                let text = format!("waits until {other}, of a higher priority, answers where it is probed, {within}");
+                self.note(now, guest, NoteKind::Waits, None, text);
+                unanswered.told.insert(guest);
+            }
         }
+        self.unready = unready;
     }
 
     /// A guest was started by this host's wish. One that ends again and again holds nobody up.
@@ -83,7 +90,7 @@ impl Agent {
         if again {
             self.unready.remove(guest);
         } else if result.is_ok() && probed {
-            self.unready.insert(*guest, Unanswered { until: now.time + READY_WITHIN, told: false });
+            self.unready.insert(*guest, Unanswered { until: now.time + READY_WITHIN, told: BTreeSet::new() });
         }
     }
 
@@ -91,7 +98,7 @@ impl Agent {
     pub(crate) fn await_answers(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.unready.retain(|guest, unanswered| {
             let late = unanswered.until <= now.time;
-            if late && unanswered.told {
+            if late && !unanswered.told.is_empty() {
                 let text = "it does not answer where it is probed; guests of a lower priority are started all the same";
                 actions.push(Action::Note { guest: Some(*guest), at: Some(now.wall), text: text.into() });
             }

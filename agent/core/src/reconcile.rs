@@ -27,9 +27,10 @@ impl Agent {
         self.forget_waiting();
         let due = |known: &Known| known.retry_at.is_some_and(|at| at <= now.time);
         let due = self.guests.known.iter().filter(|(_, known)| due(known)).map(|(guest, _)| *guest).collect();
-        for guest in self.in_order(due) {
+        let due = self.in_order(due);
+        for (at, guest) in due.iter().copied().enumerate() {
             if !self.may_begin(guest) {
-                self.tell_waited_for(now, guest, actions);
+                self.tell_waited_for(now, &due[at..], actions);
                 // The end of what is started now brings us here again, or the answer that is waited for, or its deadline.
                 return;
             }

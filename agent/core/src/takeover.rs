@@ -77,9 +77,9 @@ impl Agent {
         let mut due = self.in_order(due.filter(|guest| !self.busy(*guest)).collect());
         // Nobody waits for what is off.
         due.sort_by_key(|guest| self.newest_point(*guest).is_some_and(|point| point.meant == Meant::StayOff));
-        for guest in due {
+        for (at, guest) in due.iter().copied().enumerate() {
             if !self.may_begin(guest) {
-                self.tell_waited_for(now, guest, actions);
+                self.tell_waited_for(now, &due[at..], actions);
                 // The end of what is started now brings us here again, or the answer that is waited for, or its deadline.
                 return;
             }

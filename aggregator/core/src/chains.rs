@@ -143,6 +143,7 @@ impl Grid {
             NoteKind::Lost => ("failover.lost", Line::warning),
             NoteKind::HandOver => ("failover.handed-over", Line::info),
             NoteKind::Released => ("failover.released", Line::info),
+            NoteKind::Waits => ("guest.waits", Line::info),
             // They are told with the takeover that they belong to.
             NoteKind::Suspect
             | NoteKind::Heard
@@ -266,9 +267,13 @@ impl Grid {
 
     /// Reading: what a guest is called where it is, or else anywhere.
     pub fn guest_name(&self, guest: GuestId) -> String {
+        self.known_guest(guest).unwrap_or_else(|| guest.to_string())
+    }
+
+    fn known_guest(&self, guest: GuestId) -> Option<String> {
         let at = |host: &Host| host.guests.get(&guest).map(|it| it.report.name.clone());
         let home = self.guest_host(guest).and_then(|host| at(self.hosts.get(&host)?));
-        home.or_else(|| self.hosts.values().find_map(at)).unwrap_or_else(|| guest.to_string())
+        home.or_else(|| self.hosts.values().find_map(at))
     }
 
     /// Reading: what a host is called.
@@ -281,13 +286,15 @@ impl Grid {
         self.hosts.get(&id).map(|host| host.name.as_str()).or(witness)
     }
 
-    /// The sentence with hosts by their names: a guard knows them by id and number of its vote store.
+    /// The sentence with hosts and guests by their names: a guard knows hosts by id and number of its vote store.
     fn with_names(&self, text: &str) -> String {
         let named = |word: &str| {
             let bare = word.trim_end_matches([',', ':', '.']);
             let tail = word.get(bare.len()..).unwrap_or_default();
-            let id = bare.split('#').next()?.parse::<HostId>().ok()?;
-            Some(format!("{}{tail}", self.voter_name(id)?))
+            let id = bare.split('#').next()?;
+            let host = || self.voter_name(id.parse().ok()?).map(str::to_owned);
+            let guest = || id.parse().ok().and_then(|guest| self.known_guest(guest));
+            Some(format!("{}{tail}", host().or_else(guest)?))
         };
         let words: Vec<String> = text.split(' ').map(|word| named(word).unwrap_or_else(|| word.to_owned())).collect();
         words.join(" ")

@@ -121,8 +121,12 @@ fn real_crowd_of_a_dead_host_comes_back_and_those_that_are_needed_first() {
             "{guests} guests: begun from {} on, {last} answers from {opened} on, all run at {ran}",
             found[0].chosen
         );
-        let waited = found.iter().filter(|it| it.chosen >= opened).count();
-        println!("{waited} of them waited for its answer");
+        let waited: Vec<_> = found.iter().filter(|it| it.chosen >= opened).collect();
+        println!("{} of them waited for its answer", waited.len());
+        for it in waited.iter().filter(|it| it.leased < opened - TOLD) {
+            let told = grid.roost(&["explain", "guest", &it.name])?;
+            ensure!(told.contains(&format!("waits until {last}, of a higher priority, answers")), "{told}");
+        }
         ensure!(grid.virsh(2, &["list", "--name"])?.split_whitespace().count() == guests, "on the survivor");
         Ok(())
     });

@@ -15,7 +15,7 @@ pub(super) const CAUSE: &[Property] = &[
         "kind",
         Text,
         "suspect, heard, vote, denial, candidacy, refusal, won, raised, runs, lease-ended, stopped, released, lost, council, \
-         fault, override, source, started, not-started, hand-over, fence; remembers, unknown: what is not known; stands: \
+         fault, override, source, started, not-started, hand-over, waits, fence; remembers, unknown: what is not known; stands: \
          how it is now",
     ),
     maybe(wide("epoch", Integer, "The term of ownership it is about")),

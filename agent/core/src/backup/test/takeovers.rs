@@ -1,6 +1,7 @@
 //! What a guest is started from where its ward was won.
 
 use roost_protocol::backup::{BackupPolicy, BackupSummary, Meant, ReplicaPolicy, Why};
+use roost_protocol::cause::{NoteKind, ward_of};
 use roost_protocol::guest::{GuestSample, Power, PowerState};
 use roost_protocol::host::HostSample;
 use roost_protocol::message::ToAgent;
@@ -257,6 +258,10 @@ fn a_guest_that_others_need_is_waited_for_until_it_answers() {
     assert_eq!((starts(&rig), rig.guests.get(&guest(2))), (1, None));
     let told = |rig: &Rig| rig.log.iter().filter(|line| line.contains("wait until it answers")).count();
     assert_eq!(told(&rig), 1);
+    let notes = rig.agent.chain.tell(true);
+    let waits: Vec<_> = notes.iter().filter(|note| note.kind == NoteKind::Waits).collect();
+    assert_eq!(waits.iter().map(|note| note.ward).collect::<Vec<_>>(), [ward_of(guest(2))]);
+    assert!(waits[0].text.contains(&guest(1).to_string()), "{waits:?}");
     door(&mut rig, true);
     rig.live(5_000);
     assert_eq!((starts(&rig), rig.guests[&guest(2)]), (2, PowerState::Running));
