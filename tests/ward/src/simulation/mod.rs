@@ -14,7 +14,7 @@ mod truth;
 mod world;
 
 pub use fault::{Fault, Step};
-pub use storm::{Figures, Storm, losses, recovery, run_ahead, storm};
+pub use storm::{Figures, Storm, losses, recovery, run_ahead, storm, storm_on};
 pub use story::tell;
 pub use truth::Truth;
 pub use world::{Grid, World};

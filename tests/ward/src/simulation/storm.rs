@@ -112,6 +112,12 @@ fn grid(seed: u64, storm: &Storm) -> Grid {
 /// An hour of faults for each seed.
 pub fn storm(storm: &Storm, seeds: std::ops::Range<u64>) -> Figures {
     let mut figures = Figures::default();
+    storm_on(storm, seeds, &mut figures);
+    figures
+}
+
+/// The same, added to these figures.
+pub fn storm_on(storm: &Storm, seeds: std::ops::Range<u64>, figures: &mut Figures) {
     for seed in seeds {
         let mut world = World::new(seed, grid(seed, storm));
         world.transcript = storm.told.then(Vec::new);
@@ -134,7 +140,6 @@ pub fn storm(storm: &Storm, seeds: std::ops::Range<u64>) -> Figures {
             figures.transcript.push_str(&super::story::transcript(&world));
         }
     }
-    figures
 }
 
 fn draw(world: &mut World, storm: &Storm) -> Fault {
