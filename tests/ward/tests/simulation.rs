@@ -110,6 +110,28 @@ fn a_dead_host_s_guests_run_again_in_time() {
     recovers("fast, power loss", &fast, None, Fault::OwnerLosesPower, 12_500, 14_000);
 }
 
+/// Not offered: no watchdog was tried whose time-out is that short.
+const SWIFT: Timers = Timers {
+    renew: Millis(200),
+    lease: Millis(2_000),
+    fence: Some(Fence { pause: Millis(500), kill: Millis(500), watchdog: Millis(2_000), reset: Millis(1_000) }),
+    promise: Millis(5_502),
+    ..NORMAL
+};
+
+#[test]
+fn a_watchdog_of_two_seconds_would_have_guests_back_in_eight() {
+    assert_eq!(SWIFT.check(), Ok(()));
+    let swift = Profile::Custom(SWIFT);
+    recovers("swift, power loss", &grid(2, 3, swift), None, Fault::OwnerLosesPower, 7_500, 8_500);
+    let lossy = losses(&grid(2, 3, swift), 200, 24, 0..2);
+    println!("swift, 20 % loss: {lossy}");
+    assert_eq!((lossy.counts.pauses, lossy.doubles), (0, 0), "{lossy}");
+    let figures = storm(&Storm { profile: swift, without: ONE_PROFILE, ..NORMAL_STORM }, 5_000_000..5_000_050);
+    println!("swift: {figures}");
+    assert_eq!(figures.doubles, 0, "{figures}");
+}
+
 #[test]
 fn a_host_that_is_cut_off_pauses_and_is_not_reset() {
     let three = grid(2, 3, Profile::Normal);
