@@ -355,6 +355,7 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
         | Change::Peers(_)
         | Change::Shares(_)
         | Change::Maintenance(_)
+        | Change::Zone(_)
         | Change::Probes(_) => backup::apply(connection, change),
     }
     .map(drop)

@@ -285,7 +285,7 @@ impl Agent {
             ToAgent::Peers { peers, shares, maintenance, zone, probes } => {
                 self.maintained(maintenance, actions);
                 self.probes_told(probes, actions);
-                self.backups.others.zone = zone.unwrap_or_default();
+                self.zone_told(zone.unwrap_or_default(), actions);
                 self.peers(peers, shares, actions);
             }
             // The link keeps these to itself.
@@ -353,6 +353,7 @@ impl Agent {
                 | Change::Peers(_)
                 | Change::Shares(_)
                 | Change::Maintenance(_)
+                | Change::Zone(_)
                 | Change::Probes(_) => {
                     self.unsaved.push(change);
                 }

@@ -133,7 +133,7 @@ impl Backups {
         for (guest, policy) in &kept.policies {
             cares.entry(*guest).or_default().follow(*guest, Some(policy.clone()));
         }
-        Self { cares, others: Others::new(kept.peers.clone(), kept.shares.clone()), ..Self::default() }
+        Self { cares, others: Others::new(kept), ..Self::default() }
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {

@@ -29,6 +29,8 @@ pub struct Kept {
     pub shares: Vec<Share>,
     /// Whether it is in service, as told last.
     pub maintenance: Option<Maintenance>,
+    /// What falls together with this host, as told last; empty: no zone.
+    pub zone: String,
     /// Which doors of its guests are tried, as told last.
     pub probes: Vec<GuestProbes>,
 }
@@ -62,5 +64,6 @@ pub enum Change {
     Peers(Vec<Peer>),
     Shares(Vec<Share>),
     Maintenance(Option<Maintenance>),
+    Zone(String),
     Probes(Vec<GuestProbes>),
 }

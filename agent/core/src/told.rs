@@ -15,6 +15,15 @@ impl Agent {
         }
     }
 
+    pub(crate) fn zone_told(&mut self, mut zone: String, actions: &mut Vec<Action>) {
+        zone.truncate(zone.floor_char_boundary(TEXT));
+        let others = &mut self.backups.others;
+        if others.zone != zone {
+            others.zone.clone_from(&zone);
+            actions.push(Action::Persist(vec![Change::Zone(zone)]));
+        }
+    }
+
     pub(crate) fn probes_told(&mut self, mut probes: Vec<GuestProbes>, actions: &mut Vec<Action>) {
         probes.truncate(GUESTS_PER_HOST);
         for of_guest in &mut probes {

@@ -31,6 +31,7 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> rusqlite::Resul
         Change::Peers(peers) => return put(connection, "peers", codec::encode(peers)),
         Change::Shares(shares) => return put(connection, "shares", codec::encode(shares)),
         Change::Maintenance(it) => return put(connection, "maintenance", codec::encode(it)),
+        Change::Zone(zone) => return put(connection, "zone", codec::encode(zone)),
         Change::Probes(probes) => return put(connection, "probes", codec::encode(probes)),
         Change::Wish { .. } | Change::Operation { .. } | Change::Forget { .. } | Change::Epoch(_) => return Ok(0),
     }
@@ -70,6 +71,7 @@ pub(super) fn load(connection: &Connection, kept: &mut Kept) -> rusqlite::Result
     kept.peers = codec::decode(&get(connection, "peers")?).unwrap_or_default();
     kept.shares = codec::decode(&get(connection, "shares")?).unwrap_or_default();
     kept.maintenance = codec::decode(&get(connection, "maintenance")?).unwrap_or_default();
+    kept.zone = codec::decode(&get(connection, "zone")?).unwrap_or_default();
     kept.probes = codec::decode(&get(connection, "probes")?).unwrap_or_default();
     Ok(())
 }
@@ -112,6 +114,7 @@ mod test {
             Change::Peers(vec![peer.clone()]),
             Change::Shares(vec![share]),
             Change::Maintenance(Some(Maintenance::Draining)),
+            Change::Zone("rack-1".into()),
             Change::Probes(vec![probes.clone()]),
         ] {
             apply(&connection, &change).unwrap();
@@ -121,6 +124,7 @@ mod test {
         assert_eq!((kept.policies.get(&guest), kept.runs.get(&guest)), (Some(&policy), Some(&run)));
         assert_eq!((kept.peers, kept.shares), (vec![peer], vec![share]));
         assert_eq!((kept.maintenance, kept.probes), (Some(Maintenance::Draining), vec![probes]));
+        assert_eq!(kept.zone, "rack-1");
         apply(&connection, &Change::Policy { guest, policy: None }).unwrap();
         apply(&connection, &Change::Run { guest, run: None }).unwrap();
         let left: u32 = connection.query_row("SELECT count(*) FROM backup", [], |row| row.get(0)).unwrap();

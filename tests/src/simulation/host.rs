@@ -171,6 +171,7 @@ impl Host {
                 Change::Peers(peers) => self.ledger.peers.clone_from(peers),
                 Change::Shares(shares) => self.ledger.shares.clone_from(shares),
                 Change::Maintenance(it) => self.ledger.maintenance = *it,
+                Change::Zone(zone) => self.ledger.zone.clone_from(zone),
                 Change::Probes(probes) => self.ledger.probes.clone_from(probes),
             }
         }

@@ -10,7 +10,7 @@ use super::replica::{Choice, NoBackupHost, choose};
 use super::sets::cut;
 use crate::agent::{Agent, Now};
 use crate::event::Action;
-use crate::ledger::Change;
+use crate::ledger::{Change, Kept};
 
 /// A host that broke the rules is neither called nor heard for so long.
 const CUT_OFF: Millis = Millis::seconds(3_600);
@@ -29,7 +29,7 @@ const LOST_FOR: Millis = Millis::seconds(3_600);
 pub(crate) struct Others {
     pub(crate) told: Vec<Peer>,
     pub(crate) shares: Vec<Share>,
-    /// What falls together with this host. Not kept: until the aggregator tells it again, no zone is avoided.
+    /// What falls together with this host.
     pub(crate) zone: String,
     /// Until when each is cut off.
     cut_off: BTreeMap<HostId, Time>,
@@ -38,8 +38,10 @@ pub(crate) struct Others {
 }
 
 impl Others {
-    pub(crate) fn new(kept: Vec<Peer>, shares: Vec<Share>) -> Self {
-        Self { told: kept, shares, ..Self::default() }
+    /// As told before the agent was started anew.
+    pub(crate) fn new(kept: &Kept) -> Self {
+        let Kept { peers, shares, zone, .. } = kept;
+        Self { told: peers.clone(), shares: shares.clone(), zone: zone.clone(), ..Self::default() }
     }
 
     /// Points that others may take, or read here.

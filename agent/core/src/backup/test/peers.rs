@@ -1,6 +1,7 @@
 //! Other hosts: who is dealt with, who is cut off, and what is kept for them.
 
-use roost_protocol::backup::{BackupPolicy, BackupSummary, ReplicaPolicy, ReplicaState, Target, Why};
+use roost_protocol::backup::{BackupPolicy, BackupSummary, Peer, ReplicaPolicy, ReplicaState, Target, Why};
+use roost_protocol::message::ToAgent;
 use roost_protocol::{HostId, Millis};
 
 use super::rig::{HOUR, Rig, guest, peer, policy, summary};
@@ -72,6 +73,20 @@ fn a_host_whose_address_is_not_known_just_now_keeps_the_one_it_had_and_one_that_
     unheard.key = [9; 32];
     rig.peers(vec![unheard]);
     assert!(rig.kept.peers[0].addresses.is_empty());
+}
+
+#[test]
+fn what_falls_together_with_this_host_is_avoided_also_after_a_restart_without_the_aggregator() {
+    let mut rig = Rig::new(1);
+    let near = (2..6).map(|number| Peer { zone: "rack-1".into(), ..peer(number) });
+    let peers = near.chain([Peer { zone: "rack-2".into(), ..peer(6) }]).collect();
+    let (shares, maintenance, probes) = (Vec::new(), None, Vec::new());
+    let zone = Some("rack-1".to_owned());
+    rig.tell(Event::Received(ToAgent::Peers { peers, shares, maintenance, zone, probes }));
+    rig.restart();
+    rig.follow(1, replicated(None));
+    rig.live(20_000);
+    assert_eq!(rig.kept.runs[&guest(1)].replica, Some(host(6)));
 }
 
 #[test]

@@ -286,6 +286,7 @@ impl Rig {
             Change::Peers(peers) => self.kept.peers = peers,
             Change::Shares(shares) => self.kept.shares = shares,
             Change::Maintenance(it) => self.kept.maintenance = it,
+            Change::Zone(zone) => self.kept.zone = zone,
             Change::Probes(probes) => self.kept.probes = probes,
             Change::Wish { guest, desired: Some(desired) } => drop(self.kept.wishes.insert(guest, desired)),
             Change::Operation { record } => drop(self.kept.operations.insert(record.command.operation, record)),
