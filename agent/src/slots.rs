@@ -15,8 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use data_encoding::HEXLOWER;
+use roost_protocol::Stamp;
+use roost_protocol::host::RunningImage;
 
 use crate::boot::tool;
+use crate::observe::facts;
 use crate::{console, files};
 use choose::{Choice, Name, Record, Slot};
 use manifest::{FILES, Manifest};
@@ -292,6 +295,19 @@ fn date_of(running: Option<Name>, slots: &[Slot]) -> anyhow::Result<u64> {
         Some(slot) => Ok(slot.manifest.date),
         None => own_date(),
     }
+}
+
+/// The image that runs, where it is one of ours.
+pub(crate) fn image() -> Option<RunningImage> {
+    let own = own_date().ok()?;
+    let slot = running(&command_line());
+    let signed = slot.and_then(|name| open().ok()?.look().0.into_iter().find(|slot| slot.name == name));
+    let (version, made) = match signed {
+        Some(slot) => (slot.manifest.version, slot.manifest.date),
+        None => (facts::release(&fs::read_to_string(facts::OS_RELEASE).ok()?, "IMAGE_VERSION")?, own),
+    };
+    let slot = slot.map(|name| name.word().to_owned());
+    Some(RunningImage { version, made: Stamp(made.saturating_mul(1_000)), slot })
 }
 
 /// The slot that this system was started from; none: it is the floor.

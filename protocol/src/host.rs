@@ -35,6 +35,25 @@ pub struct HostFacts {
     /// unspecified address stands for all of its own. Since version 3.
     #[n(9)]
     pub peer_listen: Option<String>,
+    /// For people: "Debian GNU/Linux 12 (bookworm)".
+    #[n(10)]
+    pub system: Option<String>,
+    /// Where it was started from our image.
+    #[n(11)]
+    pub image: Option<RunningImage>,
+}
+
+/// The image that a host was started from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct RunningImage {
+    #[n(0)]
+    pub version: String,
+    /// Hosts take what was made later.
+    #[n(1)]
+    pub made: Stamp,
+    /// On its data disk, `a` or `b`; absent: its stick, or the network.
+    #[n(2)]
+    pub slot: Option<String>,
 }
 
 /// What guests run on; found by trying it, not by looking for a device.

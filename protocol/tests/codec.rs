@@ -14,7 +14,9 @@ use roost_protocol::enrol::{EnrolAnswer, EnrolRefusal, EnrolRequest};
 use roost_protocol::guest::{
     Boot, Desired, Disk, DiskSpec, GuestReport, GuestSample, GuestSpec, NicSpec, Power, PowerState,
 };
-use roost_protocol::host::{Alarm, DiskUse, Freshness, HostFacts, HostSample, NicRate, Pressure, Virtualization};
+use roost_protocol::host::{
+    Alarm, DiskUse, Freshness, HostFacts, HostSample, NicRate, Pressure, RunningImage, Virtualization,
+};
 use roost_protocol::memory::MemoryWish;
 use roost_protocol::message::{Beat, Der, FRAME, Hello, Refusal, Refused, Snapshot, ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Progress, Verb};
@@ -86,8 +88,11 @@ fn facts() -> impl Strategy<Value = HostFacts> {
         Just(Virtualization::Unknown),
     ];
     let words = (text(), text(), text(), text(), text());
-    (words, any::<u32>(), mib(), virtualization, texts(), proptest::option::of(text())).prop_map(
-        |(words, cpus, memory_mib, virtualization, addresses, peer_listen)| {
+    let image = (text(), any::<u64>(), proptest::option::of(text()));
+    let image = image.prop_map(|(version, made, slot)| RunningImage { version, made: Stamp(made), slot });
+    let newer = (proptest::option::of(text()), proptest::option::of(text()), proptest::option::of(image));
+    (words, any::<u32>(), mib(), virtualization, texts(), newer).prop_map(
+        |(words, cpus, memory_mib, virtualization, addresses, (peer_listen, system, image))| {
             let (name, agent_version, boot_id, hypervisor, kernel) = words;
             HostFacts {
                 name,
@@ -100,6 +105,8 @@ fn facts() -> impl Strategy<Value = HostFacts> {
                 kernel,
                 addresses,
                 peer_listen,
+                system,
+                image,
             }
         },
     )

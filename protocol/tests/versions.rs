@@ -82,6 +82,8 @@ fn golden_hello() -> Hello {
         kernel: "k".into(),
         addresses: vec!["192.0.2.1".into()],
         peer_listen: None,
+        system: None,
+        image: None,
     };
     let (epoch, document, clock) = (Epoch(3), Generation(4), Stamp(1_700_000_000_000));
     Hello { newest: 2, oldest: 1, host: HostId::from_u128(1), facts, epoch, document, clock }

@@ -9,6 +9,10 @@ use roost_protocol::host::{HostFacts, Virtualization};
 use sysinfo::{Networks, System};
 
 use super::proc;
+use crate::slots;
+
+/// What the distribution calls itself.
+pub(crate) const OS_RELEASE: &str = "/etc/os-release";
 
 /// Addresses that are told; more say nothing to a person.
 const ADDRESSES: usize = 16;
@@ -34,7 +38,15 @@ pub(crate) fn facts(name: &str) -> HostFacts {
         kernel: System::kernel_version().unwrap_or_default(),
         addresses: addresses(),
         peer_listen: None,
+        system: fs::read_to_string(OS_RELEASE).ok().and_then(|text| release(&text, "PRETTY_NAME")),
+        image: slots::image(),
     }
+}
+
+/// What a line of os-release says: `KEY=word`, or in quotes.
+pub(crate) fn release(text: &str, key: &str) -> Option<String> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+    Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty())
 }
 
 /// Tells one boot from another: the kernel's boot id, and when the first process began, because in a container or a
@@ -61,4 +73,18 @@ fn useful(address: &IpAddr) -> bool {
         IpAddr::V6(address) => address.is_unicast_link_local(),
     };
     !(link_local || address.is_loopback() || address.is_unspecified())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn lines_of_os_release_are_read_with_and_without_quotes() {
+        let text = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nIMAGE_VERSION=\nNAME='Debian'\n";
+        let word = |key: &str| release(text, key);
+        assert_eq!(word("PRETTY_NAME").as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
+        assert_eq!((word("ID").as_deref(), word("NAME").as_deref()), (Some("debian"), Some("Debian")));
+        assert_eq!((word("IMAGE_VERSION"), word("IMAGE")), (None, None));
+    }
 }

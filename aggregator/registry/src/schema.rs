@@ -98,6 +98,7 @@ static SCHEMAS: &[Schema] = &[
         help: "Share of the last 10 s in which something waited (PSI some avg10), percent",
         properties: PRESSURE,
     },
+    Schema { name: "image", help: "A host image that runs", properties: IMAGE },
     Schema { name: "alarm", help: "A condition that is raised until it clears", properties: ALARM },
     Schema { name: "operation", help: "Slow work that goes on after the answer", properties: OPERATION },
     Schema { name: "progress", help: "How far an operation is", properties: PROGRESS },
@@ -157,6 +158,8 @@ const HOST: &[Property] = &[
     maybe(hidden("virtualization_reason", Text, "Why not on hardware")),
     maybe(wide("hypervisor", Text, "libvirt and QEMU versions")),
     maybe(wide("kernel", Text, "Kernel release")),
+    maybe(wide("system", Text, "Its operating system")),
+    maybe(hidden("image", Object("image"), "The image of ours that it was started from")),
     maybe(shown("cpus", Integer, "Logical CPUs")),
     maybe(shown("memory_mib", Integer, "Memory, MiB")),
     restless(maybe(shown("memory_available_mib", Integer, "Memory to be had, MiB"))),
@@ -179,6 +182,12 @@ const HOST: &[Property] = &[
     restless(maybe(hidden("store", Object("store"), "Where it keeps restore points"))),
     restless(maybe(wide("clock_offset_s", Number, "Its clock minus ours, seconds"))),
     restless(maybe(hidden("pressure", Object("pressure"), "Pressure stall information"))),
+];
+
+const IMAGE: &[Property] = &[
+    shown("version", Text, "What whoever signed it calls it"),
+    shown("made", Time, "Hosts take what was made later"),
+    maybe(shown("slot", Choice(&["a", "b"]), "On its data disk; absent: its stick, or the network")),
 ];
 
 const GUEST: &[Property] = &[

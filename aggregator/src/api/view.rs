@@ -1,6 +1,7 @@
 //! What callers see of the grid's parts: each property of the registry's schemas, made from the core's types.
 
 pub(crate) mod backup;
+mod facts;
 pub(crate) mod failover;
 pub(crate) mod history;
 pub(crate) mod memory;
@@ -17,7 +18,7 @@ use roost_aggregator_core::{Grid, Protection};
 use roost_protocol::backup::Pulling;
 use roost_protocol::failover::Fencing;
 use roost_protocol::guest::{Power, PowerState};
-use roost_protocol::host::{Alarm, Virtualization};
+use roost_protocol::host::Alarm;
 use roost_protocol::operation::Failure;
 use roost_protocol::probe::Access;
 use roost_protocol::{Stamp, Time};
@@ -102,28 +103,6 @@ impl HostView<'_> {
         let seconds = i32::try_from(ahead / 1_000).unwrap_or(most);
         let millis = i32::try_from(ahead % 1_000).unwrap_or_default();
         json!(f64::from(seconds) + f64::from(millis) / 1_000.0)
-    }
-
-    fn fact(&self, name: &str) -> Value {
-        let Some(facts) = &self.host.facts else { return Value::Null };
-        match name {
-            "agent_version" => json!(facts.agent_version),
-            "virtualization" => json!(match facts.virtualization {
-                Virtualization::Hardware => "hardware",
-                Virtualization::Software { .. } => "software",
-                Virtualization::Unknown => "unknown",
-            }),
-            "virtualization_reason" => match &facts.virtualization {
-                Virtualization::Software { why } => json!(why),
-                Virtualization::Hardware | Virtualization::Unknown => Value::Null,
-            },
-            "hypervisor" => some_text(&facts.hypervisor),
-            "kernel" => some_text(&facts.kernel),
-            "cpus" => json!(facts.cpus),
-            "memory_mib" => json!(facts.memory_mib),
-            "addresses" => json!(facts.addresses),
-            _ => Value::Null,
-        }
     }
 
     fn watchdog(&self, name: &str) -> Value {

@@ -207,7 +207,9 @@ fn shorten(facts: &mut HostFacts) {
     let texts =
         [&mut facts.name, &mut facts.agent_version, &mut facts.boot_id, &mut facts.hypervisor, &mut facts.kernel];
     facts.addresses.truncate(ADDRESSES);
-    for text in texts.into_iter().chain(&mut facts.addresses).chain(&mut facts.peer_listen) {
+    let image = facts.image.iter_mut().flat_map(|image| [Some(&mut image.version), image.slot.as_mut()]).flatten();
+    let maybe = facts.peer_listen.iter_mut().chain(&mut facts.system).chain(image);
+    for text in texts.into_iter().chain(&mut facts.addresses).chain(maybe) {
         if let Some((end, _)) = text.char_indices().nth(TEXT) {
             text.truncate(end);
         }

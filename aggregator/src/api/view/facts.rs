@@ -1,0 +1,37 @@
+//! What callers see of a host's facts.
+
+use roost_protocol::host::Virtualization;
+use serde_json::{Value, json};
+
+use super::{HostView, some_text, time};
+
+impl HostView<'_> {
+    pub(super) fn fact(&self, name: &str) -> Value {
+        let Some(facts) = &self.host.facts else { return Value::Null };
+        match name {
+            "agent_version" => json!(facts.agent_version),
+            "virtualization" => json!(match facts.virtualization {
+                Virtualization::Hardware => "hardware",
+                Virtualization::Software { .. } => "software",
+                Virtualization::Unknown => "unknown",
+            }),
+            "virtualization_reason" => match &facts.virtualization {
+                Virtualization::Software { why } => json!(why),
+                Virtualization::Hardware | Virtualization::Unknown => Value::Null,
+            },
+            "hypervisor" => some_text(&facts.hypervisor),
+            "kernel" => some_text(&facts.kernel),
+            "system" => json!(facts.system),
+            "image" => json!(
+                facts
+                    .image
+                    .as_ref()
+                    .map(|image| { json!({"version": image.version, "made": time(image.made), "slot": image.slot}) })
+            ),
+            "cpus" => json!(facts.cpus),
+            "memory_mib" => json!(facts.memory_mib),
+            "addresses" => json!(facts.addresses),
+            _ => Value::Null,
+        }
+    }
+}
