@@ -1,6 +1,7 @@
 //! A real agent on a host with many small real guests: what it costs beside polling libvirt, and how fast it is in the grid.
 
 mod lab;
+mod watched;
 
 use std::fs::File;
 use std::hint::black_box;
@@ -16,6 +17,7 @@ use roost_benches::figure::{self, Figure, alone};
 use roost_benches::process;
 
 use lab::{Lab, MACHINE};
+use watched::Beneath;
 
 /// Time for guests to boot and for a program to find them, before it is measured.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -64,8 +66,12 @@ async fn main() -> Result<()> {
     eprintln!("{} guests run", qemus.len());
     std::thread::sleep(SETTLE);
     let costs = Costs { libvirt: libvirt(&lab, &qemus, arguments.rounds)?, limit: limit(&qemus)? };
+    let beneath = Beneath::measure(&lab, &qemus)?;
+    let peers = watched::peers(&lab, shared.path(), arguments.seconds, &beneath)?;
     measure(&arguments, &lab, &agent, shared.path(), &costs)?;
-    join(&lab, &agent, &aggregator, shared.path()).await?;
+    let (aggregator, pid) = join(&lab, &agent, &aggregator, shared.path()).await?;
+    let joined = (pid, shared.path());
+    watched::watched(&lab, &aggregator, joined, arguments.seconds, &beneath, peers.as_ref()).await?;
     drop(lab);
     Ok(())
 }
@@ -140,33 +146,40 @@ fn measure(arguments: &Arguments, lab: &Lab, agent: &Path, folder: &Path, costs:
     stop(lab)
 }
 
-/// From the start of the agent's process until the API lists the host as up.
-async fn join(lab: &Lab, agent: &Path, aggregator: &Path, folder: &Path) -> Result<()> {
+/// From the start of the agent's process until the API lists the host as up. Gives the aggregator, and the agent once more.
+async fn join(lab: &Lab, agent: &Path, aggregator: &Path, folder: &Path) -> Result<(Aggregator, u32)> {
     let quic = SocketAddr::from((MACHINE, 19_433));
     let aggregator = Aggregator::start(aggregator, quic, SocketAddr::from((MACHINE, 19_443))).await?;
     let token = aggregator.token("bench").await?;
     let secret = folder.join("token");
     std::fs::write(&secret, token)?;
-    let settings = format!("aggregator = '{quic}'\njoin_token_file = '{}'\n", secret.display());
+    let metrics = format!("metrics_listen = '127.0.0.1:{}'\n", watched::METRICS);
+    let settings = format!("aggregator = '{quic}'\njoin_token_file = '{}'\n{metrics}", secret.display());
     for name in ["start_to_joined_and_listed_s", "restart_to_listed_s"] {
         let began = Instant::now();
         start(lab, agent, folder, &settings)?;
-        loop {
-            let hosts = aggregator.api.get("/hosts").await?;
-            let up = hosts["items"].as_array().is_some_and(|all| all.iter().any(|host| host["state"] == "up"));
-            if up {
-                break;
-            }
-            ensure!(began.elapsed() < JOINED, "the host is not up: {hosts}");
-            tokio::time::sleep(AGAIN).await;
-        }
+        up(&aggregator).await?;
         alone(name, "s", began.elapsed().as_secs_f64())?;
         stop(lab)?;
         while aggregator.api.get("/hosts").await?["items"][0]["state"] == "up" {
             tokio::time::sleep(AGAIN).await;
         }
     }
-    Ok(())
+    let pid = start(lab, agent, folder, &settings)?;
+    up(&aggregator).await?;
+    Ok((aggregator, pid))
+}
+
+async fn up(aggregator: &Aggregator) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let hosts = aggregator.api.get("/hosts").await?;
+        if hosts["items"].as_array().is_some_and(|all| all.iter().any(|host| host["state"] == "up")) {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < JOINED, "the host is not up: {hosts}");
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 /// Starts the agent in the host; its process id as seen from here.
