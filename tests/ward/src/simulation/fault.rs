@@ -65,6 +65,8 @@ pub enum Step {
     GuardRestarts(usize),
     PauseSticks(usize),
     KillSticks(usize),
+    /// What its guest waited for is there again: it does what it was told last.
+    Obeys(usize),
     Releases(usize),
     /// Parts in a million that its clock goes fast.
     ClockRate(usize, i64),
@@ -126,6 +128,7 @@ impl World {
                 self.machines[owner].ills.pause_stuck = true;
                 self.machines[owner].ills.kill_stuck = true;
                 self.isolate(owner, Some(long));
+                self.after(long, Happening::Step(Step::Obeys(owner)));
             }
             Fault::Blip => {
                 let blip = self.span(BLIP);
@@ -192,6 +195,7 @@ impl World {
             }
             Step::PauseSticks(machine) => self.machines[machine].ills.pause_stuck = true,
             Step::KillSticks(machine) => self.machines[machine].ills.kill_stuck = true,
+            Step::Obeys(machine) => self.obey(machine),
             Step::Releases(machine) => self.tell(machine, Event::Release),
             Step::ClockRate(machine, ppm) => self.set_rate(machine, ppm),
             Step::LosesStore(machine) => {

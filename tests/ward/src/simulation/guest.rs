@@ -39,8 +39,8 @@ impl World {
         }
         match what {
             Command::Run => self.run_guest(machine, order),
-            Command::Pause if this.ills.pause_stuck => {}
-            Command::Kill if this.ills.kill_stuck => {}
+            Command::Pause if this.ills.pause_stuck => self.machines[machine].guest.waits = Some((order, what)),
+            Command::Kill if this.ills.kill_stuck => self.machines[machine].guest.waits = Some((order, what)),
             Command::Pause => {
                 self.counts.pauses += 1;
                 self.stop_guest(machine, order);
@@ -50,6 +50,15 @@ impl World {
                 self.machines[machine].guest.loaded = false;
                 self.stop_guest(machine, order);
             }
+        }
+    }
+
+    /// A process that can't end just now, as its disk doesn't answer, still ends of a kill once it does.
+    pub(crate) fn obey(&mut self, machine: usize) {
+        let this = &mut self.machines[machine];
+        (this.ills.pause_stuck, this.ills.kill_stuck) = (false, false);
+        if let Some((order, what)) = this.guest.waits.take() {
+            self.command(machine, order, what);
         }
     }
 

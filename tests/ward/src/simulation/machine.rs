@@ -3,6 +3,8 @@
 use roost_protocol::{HostId, Time};
 use roost_ward::{Ballot, Kept, MemberId, Order, Ward, WardId, Wards};
 
+use super::guest::Command;
+
 pub(crate) const WARD: WardId = WardId(1);
 
 /// What goes wrong on a machine.
@@ -57,6 +59,8 @@ pub(crate) struct Guest {
     pub(crate) executes: bool,
     /// The newest command; older ones that are still under way are dropped.
     pub(crate) order: Order,
+    /// What it was told and could not do.
+    pub(crate) waits: Option<(Order, Command)>,
 }
 
 impl Machine {
