@@ -124,6 +124,9 @@ pub struct HostSample {
     /// The host's wall clock at the sample.
     #[n(7)]
     pub at: Stamp,
+    /// Memory that its guests would need more if equal pages were not merged; absent where the kernel merges none.
+    #[n(8)]
+    pub saved_by_sharing_mib: Option<MiB>,
 }
 
 /// Pressure stall information, `some avg10`, in hundredths of a percent.

@@ -131,6 +131,9 @@ pub struct HostMoment {
     /// Of the file system of the agent's state.
     #[n(11)]
     pub disk_free_mib: MiB,
+    /// By merging equal pages.
+    #[n(12)]
+    pub saved_by_sharing_mib: Option<MiB>,
 }
 
 /// A guest on average over one step.

@@ -124,10 +124,20 @@ fn host_sample() -> impl Strategy<Value = HostSample> {
         receive_bps,
         transmit_bps,
     });
-    let numbers = (any::<u32>(), mib(), mib(), any::<u32>(), stamp());
+    let numbers = (any::<u32>(), mib(), mib(), any::<u32>(), stamp(), of(mib()));
     (numbers, of(pressure), vec(disk, 0..3), vec(nic, 0..3)).prop_map(|(numbers, pressure, disks, nics)| {
-        let (cpu_permille, memory_available_mib, swap_used_mib, load_centi, at) = numbers;
-        HostSample { cpu_permille, memory_available_mib, swap_used_mib, load_centi, pressure, disks, nics, at }
+        let (cpu_permille, memory_available_mib, swap_used_mib, load_centi, at, saved_by_sharing_mib) = numbers;
+        HostSample {
+            cpu_permille,
+            memory_available_mib,
+            swap_used_mib,
+            load_centi,
+            pressure,
+            disks,
+            nics,
+            at,
+            saved_by_sharing_mib,
+        }
     })
 }
 

@@ -134,7 +134,7 @@ mod test {
     fn an_idle_guest_takes_few_bytes() {
         let buckets: Buckets = (0..360u64)
             .map(|slot| {
-                let bucket = Bucket { count: 10, sums: [slot % 3, 5_120, 0, 0, 20_480, 10, 0, 0, 0, 0], peak: 2 };
+                let bucket = Bucket { count: 10, sums: [slot % 3, 5_120, 0, 0, 20_480, 10, 0, 0, 0, 0, 0], peak: 2 };
                 (slot * 10, bucket)
             })
             .collect();

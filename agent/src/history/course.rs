@@ -8,18 +8,18 @@ use roost_protocol::{MiB, Stamp};
 use super::law::{Bucket, LANES};
 
 /// What a guest's lanes mean: CPU permille, resident MiB, bytes read and written a second, balloon MiB and how many samples
-/// had one, available MiB and how many samples had it, bytes received and sent a second.
+/// had one, available MiB and how many samples had it, bytes received and sent a second; the last means nothing.
 pub(crate) fn of_guest(sample: &GuestSample) -> Bucket {
     let optional = |mib: Option<roost_protocol::MiB>| mib.map_or([0, 0], |mib| [mib.0, 1]);
     let ([balloon, balloons], [available, availables]) = (optional(sample.balloon_mib), optional(sample.available_mib));
     let (cpu, resident) = (u64::from(sample.cpu_permille), sample.resident_mib.0);
     let network = (sample.receive_bps, sample.transmit_bps);
     let disk = (sample.read_bps, sample.write_bps);
-    Bucket::of([cpu, resident, disk.0, disk.1, balloon, balloons, available, availables, network.0, network.1])
+    Bucket::of([cpu, resident, disk.0, disk.1, balloon, balloons, available, availables, network.0, network.1, 0])
 }
 
 /// What the host's lanes mean: CPU permille, available and swapped MiB, load in hundredths, pressure of CPU, memory and IO
-/// in hundredths of a percent, bytes received and sent a second, free MiB of the first file system.
+/// in hundredths of a percent, bytes received and sent a second, free MiB of the first file system, MiB saved by sharing.
 pub(crate) fn of_host(sample: &HostSample) -> Bucket {
     let pressure = sample.pressure.unwrap_or_default();
     let (received, sent) = sample.nics.iter().fold((0u64, 0u64), |(received, sent), nic| {
@@ -36,13 +36,14 @@ pub(crate) fn of_host(sample: &HostSample) -> Bucket {
         received,
         sent,
         sample.disks.first().map_or(0, |disk| disk.free_mib.0),
+        sample.saved_by_sharing_mib.map_or(0, |saved| saved.0),
     ];
     Bucket::of(lanes)
 }
 
 /// A guest over the time of one bucket, which began at this second.
 pub(super) fn guest((at_s, bucket): &(u64, Bucket)) -> GuestMoment {
-    let [cpu, resident, read, written, balloon, balloons, available, availables, received, sent] = bucket.sums;
+    let [cpu, resident, read, written, balloon, balloons, available, availables, received, sent, _] = bucket.sums;
     let mean = |sum: u64| sum / bucket.count.max(1);
     let optional = |sum: u64, count: u64| sum.checked_div(count).map(MiB);
     GuestMoment {
@@ -62,7 +63,7 @@ pub(super) fn guest((at_s, bucket): &(u64, Bucket)) -> GuestMoment {
 /// The host over the time of one bucket, which began at this second.
 pub(super) fn host((at_s, bucket): &(u64, Bucket)) -> HostMoment {
     let means = bucket.sums.map(|sum| sum / bucket.count.max(1));
-    let [cpu, available, swap, load, pressure_cpu, pressure_memory, pressure_io, received, sent, free] = means;
+    let [cpu, available, swap, load, pressure_cpu, pressure_memory, pressure_io, received, sent, free, saved] = means;
     HostMoment {
         at: Stamp(at_s * 1_000),
         cpu_permille: small(cpu),
@@ -76,6 +77,7 @@ pub(super) fn host((at_s, bucket): &(u64, Bucket)) -> HostMoment {
         receive_bps: received,
         transmit_bps: sent,
         disk_free_mib: MiB(free),
+        saved_by_sharing_mib: (bucket.count > 0).then_some(MiB(saved)),
     }
 }
 
@@ -108,9 +110,15 @@ mod test {
         assert_eq!((moment.resident_mib, moment.write_bps), (MiB(60), 10));
         assert_eq!((moment.receive_bps, moment.transmit_bps), (200, 7));
         assert_eq!((moment.available_mib, moment.balloon_mib), (Some(MiB(20)), None), "of those that said something");
-        let sample = HostSample { cpu_permille: 5, load_centi: 150, ..HostSample::default() };
+        let sample = HostSample {
+            cpu_permille: 5,
+            load_centi: 150,
+            saved_by_sharing_mib: Some(MiB(7)),
+            ..HostSample::default()
+        };
         let moment = host(&(8, of_host(&sample)));
         assert_eq!((moment.cpu_permille, moment.load_centi, moment.disk_free_mib), (5, 150, MiB(0)));
+        assert_eq!(moment.saved_by_sharing_mib, Some(MiB(7)));
         assert_eq!(host(&(0, Bucket::default())), HostMoment::default());
     }
 }

@@ -18,7 +18,7 @@ fn series(number: u8) -> Series {
 }
 
 fn bucket(number: u64) -> Bucket {
-    Bucket { count: 10, sums: [number, 1_000, number * 7, 0, 0, 0, 0, 0, 0, 0], peak: number }
+    Bucket { count: 10, sums: [number, 1_000, number * 7, 0, 0, 0, 0, 0, 0, 0, 0], peak: number }
 }
 
 fn fill(store: &mut Store, guests: u8, from: u64, to: u64, step: usize) {

@@ -286,6 +286,8 @@ struct Host {
     /// CPU, memory, disks; absent where the kernel has no PSI.
     pressure: Option<[File; 3]>,
     nics: Option<File>,
+    /// Pages that were merged into others; absent where the kernel merges none.
+    merged: Option<File>,
     disks: Vec<(PathBuf, File)>,
     cpu_before: CpuTicks,
     nics_before: BTreeMap<String, (u64, u64)>,
@@ -309,6 +311,7 @@ impl Host {
             load: open("/proc/loadavg"),
             pressure,
             nics: open("/proc/net/dev"),
+            merged: File::open("/sys/kernel/mm/ksm/pages_sharing").ok(),
             disks: distinct(folders),
             cpu_before: CpuTicks::default(),
             nics_before: BTreeMap::new(),
@@ -333,7 +336,14 @@ impl Host {
             disks: self.disks.iter().filter_map(|(path, file)| disk_use(path, file)).collect(),
             nics: self.nics(span, buffer),
             at: Stamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, whole_ms)),
+            saved_by_sharing_mib: self.saved(buffer),
         }
+    }
+
+    fn saved(&self, buffer: &mut [u8]) -> Option<MiB> {
+        let pages = std::str::from_utf8(read(self.merged.as_ref()?, buffer)?).ok()?.trim().parse::<u64>().ok()?;
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+        Some(MiB::of_bytes(pages.saturating_mul(u64::try_from(page).ok()?)))
     }
 
     fn pressure(&self, buffer: &mut [u8]) -> Option<Pressure> {

@@ -269,6 +269,7 @@ fn host_sample(sequence: u64) -> HostSample {
         disks: vec![disk("/var/lib/roost"), disk("/")],
         nics: vec![nic("eno1"), nic("eno2")],
         at: Stamp(1_700_000_000_000 + sequence),
+        saved_by_sharing_mib: Some(MiB(sequence)),
     }
 }
 

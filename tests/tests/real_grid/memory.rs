@@ -287,6 +287,12 @@ fn told(grid: &Grid) -> Result<()> {
         ensure!(guests.iter().filter(share).count() == EQUAL && guests.len() == EQUAL + 1, "{memory}");
         Ok(())
     })?;
+    eventually("its history tells so too", START, || {
+        let history = grid.api.get("/hosts/h1/history?last=300")?;
+        let saved = |moment: &Value| moment["saved_by_sharing_mib"].as_u64() > Some(0);
+        ensure!(history["items"].as_array().is_some_and(|all| all.iter().any(saved)), "{history}");
+        Ok(())
+    })?;
     let why = grid.roost(&["explain", "host", "h1", "memory", "-o", "json"])?;
     ensure!(why.contains("sets page sharing: run 1") && why.contains("not looked through yet"), "{why}");
     Ok(())

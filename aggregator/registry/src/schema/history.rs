@@ -17,6 +17,7 @@ pub(super) const HOST_MOMENT: &[Property] = &[
     shown("receive_bps", Integer, "Received, bytes a second"),
     shown("transmit_bps", Integer, "Sent, bytes a second"),
     shown("disk_free_mib", Integer, "Free where the agent keeps its state, MiB"),
+    maybe(wide("saved_by_sharing_mib", Integer, "Memory saved by merging equal pages, MiB")),
 ];
 
 pub(super) const GUEST_MOMENT: &[Property] = &[

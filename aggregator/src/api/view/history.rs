@@ -37,6 +37,7 @@ impl Listed for HostMomentView<'_> {
             "receive_bps" => json!(moment.receive_bps),
             "transmit_bps" => json!(moment.transmit_bps),
             "disk_free_mib" => json!(moment.disk_free_mib),
+            "saved_by_sharing_mib" => json!(moment.saved_by_sharing_mib),
             _ => Value::Null,
         }
     }

@@ -68,6 +68,7 @@ const HOST: &[Measure<HostMoment>] = &[
     ("receive_bps", |moment| amount(moment.receive_bps)),
     ("transmit_bps", |moment| amount(moment.transmit_bps)),
     ("disk_free_mib", |moment| amount(moment.disk_free_mib.0)),
+    ("saved_by_sharing_mib", |moment| amount(moment.saved_by_sharing_mib?.0)),
 ];
 
 const GUEST: &[Measure<GuestMoment>] = &[
