@@ -12,7 +12,7 @@ busybox-static:host-image-and-test-guest cpio:initramfs xz-utils:initramfs nftab
 procps:processes kmod:kernel-modules"
 tests="python3:API-clients librpc-xml-perl:XML-RPC-client liblwp-protocol-https-perl:its-TLS faketime:clock-tests
 snmpd:SNMP snmp:SNMP-clients libnet-snmp-perl:SNMP-client snmptrapd:SNMP-traps smitools:checks-MIBs prometheus:scrapes-metrics
-prometheus-alertmanager:its-webhooks python3-aiosmtpd:receives-mail rsyslog:receives-syslog openssl:its-certificates"
+openssh-server:a-door-to-try xrdp:another prometheus-alertmanager:its-webhooks python3-aiosmtpd:receives-mail rsyslog:receives-syslog openssl:its-certificates"
 
 # Debian 13 has a package for each fence agent, Debian 12 one for all.
 fence=fence-agents:cuts-power
@@ -76,6 +76,19 @@ install_packages() {
   apt update -o APT::Get::List-Cleanup=0 || echo "deps.sh: package lists could not be refreshed; going on with those here" >&2
   [ ${#qemu[@]} = 0 ] || install_qemu_from_backports "${qemu[@]}"
   [ ${#names[@]} = 0 ] || apt install --no-install-recommends "${names[@]}"
+  shut_doors "${names[@]}"
+}
+
+# Ways to log in that only tests need, and that were not here before, don't open at the next boot.
+shut_doors() {
+  local name
+  command -v systemctl > /dev/null || return 0
+  for name in "$@"; do
+    case $name in
+      openssh-server) as_root systemctl --quiet disable ssh.service ssh.socket 2> /dev/null || true ;;
+      xrdp) as_root systemctl --quiet disable xrdp.service xrdp-sesman.service 2> /dev/null || true ;;
+    esac
+  done
 }
 
 cargo_fits() {
