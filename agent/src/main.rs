@@ -21,6 +21,8 @@ mod report;
 mod setup;
 mod slots;
 mod told;
+#[cfg(test)]
+mod waiting;
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};

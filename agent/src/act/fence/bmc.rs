@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use roost_protocol::Hidden;
 
 use super::*;
-use crate::act::backup::test::lab::until;
+use crate::waiting::until;
 
 /// What the board's account is opened by.
 const SECRET: &str = "hush-hush";

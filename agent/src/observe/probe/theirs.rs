@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::*;
-use crate::act::backup::test::lab::{run, until};
+use crate::waiting::{run, until};
 
 const SSH: u16 = 2_222;
 const RDP_PORT: u16 = 3_389;

@@ -3,10 +3,10 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roost_libvirt::{Hypervisor, XmlForm, qemu_pid};
 use roost_protocol::operation::Failure;
@@ -15,14 +15,13 @@ use roost_protocol::{GuestId, PointId};
 use super::memory::Memory;
 use crate::act::backup::scratch::Scratch;
 use crate::act::backup::{Backup, Wish};
+pub(crate) use crate::waiting::{run, until};
 
 const KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/lab/mb.S");
 const INSIDE: &str = "ROOST_BACKUP_INSIDE";
 /// Set for the process that is to be killed.
 pub(crate) const ROLE: &str = "ROOST_BACKUP_ROLE";
 pub(crate) const DISK: u64 = 64 << 20;
-/// Generous, as the machine may be loaded.
-pub(crate) const SOON: Duration = Duration::from_secs(120);
 /// The guest writes one sector each so many ticks of 10 ms.
 const EVERY: u32 = 2;
 /// Places that the guest writes, one after the other, 64 KiB apart.
@@ -86,19 +85,6 @@ pub(crate) struct Lab {
 /// One guest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guest(pub(crate) GuestId);
-
-pub(crate) fn run(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
-    while !done() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 pub(crate) fn kill(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
