@@ -49,10 +49,12 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// The first byte of the newest point's content is changed in the copy: it lies in the last long frame of the pack.
+/// A byte of the newest point's content is changed in the copy: it lies behind the middle of the longest pack. Small packs
+/// hold maps only.
 fn flip(copy: &Path) {
-    let pack = fs::read_dir(copy.join("packs")).unwrap().flatten().map(|entry| entry.path());
-    let pack = pack.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "pack")).unwrap();
+    let packs = fs::read_dir(copy.join("packs")).unwrap().flatten().map(|entry| entry.path());
+    let packs = packs.filter(|path| path.extension().is_some_and(|ending| ending == "pack"));
+    let pack = packs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
     let mut bytes = fs::read(&pack).unwrap();
     let at = bytes.len() * 3 / 4;
     bytes[at] ^= 1;
