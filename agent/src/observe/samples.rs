@@ -278,6 +278,9 @@ impl Guest {
     }
 }
 
+/// Counters of what merging saves; the second since Linux 6.6.
+const MERGED: [&str; 2] = ["pages_sharing", "ksm_zero_pages"];
+
 /// The host's own files.
 struct Host {
     stat: Option<File>,
@@ -286,8 +289,8 @@ struct Host {
     /// CPU, memory, disks; absent where the kernel has no PSI.
     pressure: Option<[File; 3]>,
     nics: Option<File>,
-    /// Pages that were merged into others; absent where the kernel merges none.
-    merged: Option<File>,
+    /// Pages that were merged into others, and empty ones; none where the kernel merges none.
+    merged: Vec<File>,
     disks: Vec<(PathBuf, File)>,
     cpu_before: CpuTicks,
     nics_before: BTreeMap<String, (u64, u64)>,
@@ -311,7 +314,10 @@ impl Host {
             load: open("/proc/loadavg"),
             pressure,
             nics: open("/proc/net/dev"),
-            merged: File::open("/sys/kernel/mm/ksm/pages_sharing").ok(),
+            merged: MERGED
+                .iter()
+                .filter_map(|name| File::open(Path::new("/sys/kernel/mm/ksm").join(name)).ok())
+                .collect(),
             disks: distinct(folders),
             cpu_before: CpuTicks::default(),
             nics_before: BTreeMap::new(),
@@ -341,9 +347,9 @@ impl Host {
     }
 
     fn saved(&self, buffer: &mut [u8]) -> Option<MiB> {
-        let pages = std::str::from_utf8(read(self.merged.as_ref()?, buffer)?).ok()?.trim().parse::<u64>().ok()?;
-        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-        Some(MiB::of_bytes(pages.saturating_mul(u64::try_from(page).ok()?)))
+        let mut count = |file| std::str::from_utf8(read(file, buffer)?).ok()?.trim().parse::<u64>().ok();
+        let pages = self.merged.iter().filter_map(&mut count).reduce(u64::saturating_add)?;
+        Some(MiB::of_bytes(pages.saturating_mul(page_bytes())))
     }
 
     fn pressure(&self, buffer: &mut [u8]) -> Option<Pressure> {
