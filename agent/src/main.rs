@@ -124,8 +124,8 @@ async fn run(
     let place = Place::open(&config.images(), &config.guests()).context("make the folders of images and guests")?;
     let opened = Opened::open(&config.state_dir)?;
     let store = Store::open(&config.identity())?;
-    let facts =
-        HostFacts { peer_listen: config.peer_address().map(|at| at.to_string()), ..facts::facts(&config.host_name()?) };
+    let peer_listen = config.peer_address().map(|at| at.to_string());
+    let facts = HostFacts { peer_listen, image: slots::image(), ..facts::facts(&config.host_name()?) };
     let accelerator = accelerator(&facts);
     let host = store.membership().ok().flatten().map_or(opened.host, |membership| membership.host);
     let new_boot = (opened.boot.as_deref() != Some(facts.boot_id.as_str())).then(|| facts.boot_id.clone());
