@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use roost_protocol::Hidden;
 
 use super::*;
-use crate::waiting::until;
+use crate::waiting::{own_address, until, until_listening};
 
 /// What the board's account is opened by.
 const SECRET: &str = "hush-hush";
@@ -28,9 +28,7 @@ struct Board {
 impl Board {
     /// One whose host is on; `wire`: what it does with `set power`, as a line of shell.
     fn start(wire: &str) -> Self {
-        // An address of this process's own, so that boards don't meet.
-        let [.., third, second, first] = std::process::id().to_be_bytes();
-        let address = Ipv4Addr::new(127, third | 0x40, second, first.max(1));
+        let address = own_address();
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("state")).unwrap();
@@ -56,14 +54,8 @@ impl Board {
         program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let program = program.spawn().expect("ipmi_sim of Debian's package openipmi");
         let board = Self { address, program, folder };
-        board.await_listening();
+        until_listening("udp", board.address, PORT);
         board
-    }
-
-    fn await_listening(&self) {
-        // As the kernel lists it: the address as a number of this machine's byte order.
-        let wanted = format!("{:08X}:{PORT:04X}", u32::from_ne_bytes(self.address.octets()));
-        until("the board listens", || fs::read_to_string("/proc/net/udp").unwrap().contains(&wanted));
     }
 
     fn device(&self) -> FenceDevice {

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::*;
-use crate::waiting::{run, until};
+use crate::waiting::{own_address, run, until_listening};
 
 const SSH: u16 = 2_222;
 const RDP_PORT: u16 = 3_389;
@@ -36,12 +36,6 @@ impl Drop for Server {
         self.signal(Signal::SIGKILL);
         let _ = self.0.wait();
     }
-}
-
-fn listens(address: Ipv4Addr, port: u16) {
-    // As the kernel lists it: the address as a number of this machine's byte order.
-    let wanted = format!("{:08X}:{port:04X}", u32::from_ne_bytes(address.octets()));
-    until("it listens", || fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted));
 }
 
 fn sshd(folder: &Path, address: Ipv4Addr) -> Server {
@@ -76,12 +70,10 @@ fn real_sshd_and_xrdp_answer_to_their_own_words_only_and_are_missed_when_they_ha
         return eprintln!("skipped, as ROOST_REAL=1 is not set");
     }
     let folder = tempfile::tempdir().unwrap();
-    // An address of this process's own, so that runs don't meet.
-    let [.., third, second, first] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, third | 0x40, second, first.max(1));
+    let address = own_address();
     let (sshd, xrdp) = (sshd(folder.path(), address), xrdp(folder.path(), address));
-    listens(address, SSH);
-    listens(address, RDP_PORT);
+    until_listening("tcp", address, SSH);
+    until_listening("tcp", address, RDP_PORT);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let asked = |word: &str, port: u16, patience| {
         let probe = format!("{word}://{address}:{port}").parse().unwrap();
