@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{Statvfs, statvfs};
 
 /// Name of the console's log in a guest's folder.
 pub(crate) const CONSOLE_LOG: &str = "serial.log";
@@ -55,15 +55,23 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>
     Ok(Some(bytes))
 }
 
-/// Bytes of the file system in all, and those free for us.
+/// Bytes that the file system has for files in all, and those free.
 pub(crate) fn room(folder: &Path) -> Option<(u64, u64)> {
-    let told = statvfs(folder).ok()?;
-    let fragment = told.fragment_size();
-    Some((told.blocks().saturating_mul(fragment), told.blocks_available().saturating_mul(fragment)))
+    Some(room_of(&statvfs(folder).ok()?))
+}
+
+/// As df counts: blocks that the file system holds back from files are neither free nor part of the whole.
+pub(crate) fn room_of(told: &Statvfs) -> (u64, u64) {
+    let [blocks, free, available] = [told.blocks(), told.blocks_free(), told.blocks_available()];
+    let held_back = free.saturating_sub(available);
+    let bytes = |blocks: u64| blocks.saturating_mul(told.fragment_size());
+    (bytes(blocks.saturating_sub(held_back)), bytes(available))
 }
 
 #[cfg(test)]
 mod test {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -71,6 +79,14 @@ mod test {
         let (total, free) = room(Path::new("/")).unwrap();
         assert!(total > 0 && free <= total);
         assert_eq!(room(Path::new("/does/not/exist")), None);
+    }
+
+    #[test]
+    fn blocks_that_are_held_back_count_as_df_counts_them() {
+        let told = Command::new("df").args(["-B1", "--output=used,avail", "/"]).output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        let df: u64 = told.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).sum();
+        assert_eq!(room(Path::new("/")).unwrap().0, df, "{told}");
     }
 
     #[test]

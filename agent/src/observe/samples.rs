@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::probe::Doors;
 use super::proc::{self, CpuTicks};
+use crate::files::room_of;
 
 /// Between two samples.
 const EVERY: Duration = Duration::from_secs(1);
@@ -396,12 +397,8 @@ fn distinct(folders: &[PathBuf]) -> Vec<(PathBuf, File)> {
 
 fn disk_use(path: &Path, file: &File) -> Option<DiskUse> {
     let now = fstatvfs(file).ok()?;
-    let mib = |blocks: u64| MiB(blocks.saturating_mul(now.fragment_size()) >> 20);
-    Some(DiskUse {
-        path: path.display().to_string(),
-        total_mib: mib(now.blocks()),
-        free_mib: mib(now.blocks_available()),
-    })
+    let (total, free) = room_of(&now);
+    Some(DiskUse { path: path.display().to_string(), total_mib: MiB(total >> 20), free_mib: MiB(free >> 20) })
 }
 
 /// All of the file, from its beginning: /proc writes it anew for each such read.

@@ -25,7 +25,11 @@ pub enum NoBackupHost {
     Alone,
     #[error("no other host is up")]
     NoneUp,
-    #[error("no other host has room for {0} bytes and its own reserve")]
+    #[error(
+        "with it the disk of every other host that is up would be more than nine tenths full (it takes {} MiB): remove \
+         old backups or images there, or add a disk",
+        .0.div_ceil(1 << 20)
+    )]
     NoRoom(u64),
 }
 

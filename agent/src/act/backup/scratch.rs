@@ -145,8 +145,8 @@ impl Room {
 }
 
 fn free(path: &Path) -> io::Result<u64> {
-    let stat = statvfs(path)?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    let (_, free) = files::room_of(&statvfs(path)?);
+    Ok(free)
 }
 
 #[cfg(test)]
