@@ -1,6 +1,7 @@
 //! Whether a guest would be gone on with if its host died now, and if not, why not: from what hosts report, before it
 //! counts. Nothing is decided by it.
 
+use roost_protocol::backup::ReplicaState;
 use roost_protocol::failover::{MAX_RPO, WardReport};
 use roost_protocol::guest::Power;
 use roost_protocol::operation::Verb;
@@ -53,6 +54,8 @@ pub(crate) struct Sight {
     /// The host that has the copy, and how old that is.
     pub(crate) keeper: Option<Home>,
     pub(crate) copy: Option<Millis>,
+    /// Why no copy is made, as its host tells.
+    pub(crate) copy_fails: Option<String>,
     /// Hosts that could vote; more than are needed are not counted.
     pub(crate) voters: usize,
     /// Why there is no witness, where there should be one.
@@ -77,7 +80,7 @@ pub(crate) fn lacks(sight: &Sight) -> Vec<String> {
     }
     lacks.extend(home_lacks(&sight.owner, "its own host"));
     match &sight.keeper {
-        None => lacks.push("no host keeps a copy of it".to_owned()),
+        None => lacks.push(because("no host keeps a copy of it", sight)),
         Some(keeper) => {
             lacks.extend(home_lacks(keeper, "the host with its copy"));
             if keeper.maintenance {
@@ -89,7 +92,7 @@ pub(crate) fn lacks(sight: &Sight) -> Vec<String> {
         }
     }
     match sight.copy {
-        None if sight.keeper.is_some() => lacks.push("its copy is not whole yet".to_owned()),
+        None if sight.keeper.is_some() => lacks.push(because("its copy is not whole yet", sight)),
         Some(age) if age > MAX_RPO => {
             let most = MAX_RPO.0 / 60_000;
             lacks.push(format!("its copy is {} min old, and {most} min is the most", age.0 / 60_000));
@@ -115,6 +118,10 @@ pub(crate) fn lacks(sight: &Sight) -> Vec<String> {
         Some(_) => {}
     }
     lacks
+}
+
+fn because(what: &str, sight: &Sight) -> String {
+    sight.copy_fails.as_ref().map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
 }
 
 fn home_lacks(home: &Home, who: &str) -> Option<String> {
@@ -180,11 +187,17 @@ impl Grid {
     fn sight(&self, owner: &Host, guest: GuestId) -> Sight {
         let keeper = self.keeper(owner, guest);
         let desired = owner.guests.get(&guest).and_then(|it| it.report.desired);
+        let replica = owner.backups.replicas.get(&guest);
+        let copy_fails = replica.and_then(|replica| match &replica.status.state {
+            ReplicaState::Broken { why } => Some(why.clone()),
+            ReplicaState::Seeding | ReplicaState::Following | ReplicaState::Behind | ReplicaState::Held => None,
+        });
         Sight {
             managed: desired.is_some(),
             owner: self.home(owner),
             keeper: keeper.map(|keeper| self.home(keeper)),
-            copy: owner.backups.replicas.get(&guest).and_then(|replica| replica.lag(self.clock)),
+            copy: replica.and_then(|replica| replica.lag(self.clock)),
+            copy_fails,
             voters: self.hosts.values().filter(|host| votes(host)).take(FEWEST).count()
                 + usize::from(self.witness_helps([owner].into_iter().chain(keeper))),
             witness_away: self.witness_away().map(str::to_owned),
@@ -246,6 +259,7 @@ mod test {
             owner: home("h1"),
             keeper: Some(home("h2")),
             copy: Some(Millis(4_000)),
+            copy_fails: None,
             voters: 3,
             witness_away: None,
             ward: Some(Council { keeper_is_home: true, voters: 3, others_up: 2 }),
@@ -264,7 +278,8 @@ mod test {
         let council = Council { keeper_is_home: true, voters: 3, others_up: 2 };
         let old = Millis(MAX_RPO.0 + 60_000);
         let kept_out = Home { maintenance: true, ..home("h2") };
-        let cases: [(Sight, &str); 13] = [
+        let full = Some("its disk is full".to_owned());
+        let cases: [(Sight, &str); 15] = [
             (Sight { keeper: Some(kept_out), ..sound() }, "h2, the host with its copy, is in maintenance"),
             (Sight { managed: false, ..sound() }, "does not look after it"),
             (Sight { owner: ill(Guarding::Missing), ..sound() }, "h1, its own host, has no guard"),
@@ -272,7 +287,9 @@ mod test {
             (Sight { owner: ill(Guarding::Unfenced), ..sound() }, "no hardware watchdog"),
             (Sight { keeper: None, copy: None, ..sound() }, "no host keeps a copy"),
             (Sight { keeper: Some(away), ..sound() }, "h2, the host with its copy, is not heard"),
+            (Sight { keeper: None, copy: None, copy_fails: full.clone(), ..sound() }, "a copy of it: its disk is full"),
             (Sight { copy: None, ..sound() }, "not whole yet"),
+            (Sight { copy: None, copy_fails: full, ..sound() }, "not whole yet: its disk is full"),
             (Sight { copy: Some(old), ..sound() }, "61 min old"),
             (Sight { voters: 2, ..sound() }, "2 hosts with a guard"),
             (Sight { voters: 2, witness_away: Some("no socket".into()), ..sound() }, "can't be asked: no socket"),

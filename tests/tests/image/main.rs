@@ -49,6 +49,10 @@ fn image_joins_with_answers_among_the_kernel_s_parameters_and_says_that_it_keeps
         is_up(grid, "img1")?;
         machine.says("agent       connected to the aggregator", BOOT)?;
         machine.says("nothing is kept over a reboot", BOOT)?;
+        let seen = grid.api.get("/hosts/img1")?;
+        ensure!(seen["system"].as_str().is_some_and(|system| system.starts_with("Debian")), "{seen}");
+        let booted = &seen["image"];
+        ensure!(booted["version"].is_string() && booted["made"].is_string() && booted["slot"].is_null(), "{booted}");
         ensure!(!machine.said().contains("Failed to start"), "{}", machine.said());
         Ok(())
     });
@@ -222,6 +226,8 @@ fn image_goes_back_from_a_broken_one_to_the_one_before_and_raises_an_alarm() {
         machine.says("is not used: 2 starts of it came to nothing", 2 * BOOT)?;
         machine.says("runs, from slot a", BOOT)?;
         is_up(grid, "back")?;
+        let seen = grid.api.get("/hosts/back")?;
+        ensure!(seen["image"]["slot"] == "a", "{}", seen["image"]);
         eventually("an alarm tells of it", BOOT, || {
             let alarms = grid.api.get("/alarms?host=back")?.to_string();
             ensure!(alarms.contains("image-passed-over") && alarms.contains("2 starts"), "{alarms}");

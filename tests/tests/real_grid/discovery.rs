@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use roost_tests::grid::{self, Grid, eventually, text};
 
 /// What was there is listed this soon after the host is.
@@ -22,6 +22,9 @@ fn real_hosts_join_and_what_ran_before_is_listed_and_left_alone() {
         grid.join_all()?;
         let listed = grid.api.get("/hosts?state=up")?;
         ensure!(listed["items"].as_array().is_some_and(|hosts| hosts.len() == 3), "{listed}");
+        let told = listed["items"][0]["system"].as_str().context("its system")?;
+        let release = fs::read_to_string("/etc/os-release")?;
+        ensure!(!told.is_empty() && release.contains(told), "{told:?} is not in {release}");
         for (name, state) in [("old-running", "running"), ("old-stopped", "off"), ("old-transient", "running")] {
             let seen = grid.await_guest(name, state, FOUND)?;
             ensure!(seen["managed"] == false && seen["host_name"] == "h1", "{seen}");
