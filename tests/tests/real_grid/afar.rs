@@ -7,7 +7,7 @@ use roost_tests::grid::{self, Grid, START, eventually};
 use serde_json::Value;
 
 use crate::at_once::{
-    LONG, SHOWN, at_once, backed_up, inside, over_the_point, percent, same_disks, serial, tail, ticks_on, whole,
+    LONG, SHOWN, at_once, backed_up, inside, over_the_point, same_disks, serial, tail, ticks_on, whole,
 };
 
 /// What a host without the data may have of the point: its maps, and its small files, among them kernel and initrd.
@@ -65,16 +65,15 @@ fn real_guest_started_at_once_from_a_peer_outlives_both_agents_and_the_aggregato
     });
 }
 
-/// The point can't be deleted while it is read elsewhere; then it can.
+/// The point can't be deleted while it is read elsewhere; then it can. Were it deleted sooner, the guest would never be
+/// whole.
 fn busy_until_whole(grid: &Grid, point: &str) -> Result<()> {
     let path = format!("/backup-sets/desk/backups/{point}?even_last=true");
     let mut refused = 0;
     eventually("the point is let go", LONG, || {
-        let reading = percent(grid, "afar")?;
         let asked = grid.api.call(Method::DELETE, &path, None)?;
         let ended: Value = grid.api.ended(&asked.body, SHOWN)?;
         if ended["state"] == "succeeded" {
-            ensure!(reading.is_none(), "it was removed while {reading:?} % of it were there");
             return Ok(());
         }
         refused += 1;

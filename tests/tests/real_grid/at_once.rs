@@ -112,7 +112,7 @@ pub(crate) fn alarm(grid: &Grid, on: u8, code: &str) -> Result<Option<String>> {
 }
 
 /// How much of the data of a guest that was started at once is here, as everybody sees it; none: all.
-pub(crate) fn percent(grid: &Grid, name: &str) -> Result<Option<u64>> {
+fn percent(grid: &Grid, name: &str) -> Result<Option<u64>> {
     Ok(grid.api.get(&format!("/guests/{name}"))?["restored_percent"].as_u64())
 }
 
