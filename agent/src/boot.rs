@@ -38,6 +38,8 @@ const KEPT: [(&str, &str, u32); 5] = [
 /// A stick or a disk that is slow to show itself is waited for so long.
 const APPEARS: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(500);
+/// A card and its switch agree on a link within this time, and a card without a cable costs it.
+const LINKED: Duration = Duration::from_secs(8);
 /// Longest of the files read here.
 const LIMIT: u64 = 64 << 10;
 
@@ -47,15 +49,21 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let mut answers = gather(&line);
     let data = data_disk(&answers, &line);
-    let cards = cards();
-    let uplink = network::uplink(&cards, answers.nic.as_deref());
+    let booted = network::booted(&line);
+    let cards = if answers.nic.is_some() || booted.is_some() { cards() } else { linked_cards() };
+    let uplink = network::uplink(&cards, answers.nic.as_deref(), booted);
     let mut found = std::mem::take(&mut answers.problems);
     match data {
         Ok(told) => found.extend(told),
         Err(why) => found.push(format!("no data disk: {why:#}; nothing is kept over a reboot")),
     }
     match &uplink {
-        Ok(card) => place("/run/systemd/network/20-uplink.network", &network::uplink_file(card))?,
+        Ok(card) => {
+            place("/run/systemd/network/20-uplink.network", &network::uplink_file(card))?;
+            if answers.nic.is_none() && cards.len() > 1 {
+                found.push(format!("of {} network cards {} is used; nic= names another", cards.len(), card.name));
+            }
+        }
         Err(why) => found.push(why.clone()),
     }
     place("/run/systemd/network/30-br0.network", &network::bridge_file(&answers))?;
@@ -197,15 +205,38 @@ fn list() -> anyhow::Result<Vec<Disk>> {
     disks::parse(&told.stdout).context("read what lsblk told")
 }
 
+/// Where there is a choice, cards are given time for their links.
+fn linked_cards() -> Vec<network::Card> {
+    let mut seen = cards();
+    if seen.len() < 2 {
+        return seen;
+    }
+    for card in &seen {
+        if let Err(why) = tool(Command::new("ip").args(["link", "set", "dev", &card.name, "up"])) {
+            crate::say(&format!("roost: card {}: {why:#}", card.name));
+        }
+    }
+    let until = Instant::now() + LINKED;
+    loop {
+        seen = cards();
+        if Instant::now() >= until || seen.iter().all(|card| card.linked) {
+            return seen;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// Network cards with a device behind them, by name.
 fn cards() -> Vec<network::Card> {
     let Ok(folder) = fs::read_dir("/sys/class/net") else { return Vec::new() };
     let mut cards: Vec<network::Card> = folder
         .flatten()
         .filter(|entry| entry.path().join("device").exists())
-        .map(|entry| network::Card {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            address: fs::read_to_string(entry.path().join("address")).unwrap_or_default().trim().to_owned(),
+        .map(|entry| {
+            // A card that is down refuses to tell whether it is linked.
+            let word = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default().trim().to_owned();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            network::Card { name, address: word("address"), linked: word("carrier") == "1" }
         })
         .collect();
     cards.sort();

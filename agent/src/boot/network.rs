@@ -10,18 +10,33 @@ pub(super) struct Card {
     pub(super) name: String,
     /// As in 52:54:00:12:34:56.
     pub(super) address: String,
+    /// There is a cable, and a switch behind it.
+    pub(super) linked: bool,
 }
 
-/// The card that was named, by name or address; else the first. Only one: two in a bridge may make a loop.
-pub(super) fn uplink(cards: &[Card], wish: Option<&str>) -> Result<Card, String> {
-    let Some(wish) = wish else {
-        return cards.first().cloned().ok_or_else(|| "there is no network card that a driver here knows".into());
+/// The card that was named, by name or address; else the one that was booted by, else the first with a link, else the
+/// first. Only one: two in a bridge may make a loop.
+pub(super) fn uplink(cards: &[Card], wish: Option<&str>, booted: Option<&str>) -> Result<Card, String> {
+    let named = |name: &str| {
+        let address = name.replace('-', ":");
+        cards.iter().find(|card| card.name == name || card.address.eq_ignore_ascii_case(&address)).cloned()
     };
-    let same = |card: &&Card| card.name == wish || card.address.eq_ignore_ascii_case(&wish.replace('-', ":"));
-    cards.iter().find(same).cloned().ok_or_else(|| {
+    let Some(wish) = wish else {
+        let chosen = booted.and_then(named).or_else(|| cards.iter().find(|card| card.linked).cloned());
+        return chosen
+            .or_else(|| cards.first().cloned())
+            .ok_or_else(|| "there is no network card that a driver here knows".into());
+    };
+    named(wish).ok_or_else(|| {
         let known: Vec<String> = cards.iter().map(|card| format!("{} ({})", card.name, card.address)).collect();
         format!("there is no network card {wish}; there are: {}", known.join(", "))
     })
+}
+
+/// The address of the card that was booted by, where the boot loader tells it: `BOOTIF=01-52-54-00-12-34-56`, in which 01
+/// is Ethernet.
+pub(super) fn booted(line: &str) -> Option<&str> {
+    line.split_ascii_whitespace().find_map(|word| word.strip_prefix("BOOTIF=")?.strip_prefix("01-"))
 }
 
 /// systemd-networkd's file that puts the card into the bridge.
@@ -61,19 +76,38 @@ mod test {
     use super::*;
 
     fn card(name: &str, address: &str) -> Card {
-        Card { name: name.into(), address: address.into() }
+        Card { name: name.into(), address: address.into(), linked: false }
     }
 
     #[test]
-    fn the_named_card_is_taken_and_without_a_name_the_first() {
-        let cards = [card("eno1", "52:54:00:aa:bb:01"), card("eno2", "52:54:00:aa:bb:02")];
-        let check = |wish, wanted: &str| assert_eq!(uplink(&cards, wish).unwrap().name, wanted);
-        check(None, "eno1");
-        check(Some("eno2"), "eno2");
-        check(Some("52:54:00:AA:BB:02"), "eno2");
-        check(Some("52-54-00-aa-bb-02"), "eno2");
-        assert!(uplink(&cards, Some("eno3")).unwrap_err().contains("eno2 (52:54:00:aa:bb:02)"));
-        assert!(uplink(&[], None).unwrap_err().contains("no network card"));
+    fn the_named_card_is_taken_then_the_one_booted_by_then_one_with_a_link_then_the_first() {
+        let two = [card("eno1", "52:54:00:aa:bb:01"), card("eno2", "52:54:00:aa:bb:02")];
+        let [first, second] = two.clone();
+        let plugged = [first, Card { linked: true, ..second }];
+        let check = |cards: &[Card], wish, booted, wanted: &str| {
+            assert_eq!(uplink(cards, wish, booted).unwrap().name, wanted, "{wish:?} {booted:?}");
+        };
+        let (one, other) = (Some("52-54-00-aa-bb-01"), Some("52-54-00-AA-BB-02"));
+        check(&two, None, None, "eno1");
+        check(&two, Some("eno2"), one, "eno2");
+        check(&two, Some("52:54:00:AA:BB:02"), None, "eno2");
+        check(&two, other, None, "eno2");
+        check(&two, None, other, "eno2");
+        check(&plugged, None, None, "eno2");
+        check(&plugged, None, one, "eno1");
+        check(&plugged, Some("eno1"), None, "eno1");
+        check(&plugged, None, Some("52-54-00-aa-bb-03"), "eno2");
+        assert!(uplink(&two, Some("eno3"), one).unwrap_err().contains("eno2 (52:54:00:aa:bb:02)"));
+        assert!(uplink(&[], None, one).unwrap_err().contains("no network card"));
+    }
+
+    #[test]
+    fn a_boot_loader_tells_the_card_it_used() {
+        let line = "vmlinuz initrd=initrd.img BOOTIF=01-52-54-00-aa-bb-02 quiet";
+        assert_eq!(booted(line), Some("52-54-00-aa-bb-02"));
+        for none in ["", "BOOTIF=", "BOOTIF=20-52-54-00-aa-bb-02", "XBOOTIF=01-52"] {
+            assert_eq!(booted(none), None, "{none}");
+        }
     }
 
     #[test]
