@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what building, running and testing Roost needs on Debian 12 or 13, and asks nothing. Does nothing when all is there.
 #   deps.sh          build and runtime
-#   deps.sh test     and what only the tests use
+#   deps.sh test     and what only the tests use, the image's build among it
 #   deps.sh image    build and runtime, and what the host image's build and tests use
 # Needs root or sudo, for Debian packages only. Rust is installed for the caller.
 set -euo pipefail
@@ -124,8 +124,10 @@ case $mode in '' | test | image) ;; *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exi
 command -v dpkg-query > /dev/null || fail "this is not Debian" "there is no dpkg-query" "Debian 12 or 13, or install by hand what $0 lists"
 # shellcheck disable=SC2086 # lists of words
 wanted="$build $runtime"
-[ "$mode" != test ] || wanted="$wanted $tests"
-[ "$mode" != image ] || wanted="$wanted $image"
+case $mode in
+  test) wanted="$wanted $tests $image" ;;
+  image) wanted="$wanted $image" ;;
+esac
 # shellcheck disable=SC2086
 mapfile -t lacking < <(missing $wanted)
 install_packages "${lacking[@]}"

@@ -74,6 +74,20 @@ root_prefix() {
     root=(sudo -n env "${environment[@]}")
 }
 
+# The host image with the programs that were just built, and one of its tests; all of them are `make image-test`.
+image() {
+    local began=$SECONDS
+    echo "=== host image"
+    "${root[@]}" env PROGRAMS=target/debug os-image/build quick </dev/null
+    case $? in
+    0) passed=$((passed + 1)) && echo "--- host image: ok, $((SECONDS - began)) s" ;;
+    3) skipped=$((skipped + 1)) && echo "--- host image: left out, its packages can't be had" && return ;;
+    *) failed=$((failed + 1)) && echo "--- host image: FAILED, $((SECONDS - began)) s" && return ;;
+    esac
+    nextest "the host image boots and joins" boot "${root[@]}" env ROOST_REAL=1 ROOST_IMAGE="$PWD/target/image/quick"
+    skipped=$((skipped - ran))
+}
+
 check "packages and tools" tests/lab/deps.sh test
 check "formatting" cargo fmt --all --check
 check "clippy, warnings are errors" cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -87,6 +101,7 @@ if check "build programs and tests" build; then
         nextest "real tests: libvirt, QEMU, namespaces" real "${root[@]}" env ROOST_REAL=1
         # The first pass counted the real tests as skipped; those that have now run are not.
         skipped=$((skipped - ran))
+        image
     else
         echo "=== real tests: skipped, neither root nor sudo without a password"
     fi

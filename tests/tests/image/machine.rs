@@ -31,6 +31,8 @@ pub(crate) enum Firmware {
 pub(crate) struct Machine {
     words: Vec<String>,
     serial: PathBuf,
+    /// What QEMU's monitor is told at power on.
+    orders: &'static str,
 }
 
 /// One that runs.
@@ -58,10 +60,10 @@ fn word(path: &Path) -> String {
 impl Machine {
     fn new(grid: &Grid) -> Self {
         let serial = grid.folder.join(format!("serial-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let fixed = "-accel tcg,thread=multi -cpu max -m 1536 -smp 2 -display none -monitor none -no-reboot";
+        let fixed = "-accel tcg,thread=multi -cpu max -m 1536 -smp 2 -display none -no-reboot";
         let mut words: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
         words.extend(["-serial".into(), format!("file:{}", serial.display())]);
-        Self { words, serial }
+        Self { words, serial, orders: "" }
     }
 
     fn and(mut self, words: &[&str]) -> Self {
@@ -140,6 +142,17 @@ impl Machine {
         self
     }
 
+    /// With a second card, and the cable in that one.
+    pub(crate) fn plugged_elsewhere(self) -> Self {
+        let second = self.and(&["-netdev", "user,id=m", "-device", "virtio-net-pci,netdev=m,romfile="]);
+        Self { orders: "set_link n off\n", ..second }
+    }
+
+    /// With a watchdog that resets it, of a kind that servers had.
+    pub(crate) fn watched(self) -> Self {
+        self.restarting().and(&["-device", "i6300esb", "-action", "watchdog=reset"])
+    }
+
     /// With one more disk.
     pub(crate) fn disk(self, path: &Path) -> Self {
         self.and(&["-drive", &format!("if=virtio,format=raw,file={}", path.display())])
@@ -148,8 +161,10 @@ impl Machine {
     /// Power on.
     pub(crate) fn start(self) -> Result<Running> {
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(&self.words).stdin(Stdio::null());
-        let qemu = command.spawn().with_context(|| format!("{command:?}"))?;
+        command.args(&self.words).args(["-monitor", "stdio"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut qemu = command.spawn().with_context(|| format!("{command:?}"))?;
+        // Without its end QEMU goes on as it does without a monitor.
+        qemu.stdin.take().context("its monitor")?.write_all(self.orders.as_bytes())?;
         Ok(Running { qemu, serial: self.serial })
     }
 }

@@ -238,6 +238,51 @@ fn image_goes_back_from_a_broken_one_to_the_one_before_and_raises_an_alarm() {
     });
 }
 
+#[test]
+fn image_takes_the_card_with_the_cable_where_none_was_named() {
+    story(|grid| {
+        let machine = Machine::kernel(grid, &answers(grid, "plugged")?).plugged_elsewhere().start()?;
+        machine.says("of 2 network cards", BOOT)?;
+        is_up(grid, "plugged").map(drop)
+    });
+}
+
+#[test]
+fn image_uses_the_address_that_was_answered_instead_of_dhcp_s() {
+    story(|grid| {
+        let parameters = format!("{} roost.address=10.0.2.77/24 roost.gateway={HERE}", answers(grid, "fixed")?);
+        let machine = Machine::kernel(grid, &parameters).start()?;
+        is_up(grid, "fixed")?;
+        let seen = grid.api.get("/hosts/fixed")?;
+        ensure!(seen["addresses"][0] == "10.0.2.77", "{seen}");
+        machine.says("10.0.2.77", BOOT)
+    });
+}
+
+/// The fence of every takeover, end to end: the guard stops petting, the machine is reset, and the next boot has seen when.
+#[test]
+fn image_is_ended_by_its_watchdog_in_time_and_comes_back_as_the_same_host() {
+    story(|grid| {
+        let disk = data_disk(grid, "")?;
+        let machine = Machine::kernel(grid, &answers(grid, "dog")?).disk(&disk).watched().start()?;
+        let host = is_up(grid, "dog")?;
+        let tested = |wanted: &str| {
+            let seen = grid.api.get("/hosts/dog")?;
+            ensure!(seen["watchdog_test"]["result"] == wanted, "{seen}");
+            Ok(seen)
+        };
+        let seen = grid::until("its watchdog is found", BOOT, || tested("untested"))?;
+        ensure!(seen["watchdog"] == "hardware", "{seen}");
+        ensure!(seen["watchdog_detail"].as_str().is_some_and(|name| name.contains("i6300ESB")), "{seen}");
+        grid.roost(&["host", "maintenance", "dog"])?;
+        grid.roost(&["host", "test-watchdog", "dog"])?;
+        let seen = grid::until("it was ended, and tells when", 2 * BOOT, || tested("passed"))?;
+        eprintln!("{}", seen["watchdog_test"]);
+        ensure!(seen["id"] == host.as_str(), "{seen}");
+        machine.says_so_often("Welcome to", 2, BOOT)
+    });
+}
+
 /// A data disk that holds these folders, as one that was used before.
 fn data_disk(grid: &Grid, folders: &str) -> Result<PathBuf> {
     let (path, list) = (grid.folder.join("data.raw"), grid.folder.join("list"));
