@@ -61,7 +61,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Ok(card) => {
             place("/run/systemd/network/20-uplink.network", &network::uplink_file(card))?;
             if answers.nic.is_none() && cards.len() > 1 {
-                found.push(format!("of {} network cards {} is used; nic= names another", cards.len(), card.name));
+                let (number, name, address) = (cards.len(), &card.name, &card.address);
+                found.push(format!("of {number} network cards {name} ({address}) is used; nic= names another"));
             }
         }
         Err(why) => found.push(why.clone()),

@@ -45,6 +45,11 @@ impl Lab {
         format!("{}.{}", self.net, if host == 0 { 254 } else { host })
     }
 
+    /// The network namespace of the switch, whose bridge is `vbr0`.
+    pub fn switch(&self) -> String {
+        format!("{}-sw", self.prefix)
+    }
+
     /// What programs of a host have in their environment.
     pub fn mark(&self, host: u8) -> String {
         format!("ROOST_LAB={}/h{host}", self.prefix)

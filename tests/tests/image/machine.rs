@@ -13,8 +13,10 @@ use roost_tests::grid::{Grid, eventually, output, program};
 
 /// Where QEMU's own network has this machine.
 pub(crate) const HERE: &str = "10.0.2.2";
+/// Address of a second card.
+pub(crate) const SECOND: &str = "52:54:00:aa:bb:02";
 /// Without it a kernel under emulation on a busy machine may find its timer broken.
-const ALWAYS: &str = "console=ttyS0,115200 panic=-1 no_timer_check";
+pub(crate) const ALWAYS: &str = "console=ttyS0,115200 panic=-1 no_timer_check";
 /// Where the boot partition begins in the stick's image.
 const BOOT_PARTITION: &str = "2M";
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -33,6 +35,8 @@ pub(crate) struct Machine {
     serial: PathBuf,
     /// What QEMU's monitor is told at power on.
     orders: &'static str,
+    /// The network namespace that QEMU is in, where it is another one.
+    namespace: Option<String>,
 }
 
 /// One that runs.
@@ -63,7 +67,7 @@ impl Machine {
         let fixed = "-accel tcg,thread=multi -cpu max -m 1536 -smp 2 -display none -no-reboot";
         let mut words: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
         words.extend(["-serial".into(), format!("file:{}", serial.display())]);
-        Self { words, serial, orders: "" }
+        Self { words, serial, orders: "", namespace: None }
     }
 
     fn and(mut self, words: &[&str]) -> Self {
@@ -126,6 +130,13 @@ impl Machine {
         Ok(Self::new(grid).card(&format!(",tftp={},bootfile=roost.ipxe", tftp.display())))
     }
 
+    /// By the network card's own iPXE, on a port of the lab's switch.
+    pub(crate) fn on_switch(grid: &Grid, port: &str) -> Self {
+        let tap = format!("tap,id=n,ifname={port},script=no,downscript=no");
+        let machine = Self::new(grid).and(&["-netdev", &tap, "-device", "virtio-net-pci,netdev=n,bootindex=1"]);
+        Self { namespace: Some(grid.lab.switch()), ..machine }
+    }
+
     /// With one byte of the root image changed.
     pub(crate) fn tampered(mut self, grid: &Grid) -> Result<Self> {
         let changed = grid.folder.join("initrd.changed");
@@ -144,7 +155,8 @@ impl Machine {
 
     /// With a second card, and the cable in that one.
     pub(crate) fn plugged_elsewhere(self) -> Self {
-        let second = self.and(&["-netdev", "user,id=m", "-device", "virtio-net-pci,netdev=m,romfile="]);
+        let second = format!("virtio-net-pci,netdev=m,romfile=,mac={SECOND}");
+        let second = self.and(&["-netdev", "user,id=m", "-device", &second]);
         Self { orders: "set_link n off\n", ..second }
     }
 
@@ -160,7 +172,15 @@ impl Machine {
 
     /// Power on.
     pub(crate) fn start(self) -> Result<Running> {
-        let mut command = Command::new("qemu-system-x86_64");
+        const QEMU: &str = "qemu-system-x86_64";
+        let mut command = match &self.namespace {
+            None => Command::new(QEMU),
+            Some(namespace) => {
+                let mut inside = Command::new("ip");
+                inside.args(["netns", "exec", namespace, QEMU]);
+                inside
+            }
+        };
         command.args(&self.words).args(["-monitor", "stdio"]).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut qemu = command.spawn().with_context(|| format!("{command:?}"))?;
         // Without its end QEMU goes on as it does without a monitor.
@@ -244,7 +264,7 @@ fn spoil(path: &Path) -> Result<()> {
 
 /// Serves the files of a folder by HTTP to whoever asks, as long as the test runs; gives the port.
 pub(crate) fn serve(folder: PathBuf) -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let listener = TcpListener::bind("0.0.0.0:0")?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
