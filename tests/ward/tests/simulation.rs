@@ -6,7 +6,8 @@ use roost_protocol::Millis;
 use roost_ward::{Fence, NORMAL, Policy, Profile, Rule, Rules, Timers};
 use roost_ward_tests::simulation::{Fault, Figures, Grid, Storm, losses, recovery, run_ahead, storm, storm_on};
 
-/// Hours of the world in one storm; `ROOST_HOURS` asks for more, `ROOST_SEED` replays one and tells what happened.
+/// Hours of the world in one storm; `ROOST_HOURS` asks for more, `ROOST_AFTER` goes on after so many that were played
+/// before, `ROOST_SEED` replays one and tells what happened.
 const HOURS: u64 = 2_500;
 /// How far a long storm is gets told after so many.
 const STEP: u64 = 10_000;
@@ -26,6 +27,7 @@ const ONE_PROFILE: &[Fault] = &[Fault::ProfileChanges];
 
 fn weather(name: &str, what: &Storm, first: u64) {
     let one = number("ROOST_SEED");
+    let first = first + number("ROOST_AFTER").unwrap_or(0);
     let what = Storm { told: one.is_some(), ..*what };
     let seeds = one.map_or(first..first + number("ROOST_HOURS").unwrap_or(HOURS), |seed| seed..seed + 1);
     let started = std::time::Instant::now();
