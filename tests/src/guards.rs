@@ -10,8 +10,8 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,8 @@ struct Dog {
     broken: Arc<AtomicBool>,
     /// So many milliseconds before its time it fires.
     sooner: Arc<AtomicU64>,
+    /// Held while its host is ended, or given power.
+    switch: Arc<Mutex<()>>,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -274,8 +276,13 @@ impl Guards {
             Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(why.into()),
             Ok(()) | Err(_) => {}
         }
-        self.lab.host("boot", host)?;
-        if let Some(dog) = self.dogs.get(usize::from(host) - 1) {
+        let dog = self.dogs.get(usize::from(host) - 1);
+        {
+            // What its watchdog still ends of the host that was would else be what is started here.
+            let _switch = dog.map(|dog| dog.switch.lock().unwrap_or_else(PoisonError::into_inner));
+            self.lab.host("boot", host)?;
+        }
+        if let Some(dog) = dog {
             dog.dark.store(false, Ordering::Relaxed);
         }
         self.spawn(host)
@@ -341,7 +348,8 @@ impl Dog {
         let [fired, ended, dark, end, broken] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
         let (lab, has_fired) = (Arc::clone(&guards.lab), Arc::clone(&fired));
         let (is_dark, ends, is_broken) = (Arc::clone(&dark), Arc::clone(&end), Arc::clone(&broken));
-        let sooner = Arc::new(AtomicU64::new(0));
+        let switch = Arc::new(Mutex::new(()));
+        let (sooner, held) = (Arc::new(AtomicU64::new(0)), Arc::clone(&switch));
         let (hurry, is_off) = (Arc::clone(&sooner), Arc::clone(&ended));
         let thread = thread::spawn(move || {
             let mut until = None;
@@ -354,14 +362,17 @@ impl Dog {
                 until = until.filter(|_| !is_dark.load(Ordering::Relaxed));
                 if until.is_some_and(|until| Instant::now() >= until) && !is_broken.load(Ordering::Relaxed) {
                     has_fired.store(true, Ordering::Relaxed);
+                    let _switch = held.lock().unwrap_or_else(PoisonError::into_inner);
                     let _ = lab.host("off", host);
+                    // A pet of the host that was is none of the next one's.
+                    while pipe.read(&mut bytes).is_ok_and(|count| count > 0) {}
                     is_off.store(true, Ordering::Relaxed);
                     until = None;
                 }
                 thread::sleep(WATCH_EVERY);
             }
         });
-        Ok(Self { fired, ended, dark, broken, sooner, end, thread: Some(thread) })
+        Ok(Self { fired, ended, dark, broken, sooner, switch, end, thread: Some(thread) })
     }
 }
 

@@ -143,9 +143,8 @@ impl<'a> Storm<'a> {
     fn mend(&mut self, host: u8) -> Result<()> {
         eventually(&format!("host {host} is mended"), START, || {
             let done = self.mend_once(host);
-            self.unless_off(host, done)?;
-            ensure!(self.is_on(host), "its watchdog ended it");
-            Ok(())
+            ensure!(self.is_on(host), "its watchdog ended it, or it can't be powered on: {done:?}");
+            done
         })
     }
 
