@@ -135,6 +135,10 @@ pub fn storm_on(storm: &Storm, seeds: std::ops::Range<u64>, figures: &mut Figure
             }
         }
         world.run_until(HOUR);
+        if world.truth.running().len() != 1 {
+            // A host that boots late and knows of newer data waits for that for ten minutes (`Timers::cold`) after its boot.
+            world.run_until(HOUR + CALM);
+        }
         figures.add(seed, &world);
         if storm.told {
             figures.transcript.push_str(&super::story::transcript(&world));
