@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use reqwest::Method;
@@ -28,6 +28,8 @@ const VERY_SHORT: u64 = 200;
 /// MiB of a guest, and what a squeezed one has less.
 const GUEST: u64 = 256;
 const SQUEEZED: u64 = 50;
+/// Free to the programs of a guest at ease, MiB: more than what it gets memory back for.
+const EASE: u64 = 40;
 /// MiB that a guest takes at once: 60 % of its own, and more than a squeezed one has free.
 const SUDDEN: u64 = GUEST * 6 / 10;
 /// An agent that says nothing for so long is taken for dead.
@@ -101,7 +103,9 @@ fn sudden(grid: &mut Grid, names: &[&str], folders: &[String]) -> Result<()> {
     let rounds: u32 = std::env::var("ROOST_SUDDEN").map_or(Ok(1), |told| told.parse()).context("ROOST_SUDDEN")?;
     for round in 0..rounds {
         if round > 0 {
-            // One that regrets waits for up to 16 minutes; the next agent doesn't know.
+            // One that regrets waits for up to 16 minutes; the next agent doesn't know, unless it sees numbers of before.
+            let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+            names.iter().try_for_each(|name| at_ease(grid, name, now))?;
             anew(grid)?;
             eventually("all give memory back anew", SETTLED, || squeezed(grid, names))?;
         }
@@ -116,6 +120,20 @@ fn sudden(grid: &mut Grid, names: &[&str], folders: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The guest tells numbers of after this second, and has memory to spare.
+fn at_ease(grid: &Grid, name: &str, since: u64) -> Result<()> {
+    eventually("the guest tells that it is at ease", LONG, || {
+        let told = grid.virsh(1, &["dommemstat", name])?;
+        let number = |key: &str| -> Result<u64> {
+            let line =
+                told.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("{key} of {told}"))?;
+            Ok(line.trim().parse()?)
+        };
+        ensure!(number("last_update")? > since && number("usable")? >> 10 >= EASE, "{told}");
+        Ok(())
+    })
 }
 
 /// The next agent, after the last one's sudden end.
