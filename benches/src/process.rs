@@ -31,6 +31,11 @@ pub fn proportional(pid: u32) -> Result<f64> {
     kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
 
+/// Memory in MiB that this process alone has and that no file holds: heap, stacks, what it wrote.
+pub fn private(pid: u32) -> Result<f64> {
+    kib(&format!("/proc/{pid}/smaps_rollup"), "Private_Dirty:")
+}
+
 fn kib(file: &str, key: &str) -> Result<f64> {
     let text = fs::read_to_string(file).with_context(|| format!("read {file}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("{key} in {file}"))?;

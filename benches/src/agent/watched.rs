@@ -78,15 +78,17 @@ pub(crate) fn peers(lab: &Lab, folder: &Path, seconds: u32, beneath: &Beneath) -
         return Ok(None);
     };
     let cost = window(lab, (pid, EXPORTER), seconds, beneath, "echo domstats")?;
-    let mib = process::proportional(pid)?;
+    let (pss, private) = (process::proportional(pid)?, process::private(pid)?);
     lab.shell("pkill -x prometheus-node")?;
-    Ok(Some(Peers { cost, mib }))
+    Ok(Some(Peers { cost, pss, private }))
 }
 
 /// What the peers used.
 pub(crate) struct Peers {
     cost: Cost,
-    mib: f64,
+    /// MiB of the exporter.
+    pss: f64,
+    private: f64,
 }
 
 /// The agent `pid`, joined to this aggregator, with a door of each guest tried and its metrics asked for.
@@ -122,7 +124,11 @@ pub(crate) async fn watched(
     share("monitoring_core_share", cost.own, peers.map(|peers| peers.cost.own), most)?;
     let whole = |cost: &Cost| cost.own + cost.beneath;
     share("monitoring_core_share_with_libvirt_and_qemu", whole(&cost), peers.map(|peers| whole(&peers.cost)), None)?;
-    let (ours, peer) = (process::proportional(pid)?, peers.map(|peers| (PEER, peers.mib)));
-    let goal = Some(Goal::Ours(15.0));
-    Figure { name: "monitoring_pss_mib", unit: "MiB", ours, peer, goal, ..Figure::default() }.print()
+    let memory = |name, ours, peer: Option<f64>, goal| {
+        let peer = peer.map(|peer| (PEER, peer));
+        Figure { name, unit: "MiB", ours, peer, goal, ..Figure::default() }.print()
+    };
+    let most = Some(Goal::Ours(15.0));
+    memory("monitoring_private_mib", process::private(pid)?, peers.map(|peers| peers.private), most)?;
+    memory("monitoring_pss_mib", process::proportional(pid)?, peers.map(|peers| peers.pss), most)
 }
