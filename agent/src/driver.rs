@@ -17,6 +17,7 @@ use roost_protocol::{GuestId, Stamp, Time};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::memory::Density;
 use crate::act::domain::Workers;
 use crate::act::fence;
 use crate::ledger::{Reply, Request};
@@ -47,6 +48,8 @@ pub(crate) struct Driver {
     pub(crate) known: watch::Sender<Known>,
     /// Takes in how the guard is to be.
     pub(crate) guard: watch::Sender<GuardWish>,
+    /// Takes in how dense the host is packed.
+    pub(crate) density: Density,
     /// Takes in how cutting another host's power ended.
     pub(crate) fenced: mpsc::Sender<Event>,
     /// Kept once the first look at all domains since this boot has been decided on.
@@ -212,6 +215,7 @@ impl Driver {
             Action::SendDocument => self.ask_ledger(Request::ReadDocument),
             Action::Peers { peers, shares } => drop(self.known.send_replace(Known { peers, shares })),
             Action::Guard(wish) => drop(self.guard.send_replace(*wish)),
+            Action::Memory(policy) => self.density.set(policy),
             Action::Fence { host, device } => fence::begin(host, *device, self.fenced.clone()),
             Action::List(number) => self.watcher.list(number),
             Action::Note { guest, at, text } => note(guest, at, &text),
@@ -258,6 +262,7 @@ impl Driver {
                 | Action::SendDocument
                 | Action::Peers { .. }
                 | Action::Guard(_)
+                | Action::Memory(_)
                 | Action::Fence { .. }
                 | Action::List(_)
                 | Action::Note { .. } => {}

@@ -356,7 +356,8 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
         | Change::Shares(_)
         | Change::Maintenance(_)
         | Change::Zone(_)
-        | Change::Probes(_) => backup::apply(connection, change),
+        | Change::Probes(_)
+        | Change::Memory(_) => backup::apply(connection, change),
     }
     .map(drop)
 }

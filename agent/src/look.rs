@@ -22,6 +22,10 @@ use crate::history::History;
 /// Where pictures of trials lie, in the state folder.
 pub(crate) const PICTURES: &str = "pictures";
 
+/// What is said where nobody looks after memory.
+const NOT_TUNED: &str = "this host doesn't tune its memory: tune_memory is false in its settings; set it to true and \
+                         restart its agent";
+
 /// Answers, from threads that may wait for libvirt.
 #[derive(Clone, Debug)]
 pub(crate) struct Looks {
@@ -54,9 +58,12 @@ impl Looks {
     }
 
     fn memory(&self) -> Result<Seen, Failure> {
-        let off = || failure(FailureCode::Unsupported, "this host doesn't tune its memory: tune_memory is false there");
+        let none = || match self.memory.has_changed() {
+            Ok(_) => failure(FailureCode::Busy, "the host's first look at its memory has not ended; ask again"),
+            Err(_) => failure(FailureCode::Unsupported, NOT_TUNED),
+        };
         let report = self.memory.borrow().clone();
-        report.map(|report| Seen::Memory(Box::new(report))).ok_or_else(off)
+        report.map(|report| Seen::Memory(Box::new(report))).ok_or_else(none)
     }
 
     fn screen(&self, guest: GuestId) -> Result<Picture, Failure> {
@@ -105,8 +112,11 @@ mod test {
     fn the_newest_trial_s_picture_is_shown_and_a_missing_one_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let (_sender, hypervisor) = tokio::sync::watch::channel(None);
-        let (_tuner, memory) = tokio::sync::watch::channel(None);
+        let (tuner, memory) = tokio::sync::watch::channel(None);
         let looks = Looks { hypervisor, pictures: dir.path().to_owned(), history: None, memory, guard: None };
+        let Seen::Nothing(why) = looks.answer(Look::Memory) else { panic!() };
+        assert_eq!(why.code, FailureCode::Busy, "it looks just now");
+        drop(tuner);
         let Seen::Nothing(why) = looks.answer(Look::Memory) else { panic!() };
         assert_eq!(why.code, FailureCode::Unsupported);
         let guest = GuestId::from_u128(7);

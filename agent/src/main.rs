@@ -36,7 +36,7 @@ use roost_agent_core::probe::Pace;
 use roost_agent_core::{Agent, Event, GuardWish};
 use roost_protocol::enrol::JoinToken;
 use roost_protocol::host::{HostFacts, Virtualization};
-use roost_protocol::memory::MemoryReport;
+use roost_protocol::memory::{MemoryPolicy, MemoryReport};
 use roost_protocol::transport;
 use roost_protocol::{HostId, Millis};
 use roost_store::{Options, StoreError};
@@ -51,7 +51,7 @@ use config::{Arguments, Command, Config, SnmpCommand};
 use driver::Driver;
 use driver::exchange;
 use driver::keeper::{self, Keeper};
-use driver::memory::{self, Tuner};
+use driver::memory::{self, Density, Tuner};
 use ledger::Opened;
 use look::Looks;
 use observe::{details, facts, libvirt::Watcher, samples};
@@ -122,8 +122,7 @@ async fn run(
     let token = token.map(|text| JoinToken::parse(&text)).transpose()?;
     files::make_folder(&config.state_dir, 0o711).with_context(|| format!("make {}", config.state_dir.display()))?;
     let place = Place::open(&config.images(), &config.guests()).context("make the folders of images and guests")?;
-    let opened = Opened::open(&config.state_dir)?;
-    let store = Store::open(&config.identity())?;
+    let (opened, store) = (Opened::open(&config.state_dir)?, Store::open(&config.identity())?);
     let peer_listen = config.peer_address().map(|at| at.to_string());
     let facts = HostFacts { peer_listen, image: slots::image(), ..facts::facts(&config.host_name()?) };
     let accelerator = accelerator(&facts);
@@ -132,16 +131,16 @@ async fn run(
     let agent = Agent::new(core_config(&config, host, &facts), opened.kept.clone());
     let (sender, events) = mpsc::channel(EVENTS);
     let ((link_sender, link), (reply_sender, replies)) = (mpsc::channel(EVENTS), mpsc::channel(EVENTS));
-    let aside = opened.aside.clone();
+    let (aside, changed) = (opened.aside.clone(), Arc::new(AtomicBool::new(true)));
     let kept_peers = peer::Known { peers: opened.kept.peers.clone(), shares: opened.kept.shares.clone() };
     let ledger = opened.serve(reply_sender)?;
-    let changed = Arc::new(AtomicBool::new(true));
     let watcher =
         Watcher::start(&config.libvirt_uri, new_boot.is_some(), facts.clone(), changed.clone(), sender.clone())?;
     let (probes, wanted) = watch::channel(Arc::default());
     let (folders, doors) = ([config.state_dir.clone(), config.guests()], observe::probe::start(wanted, Pace::CALM));
     samples::start(&folders, changed, watcher.hypervisor(), doors, sender.clone())?;
-    let memory = start_memory((&config, settings.as_deref()), &facts.boot_id, watcher.hypervisor(), &sender)?;
+    let tuned = (&config, settings.as_deref(), agent.memory().cloned());
+    let (density, memory) = start_memory(tuned, &facts.boot_id, watcher.hypervisor(), &sender)?;
     tokio::spawn(observe::console::watch(config.guests()));
     let guard = start_guarding(&config, host, &sender);
     let mut points = points(&config, host, watcher.hypervisor(), &sender).await?;
@@ -167,6 +166,7 @@ async fn run(
         workers,
         known,
         guard,
+        density,
         fenced: sender,
         new_boot,
         aside,
@@ -211,23 +211,23 @@ fn start_guarding(config: &Config, host: HostId, events: &mpsc::Sender<Event>) -
     wish
 }
 
-/// Memory density, by its own thread; what comes back is how it stands, or stays empty.
+/// Memory density, by its own thread; what comes back takes in the policy, and tells how it stands, or stays empty.
 fn start_memory(
-    (config, settings): (&Config, Option<&Path>),
+    (config, settings, kept): (&Config, Option<&Path>, Option<MemoryPolicy>),
     boot: &str,
     hypervisor: Slot,
     events: &mpsc::Sender<Event>,
-) -> anyhow::Result<watch::Receiver<Option<MemoryReport>>> {
-    let (report, reports) = watch::channel(None);
+) -> anyhow::Result<(Density, watch::Receiver<Option<MemoryReport>>)> {
+    let ((report, reports), density) = (watch::channel(None), Density::new(kept));
     if !config.tune_memory {
-        return Ok(reports);
+        return Ok((density, reports));
     }
     let (found, boot) = (memory::found_file(config), boot.to_owned());
     let keeper = Keeper::new(settings.map(Path::to_owned));
-    let tuner =
-        Tuner { hypervisor, events: events.clone(), policy: config.memory.clone(), found, boot, keeper, report };
-    tuner.start().context("start the memory thread")?;
-    Ok(reports)
+    let (file, grid) = (config.memory.clone(), density.told());
+    let tuner = Tuner { hypervisor, events: events.clone(), file, grid, found, boot, keeper, report };
+    let thread = tuner.start().context("start the memory thread")?;
+    Ok((density.tuned_by(thread), reports))
 }
 
 /// A store can't be turned into another.

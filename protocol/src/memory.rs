@@ -88,6 +88,28 @@ impl Default for MemoryPolicy {
 }
 
 impl MemoryPolicy {
+    /// All of it by the names of its settings, for people.
+    pub fn values(&self) -> [(&'static str, String); 11] {
+        let sharing = match self.sharing {
+            Sharing::Auto => "auto",
+            Sharing::Always => "always",
+            Sharing::Never => "never",
+        };
+        [
+            ("sharing", sharing.to_owned()),
+            ("balloons", self.balloons.to_string()),
+            ("reserve_permille", self.reserve_permille.to_string()),
+            ("reserve_least_mib", self.reserve_least_mib.0.to_string()),
+            ("squeeze_below_permille", self.squeeze_below_permille.to_string()),
+            ("share_below_permille", self.share_below_permille.to_string()),
+            ("overcommit_permille", self.overcommit_permille.to_string()),
+            ("floor_permille", self.floor_permille.to_string()),
+            ("start_permille", self.start_permille.to_string()),
+            ("ksm_cpu_permille", self.ksm_cpu_permille.to_string()),
+            ("ksm_pay_mib", self.ksm_pay_mib.0.to_string()),
+        ]
+    }
+
     /// What is wrong with it, for people.
     pub fn problem(&self) -> Option<&'static str> {
         if self.reserve_permille > 500 {
@@ -106,6 +128,44 @@ impl MemoryPolicy {
             return Some("floor_permille and start_permille are 100 to 1000");
         }
         (!(10..=1_000).contains(&self.ksm_cpu_permille)).then_some("ksm_cpu_permille is 10 to 1000")
+    }
+}
+
+/// What an admin said of a host's memory through the grid.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct MemoryOrder {
+    /// Instead of the one in the host's settings; absent: that one holds again.
+    #[n(0)]
+    pub policy: Option<MemoryPolicy>,
+}
+
+/// Who said how dense a host is packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyFrom {
+    /// The host's settings, or nobody.
+    #[default]
+    #[n(0)]
+    File,
+    /// An admin, through the grid.
+    #[n(1)]
+    Grid,
+}
+
+/// The policy that a host follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct InForce {
+    #[n(0)]
+    pub policy: MemoryPolicy,
+    #[n(1)]
+    pub from: PolicyFrom,
+}
+
+impl InForce {
+    /// What the grid said, else what the host's settings say.
+    pub fn of(grid: Option<&MemoryPolicy>, file: &MemoryPolicy) -> Self {
+        let from = if grid.is_some() { PolicyFrom::Grid } else { PolicyFrom::File };
+        Self { policy: grid.unwrap_or(file).clone(), from }
     }
 }
 
@@ -218,6 +278,9 @@ pub struct MemoryReport {
     #[n(12)]
     #[cbor(default)]
     pub more: Vec<MoreGuests>,
+    /// Older agents don't tell.
+    #[n(13)]
+    pub policy: Option<InForce>,
 }
 
 /// How many more guests of one size could be started one after the other, each settled before the next.
@@ -283,8 +346,11 @@ mod test {
         let act = MemoryAct { guest: Some(guest.id), what: "w".into(), why: vec!["y".into()], ..MemoryAct::default() };
         let more = vec![MoreGuests { memory_mib: MiB(512), more: 7 }];
         let (guests, acts) = (vec![guest], vec![act]);
-        let report = MemoryReport { rung: Rung::Squeeze, guests, acts, more, ..MemoryReport::default() };
+        let policy = Some(InForce::of(Some(&MemoryPolicy::default()), &MemoryPolicy::default()));
+        let report = MemoryReport { rung: Rung::Squeeze, guests, acts, more, policy, ..MemoryReport::default() };
         assert_eq!(codec::decode::<MemoryReport>(&codec::encode(&report)).unwrap(), report);
+        let older = MemoryReport { policy: None, ..report };
+        assert_eq!(codec::decode::<MemoryReport>(&codec::encode(&older)).unwrap(), older);
         let wish: MemoryWish = serde_json::from_str("{\"share\":false}").unwrap();
         assert_eq!((wish.weight, wish.share, wish.squeeze), (100, false, true));
         assert_eq!(wish.problem(MiB(64)), None);

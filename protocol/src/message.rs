@@ -10,6 +10,7 @@ use crate::backup::{BackupBeat, Peer, PointQuery, PointsPage, Share};
 use crate::failover::{Council, Guard, GuardReport};
 use crate::guest::{GuestReport, GuestSample};
 use crate::host::{Alarm, Freshness, HostFacts, HostSample, Maintenance};
+use crate::memory::MemoryOrder;
 use crate::operation::{Command, Outcome, Progress};
 use crate::probe::GuestProbes;
 use crate::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp};
@@ -129,6 +130,9 @@ pub enum ToAgent {
         #[n(4)]
         #[cbor(default)]
         probes: Vec<GuestProbes>,
+        /// How dense the host is packed. Absent: nothing was said, and what was said before stays.
+        #[n(5)]
+        memory: Option<Box<MemoryOrder>>,
     },
     /// Other hosts' guards, and who votes on the guests that this host runs, replacing what was told before; version 4.
     #[n(10)]

@@ -13,6 +13,7 @@ use roost_protocol::backup::{
 };
 use roost_protocol::codec::{decode, encode};
 use roost_protocol::host::Maintenance;
+use roost_protocol::memory::{MemoryOrder, MemoryPolicy};
 use roost_protocol::message::{Beat, OLDEST, ToAgent, ToAggregator, VERSION};
 use roost_protocol::operation::{Command, FailureCode, Verb};
 use roost_protocol::probe::GuestProbes;
@@ -183,7 +184,9 @@ fn backup_words_survive_the_way() {
     for maintenance in [None, Some(Maintenance::On), Some(Maintenance::Draining), Some(Maintenance::Drained)] {
         let shares = vec![Share { point: POINT, with: HOST }];
         let probes = vec![GuestProbes { guest: GUEST, probes: vec!["rdp://192.0.2.7:3389".into()] }];
-        survives(&ToAgent::Peers { peers: vec![peer.clone()], shares, maintenance, zone: None, probes });
+        let policy = MemoryPolicy { overcommit_permille: 1_500, ..MemoryPolicy::default() };
+        let memory = maintenance.map(|_| Box::new(MemoryOrder { policy: Some(policy) }));
+        survives(&ToAgent::Peers { peers: vec![peer.clone()], shares, maintenance, zone: None, probes, memory });
     }
     survives(&BackupRun {
         slot: Some(Stamp(1)),

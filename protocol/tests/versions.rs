@@ -6,6 +6,7 @@ use minicbor::Encoder;
 use roost_protocol::codec::{decode, encode};
 use roost_protocol::guest::{Boot, Desired, Disk, DiskSpec, GuestReport, GuestSpec, NicSpec, Power, PowerState};
 use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample, Maintenance, Pressure, Virtualization};
+use roost_protocol::memory::MemoryOrder;
 use roost_protocol::message::{Beat, Hello, OLDEST, ToAgent, ToAggregator, VERSION};
 use roost_protocol::operation::{Command, Outcome, Verb};
 use roost_protocol::{Epoch, Generation, GuestId, HostId, MiB, Millis, OperationId, Stamp};
@@ -48,6 +49,7 @@ fn peers_are_understood_without_and_with_what_was_added_to_them() {
         maintenance,
         zone,
         probes: Vec::new(),
+        memory: None,
     };
     let peers = |maintenance| told(maintenance, None);
     assert_eq!(decode::<ToAgent>(&[0x82, 0x09, 0x82, 0x80, 0x80]).unwrap(), peers(None));
@@ -57,8 +59,12 @@ fn peers_are_understood_without_and_with_what_was_added_to_them() {
     // Then the zone of the host that is told.
     let zoned = [0x82, 0x09, 0x84, 0x80, 0x80, 0xf6, 0x61, 0x72];
     assert_eq!(decode::<ToAgent>(&zoned).unwrap(), told(None, Some("r".to_owned())));
+    // Then how dense it is packed: not said, or that its own settings hold again.
+    let cleared = [&[0x82, 0x09, 0x86], &drained[3..], &[0x80]].concat();
+    let ToAgent::Peers { memory: Some(order), .. } = decode(&cleared).unwrap() else { panic!() };
+    assert_eq!(*order, MemoryOrder::default());
     // What comes after it some day is skipped in the same way.
-    let newer = [&[0x82, 0x09, 0x86], &drained[3..], &[0x83, 0x01, 0x61, 0x78, 0xf6]].concat();
+    let newer = [&[0x82, 0x09, 0x87], &drained[3..], &[0xf6], &[0x83, 0x01, 0x61, 0x78, 0xf6]].concat();
     assert_eq!(decode::<ToAgent>(&newer).unwrap(), peers(Some(Maintenance::Drained)));
 }
 

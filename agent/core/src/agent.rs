@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use roost_protocol::guest::Desired;
 use roost_protocol::host::{Alarm, HostFacts, Maintenance};
+use roost_protocol::memory::MemoryPolicy;
 use roost_protocol::message::{Hello, OLDEST, ToAgent, ToAggregator, VERSION, Welcome};
 use roost_protocol::probe::GuestProbes;
 use roost_protocol::{Epoch, Generation, GuestId, HostId, Millis, OperationId, Stamp, Time};
@@ -65,6 +66,8 @@ pub struct Agent {
     /// What the aggregator said last.
     pub(crate) maintenance: Option<Maintenance>,
     pub(crate) probes: Vec<GuestProbes>,
+    /// How dense the host is packed, where an admin said it; else its settings say.
+    pub(crate) memory: Option<MemoryPolicy>,
     pub(crate) admission: Admission,
     /// The time of the event that is dealt with.
     pub(crate) clock: Now,
@@ -143,6 +146,7 @@ impl Agent {
             chain: Chain::default(),
             maintenance: kept.maintenance,
             probes: kept.probes,
+            memory: kept.memory,
             admission: Admission::default(),
             clock: Now { time: Time(0), wall: Stamp(0) },
             alarms: BTreeMap::new(),
@@ -282,10 +286,13 @@ impl Agent {
             ToAgent::Cancel { operation } => self.cancel(operation, actions),
             ToAgent::Points(query) => actions.push(Action::Send(ToAggregator::Points(self.points_page(&query)))),
             ToAgent::Councils { guards, councils, disarmed } => self.councils_told(guards, councils, disarmed),
-            ToAgent::Peers { peers, shares, maintenance, zone, probes } => {
+            ToAgent::Peers { peers, shares, maintenance, zone, probes, memory } => {
                 self.maintained(maintenance, actions);
                 self.probes_told(probes, actions);
                 self.zone_told(zone.unwrap_or_default(), actions);
+                if let Some(order) = memory {
+                    self.memory_told(*order, actions);
+                }
                 self.peers(peers, shares, actions);
             }
             // The link keeps these to itself.
@@ -354,7 +361,8 @@ impl Agent {
                 | Change::Shares(_)
                 | Change::Maintenance(_)
                 | Change::Zone(_)
-                | Change::Probes(_) => {
+                | Change::Probes(_)
+                | Change::Memory(_) => {
                     self.unsaved.push(change);
                 }
             }

@@ -7,6 +7,7 @@ use roost_protocol::cause::Noted;
 use roost_protocol::fence::FenceDevice;
 use roost_protocol::guest::{Disk, GuestSample, GuestSpec, PowerState};
 use roost_protocol::host::{Alarm, HostFacts, HostSample};
+use roost_protocol::memory::MemoryPolicy;
 use roost_protocol::message::{ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::Failure;
 use roost_protocol::{GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp};
@@ -413,6 +414,8 @@ pub enum Action {
     },
     /// The guard is to be so from now on.
     Guard(Box<GuardWish>),
+    /// Pack the host as densely as this from now on; none: as its settings say.
+    Memory(Option<Box<MemoryPolicy>>),
     /// Cut this host's power; the end comes as [`Event::Fenced`], soon or late.
     Fence {
         host: HostId,

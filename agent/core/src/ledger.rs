@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use roost_protocol::backup::{BackupPolicy, BackupRun, Peer, Share};
 use roost_protocol::guest::Desired;
 use roost_protocol::host::Maintenance;
+use roost_protocol::memory::MemoryPolicy;
 use roost_protocol::operation::{Command, Outcome};
 use roost_protocol::probe::GuestProbes;
 use roost_protocol::{Epoch, Generation, GuestId, OperationId};
@@ -33,6 +34,8 @@ pub struct Kept {
     pub zone: String,
     /// Which doors of its guests are tried, as told last.
     pub probes: Vec<GuestProbes>,
+    /// How dense the host is packed, as told last; absent: as its settings say.
+    pub memory: Option<MemoryPolicy>,
 }
 
 /// One command in the ledger.
@@ -66,4 +69,5 @@ pub enum Change {
     Maintenance(Option<Maintenance>),
     Zone(String),
     Probes(Vec<GuestProbes>),
+    Memory(Option<Box<MemoryPolicy>>),
 }

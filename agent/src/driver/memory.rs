@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use roost_agent_core::Event;
 use roost_agent_core::memory::{self, Alarm, Deed, GuestMemory, LOOK_EVERY, Plan, Room, Sample, State};
 use roost_libvirt::Hypervisor;
-use roost_protocol::memory::{MemoryPolicy, MemoryReport};
+use roost_protocol::memory::{InForce, MemoryAct, MemoryPolicy, MemoryReport};
 use roost_protocol::{GuestId, Millis, Time, host};
 use tokio::sync::{mpsc, watch};
 
@@ -30,13 +30,47 @@ const CODE: &str = "memory-short";
 pub(crate) struct Tuner {
     pub(crate) hypervisor: watch::Receiver<Option<Arc<Hypervisor>>>,
     pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) policy: MemoryPolicy,
+    /// The policy of the settings, and the one that an admin said instead.
+    pub(crate) file: MemoryPolicy,
+    pub(crate) grid: watch::Receiver<Option<Box<MemoryPolicy>>>,
     /// Knobs of page sharing as this boot's first agent found them are kept here.
     pub(crate) found: PathBuf,
     pub(crate) boot: String,
     pub(crate) keeper: Keeper,
     /// For people.
     pub(crate) report: watch::Sender<Option<MemoryReport>>,
+}
+
+/// Takes in how dense the host is packed.
+#[derive(Debug)]
+pub(crate) struct Density {
+    grid: watch::Sender<Option<Box<MemoryPolicy>>>,
+    /// None where the host doesn't tune its memory.
+    thread: Option<Thread>,
+}
+
+impl Density {
+    /// What an admin said before the agent was started anew. It is told nobody until a tuner was started.
+    pub(crate) fn new(kept: Option<MemoryPolicy>) -> Self {
+        Self { grid: watch::Sender::new(kept.map(Box::new)), thread: None }
+    }
+
+    pub(crate) fn told(&self) -> watch::Receiver<Option<Box<MemoryPolicy>>> {
+        self.grid.subscribe()
+    }
+
+    pub(crate) fn tuned_by(self, thread: Thread) -> Self {
+        Self { thread: Some(thread), ..self }
+    }
+
+    /// Followed at once.
+    pub(crate) fn set(&self, policy: Option<Box<MemoryPolicy>>) {
+        self.grid.send_replace(policy);
+        match &self.thread {
+            Some(thread) => thread.unpark(),
+            None => tracing::warn!("the aggregator's memory policy is kept; it counts once tune_memory is true"),
+        }
+    }
 }
 
 /// Where knobs of page sharing are kept as they were found.
@@ -47,8 +81,9 @@ pub(crate) fn found_file(config: &Config) -> PathBuf {
 impl Tuner {
     /// Starts the thread. It ends when nobody takes its events any more; what it did to host and guests is then taken back
     /// by the keeper, unless the next agent comes soon.
-    pub(crate) fn start(self) -> io::Result<()> {
-        thread::Builder::new().name("memory".into()).spawn(move || self.run()).map(drop)
+    pub(crate) fn start(self) -> io::Result<Thread> {
+        let started = thread::Builder::new().name("memory".into()).spawn(move || self.run())?;
+        Ok(started.thread().clone())
     }
 
     fn run(mut self) {
@@ -61,31 +96,34 @@ impl Tuner {
         while !self.events.is_closed() {
             let now = Time(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
             tell(self.keeper.beat());
+            let policy = InForce::of(self.grid.borrow().as_deref(), &self.file);
+            if let Some(act) = state.follow(wall(), &policy) {
+                log(&act);
+            }
+            let policy = policy.policy;
             let hypervisor = self.hypervisor.borrow().clone();
             if let Some(host) = eye.host() {
                 let look = |hypervisor: &Arc<Hypervisor>| guests.look(now, wall(), &eye, hypervisor, freshness);
                 let seen: BTreeMap<GuestId, GuestMemory> = hypervisor.as_ref().map(look).unwrap_or_default();
                 let sample = Sample { at: wall(), host, ksm: eye.ksm(), guests: seen };
-                let plan = memory::plan(now, &sample, &self.policy, &mut state);
+                let plan = memory::plan(now, &sample, &policy, &mut state);
                 freshness = plan.ask_guests;
                 // A host whose libvirt is away starts nothing, and its guests are not known.
                 if hypervisor.is_some() {
-                    let room = Room::of(&sample, &self.policy, &state);
+                    let room = Room::of(&sample, &policy, &state);
                     // The agent is busy: the next look is soon.
                     let _ = self.events.try_send(Event::Room(Box::new(room)));
                 }
-                self.report.send_replace(Some(state.report(&sample, &self.policy)));
+                self.report.send_replace(Some(state.report(&sample, &policy)));
                 self.carry_out(&sample, plan, hypervisor.as_deref());
             }
-            thread::sleep(Duration::from_millis(LOOK_EVERY.0));
+            // Sooner when the policy changes.
+            thread::park_timeout(Duration::from_millis(LOOK_EVERY.0));
         }
     }
 
     fn carry_out(&self, sample: &Sample, plan: Plan, hypervisor: Option<&Hypervisor>) {
-        for act in &plan.told {
-            let guest = act.guest.map(|guest| guest.to_string());
-            tracing::info!(guest, what = act.what, why = act.why.join("; "), "memory");
-        }
+        plan.told.iter().for_each(log);
         for deed in plan.deeds {
             match (deed, hypervisor) {
                 (Deed::Share(knobs), _) => {
@@ -114,6 +152,11 @@ impl Tuner {
         // The agent is busy: the alarm is told with the next change.
         let _ = self.events.try_send(Event::Condition { alarm, raised });
     }
+}
+
+fn log(act: &MemoryAct) {
+    let guest = act.guest.map(|guest| guest.to_string());
+    tracing::info!(guest, what = act.what, why = act.why.join("; "), "memory");
 }
 
 /// What failed is tried again by the next plan.

@@ -32,6 +32,7 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> rusqlite::Resul
         Change::Shares(shares) => return put(connection, "shares", codec::encode(shares)),
         Change::Maintenance(it) => return put(connection, "maintenance", codec::encode(it)),
         Change::Zone(zone) => return put(connection, "zone", codec::encode(zone)),
+        Change::Memory(policy) => return put(connection, "memory", codec::encode(policy)),
         Change::Probes(probes) => return put(connection, "probes", codec::encode(probes)),
         Change::Wish { .. } | Change::Operation { .. } | Change::Forget { .. } | Change::Epoch(_) => return Ok(0),
     }
@@ -72,6 +73,7 @@ pub(super) fn load(connection: &Connection, kept: &mut Kept) -> rusqlite::Result
     kept.shares = codec::decode(&get(connection, "shares")?).unwrap_or_default();
     kept.maintenance = codec::decode(&get(connection, "maintenance")?).unwrap_or_default();
     kept.zone = codec::decode(&get(connection, "zone")?).unwrap_or_default();
+    kept.memory = codec::decode(&get(connection, "memory")?).unwrap_or_default();
     kept.probes = codec::decode(&get(connection, "probes")?).unwrap_or_default();
     Ok(())
 }
@@ -80,6 +82,7 @@ pub(super) fn load(connection: &Connection, kept: &mut Kept) -> rusqlite::Result
 mod test {
     use roost_protocol::backup::{Peer, Retention, Share};
     use roost_protocol::host::Maintenance;
+    use roost_protocol::memory::MemoryPolicy;
     use roost_protocol::probe::GuestProbes;
     use roost_protocol::{Generation, HostId, PointId, Stamp};
     use rusqlite::Connection;
@@ -108,6 +111,7 @@ mod test {
         };
         let probes = GuestProbes { guest, probes: vec!["rdp://192.0.2.7:3389".into()] };
         let share = Share { point: PointId::from_u128(4), with: peer.host };
+        let dense = MemoryPolicy { overcommit_permille: 1_500, ..MemoryPolicy::default() };
         for change in [
             Change::Policy { guest, policy: Some(Box::new(policy.clone())) },
             Change::Run { guest, run: Some(Box::new(run.clone())) },
@@ -116,6 +120,7 @@ mod test {
             Change::Maintenance(Some(Maintenance::Draining)),
             Change::Zone("rack-1".into()),
             Change::Probes(vec![probes.clone()]),
+            Change::Memory(Some(Box::new(dense.clone()))),
         ] {
             apply(&connection, &change).unwrap();
         }
@@ -124,7 +129,11 @@ mod test {
         assert_eq!((kept.policies.get(&guest), kept.runs.get(&guest)), (Some(&policy), Some(&run)));
         assert_eq!((kept.peers, kept.shares), (vec![peer], vec![share]));
         assert_eq!((kept.maintenance, kept.probes), (Some(Maintenance::Draining), vec![probes]));
-        assert_eq!(kept.zone, "rack-1");
+        assert_eq!((kept.zone.as_str(), kept.memory), ("rack-1", Some(dense)));
+        apply(&connection, &Change::Memory(None)).unwrap();
+        let mut cleared = Kept::default();
+        load(&connection, &mut cleared).unwrap();
+        assert_eq!(cleared.memory, None);
         apply(&connection, &Change::Policy { guest, policy: None }).unwrap();
         apply(&connection, &Change::Run { guest, run: None }).unwrap();
         let left: u32 = connection.query_row("SELECT count(*) FROM backup", [], |row| row.get(0)).unwrap();

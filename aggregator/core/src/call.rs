@@ -2,6 +2,7 @@
 
 use roost_protocol::backup::{BackupPolicy, PointQuery, PointsPage};
 use roost_protocol::fence::FenceDevice;
+use roost_protocol::memory::MemoryOrder;
 use roost_protocol::operation::Verb;
 use roost_protocol::{GuestId, HostId, Millis, OperationId};
 
@@ -44,6 +45,11 @@ pub enum Call {
     Zone {
         host: HostId,
         zone: String,
+    },
+    /// How dense a host is packed, or that its own settings hold again.
+    SetMemory {
+        host: HostId,
+        order: Box<MemoryOrder>,
     },
     /// Which doors of a guest its host tries; none: it stops.
     SetProbes {

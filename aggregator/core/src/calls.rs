@@ -43,6 +43,7 @@ impl Grid {
             Call::Enrol { host, record, token } => self.enrol(now, host, record, &token, actions),
             Call::RemoveHost { host } => self.remove_host(now, &by, host, actions),
             Call::Zone { host, zone } => self.set_zone(now, &by, host, zone, actions),
+            Call::SetMemory { host, order } => self.set_memory(now, &by, host, order, actions),
             Call::Maintenance { host, drain } => self.set_maintenance(now, &by, host, drain, actions),
             Call::SetProbes { guest, probes } => self.set_probes(now, &by, guest, &probes, actions),
             Call::SetFence { host, device } => self.set_fence(now, &by, host, device, actions),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 use roost_protocol::backup::BackupPolicy;
+use roost_protocol::memory::MemoryOrder;
 use roost_protocol::{Generation, GuestId, HostId, Stamp};
 
 use crate::fence::Fence;
@@ -65,12 +66,15 @@ pub struct HostRecord {
     /// What cuts its power.
     #[n(6)]
     pub fence: Option<Box<Fence>>,
+    /// How dense it is packed; absent: nobody said anything, and it is told nothing.
+    #[n(7)]
+    pub memory: Option<Box<MemoryOrder>>,
 }
 
 impl HostRecord {
     /// A host that joined just now, of which nothing else is known.
     pub fn new(name: String, key: [u8; 32], joined: Stamp) -> Self {
-        Self { name, key, joined, removed: None, maintenance: None, zone: String::new(), fence: None }
+        Self { name, key, joined, removed: None, maintenance: None, zone: String::new(), fence: None, memory: None }
     }
 }
 

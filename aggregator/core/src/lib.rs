@@ -17,6 +17,7 @@ mod joining;
 mod lapse;
 mod loss;
 mod maintenance;
+mod memory;
 pub mod notify;
 pub mod operation;
 pub mod peers;

@@ -91,7 +91,8 @@ impl Grid {
             let maintenance = self.hosts.get(&id).and_then(|host| self.maintenance_stage(host));
             let zone = Some(self.zone(id).to_owned()).filter(|zone| !zone.is_empty());
             let probes = world.probes.remove(&id).unwrap_or_default();
-            let digest = digest(&peers, &(&shares, maintenance, &zone, &probes));
+            let memory = self.intent.hosts.get(&id).and_then(|record| record.memory.clone());
+            let digest = digest(&peers, &(&shares, maintenance, &zone, &probes, &memory));
             let councils_digest = self::digest(&guards, &councils) ^ u64::from(disarmed);
             let Some(host) = self.hosts.get_mut(&id) else { continue };
             host.told.next = now.time + LOOK_EVERY;
@@ -100,7 +101,7 @@ impl Grid {
             let Some(link) = host.link() else { continue };
             if host.told.digest != Some(digest) {
                 host.told.digest = Some(digest);
-                let message = ToAgent::Peers { peers, shares, maintenance, zone, probes };
+                let message = ToAgent::Peers { peers, shares, maintenance, zone, probes, memory };
                 actions.push(Action::Send { link, message });
             }
             if guarded && host.told.councils != Some(councils_digest) {

@@ -173,6 +173,7 @@ impl Host {
                 Change::Maintenance(it) => self.ledger.maintenance = *it,
                 Change::Zone(zone) => self.ledger.zone.clone_from(zone),
                 Change::Probes(probes) => self.ledger.probes.clone_from(probes),
+                Change::Memory(policy) => self.ledger.memory = policy.as_deref().cloned(),
             }
         }
         true

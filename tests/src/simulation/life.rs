@@ -143,6 +143,7 @@ impl World {
                 | AgentAction::SendDocument
                 | AgentAction::Peers { .. }
                 | AgentAction::Guard(_)
+                | AgentAction::Memory(_)
                 | AgentAction::Fence { .. }
                 | AgentAction::List(_)
                 | AgentAction::Note { .. } => {}
@@ -207,7 +208,7 @@ impl World {
                 }
             }
             // No host has a guard in this world.
-            AgentAction::Guard(_) | AgentAction::Fence { .. } => {}
+            AgentAction::Guard(_) | AgentAction::Fence { .. } | AgentAction::Memory(_) => {}
             // Points go nowhere in this world; who may take them is told all the same.
             AgentAction::Peers { peers, .. } => self.note(format!("host {host} deals with {} others", peers.len())),
             AgentAction::Note { guest, text, .. } => self.note(format!("host {host} notes {guest:?}: {text}")),

@@ -102,6 +102,12 @@ pub enum Cause {
         centi: u32,
     },
     Wished,
+    /// A value of the policy.
+    Policy {
+        name: &'static str,
+        before: String,
+        now: String,
+    },
     /// This knob is not in this kernel.
     Missing {
         knob: &'static str,
@@ -156,6 +162,7 @@ impl fmt::Display for Cause {
             Self::Committed { committed, total } => write!(f, "guests are promised {committed} of {total}"),
             Self::CpuShort { centi } => write!(f, "programs waited for a CPU {} % of the last 10 s", percent(*centi)),
             Self::Wished => f.write_str("the policy says so"),
+            Self::Policy { name, before, now } => write!(f, "{name} was {before}, is {now}"),
             Self::Missing { knob } => write!(f, "this kernel has no {knob}"),
             Self::AgentSilent { since } => write!(f, "the agent was silent for {}", s(*since)),
         }

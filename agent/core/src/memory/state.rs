@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use roost_protocol::memory::{
-    ACTS, CAUSES, GuestMemoryReport, MemoryAct, MemoryPolicy, MemoryReport, MoreGuests, Rung, SIZES,
+    ACTS, CAUSES, GuestMemoryReport, InForce, MemoryAct, MemoryPolicy, MemoryReport, MoreGuests, PolicyFrom, Rung,
+    SIZES,
 };
 use roost_protocol::{GuestId, MiB, Stamp, Time};
 
@@ -25,6 +26,7 @@ pub struct State {
     pub(super) balloons: balloon::State,
     pub(super) alarmed: bool,
     acts: VecDeque<MemoryAct>,
+    following: Option<InForce>,
     now: Time,
 }
 
@@ -37,6 +39,22 @@ impl State {
     /// The knobs of page sharing as they were before an earlier run of this agent changed them.
     pub fn knobs_before(&mut self, found: Knobs) {
         self.sharing.adopt(found);
+    }
+
+    /// Says whose policy is followed from now on; an act where it was another one before.
+    pub fn follow(&mut self, at: Stamp, policy: &InForce) -> Option<MemoryAct> {
+        if self.following.as_ref() == Some(policy) {
+            return None;
+        }
+        let before = self.following.replace(policy.clone())?;
+        let whose = match policy.from {
+            PolicyFrom::File => "the memory policy of its settings holds",
+            PolicyFrom::Grid => "an admin's memory policy holds",
+        };
+        let values = before.policy.values().into_iter().zip(policy.policy.values());
+        let changed = values.filter(|((_, before), (_, now))| before != now);
+        let why: Vec<Cause> = changed.map(|((name, before), (_, now))| Cause::Policy { name, before, now }).collect();
+        Some(self.remember(at, None, whose.into(), &why))
     }
 
     /// What guests could give in many steps, as far as they may be squeezed now.
@@ -89,6 +107,7 @@ impl State {
             guests: sample.guests.iter().map(guest).collect(),
             acts: self.acts.iter().cloned().collect(),
             more: self.more(sample, policy),
+            policy: self.following.clone(),
         }
     }
 

@@ -8,7 +8,7 @@ mod share;
 use std::collections::BTreeMap;
 
 use roost_protocol::host::Pressure;
-use roost_protocol::memory::{MemoryPolicy, MemoryWish};
+use roost_protocol::memory::{InForce, MemoryPolicy, MemoryWish, PolicyFrom};
 use roost_protocol::{GuestId, MiB, Millis, Stamp, Time};
 
 use super::*;

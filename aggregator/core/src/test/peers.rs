@@ -7,6 +7,7 @@ use roost_protocol::backup::{
 };
 use roost_protocol::guest::PowerState;
 use roost_protocol::host::HostFacts;
+use roost_protocol::memory::{MemoryOrder, MemoryPolicy};
 use roost_protocol::message::{Beat, Hello, Snapshot, ToAgent, ToAggregator};
 use roost_protocol::operation::{Outcome, Verb};
 use roost_protocol::{GuestId, HostId, Millis, OperationId, PointId, Stamp, Time};
@@ -30,6 +31,8 @@ struct Rig {
     told: BTreeMap<HostId, (Vec<Peer>, Vec<Share>)>,
     /// Its own zone, as it was told last.
     zones: BTreeMap<HostId, Option<String>>,
+    /// What was said last of its memory.
+    memory: BTreeMap<HostId, Option<MemoryOrder>>,
     times: usize,
     reply: Option<Reply>,
 }
@@ -39,16 +42,18 @@ impl Rig {
     fn new(hosts: u8) -> Self {
         let hosts = (1..=hosts).map(|n| (host(n), record(n))).collect();
         let grid = Grid::new(patient(), Intent { hosts, ..Intent::default() }, Vec::new());
-        Self { grid, now: Time(1_000_000), told: BTreeMap::new(), zones: BTreeMap::new(), times: 0, reply: None }
+        let (told, zones, memory) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { grid, now: Time(1_000_000), told, zones, memory, times: 0, reply: None }
     }
 
     fn tell(&mut self, event: Event) {
         for action in self.grid.on(self.now, Stamp(0), event) {
             match action {
-                Action::Send { link, message: ToAgent::Peers { peers, shares, zone, .. } } => {
+                Action::Send { link, message: ToAgent::Peers { peers, shares, zone, memory, .. } } => {
                     self.times += 1;
                     let host = HostId::from_u128(u128::from(link.0));
                     self.zones.insert(host, zone);
+                    self.memory.insert(host, memory.map(|order| *order));
                     self.told.insert(host, (peers, shares));
                 }
                 Action::Answer { reply, .. } => self.reply = Some(reply),
@@ -162,6 +167,37 @@ fn a_host_s_zone_is_told_to_it_and_to_those_that_know_it() {
     rig.pass(5);
     assert_eq!((rig.zones[&host(2)].clone(), of_2(&rig, 1)), (None, Some(String::new())));
     assert!(rig.call(Call::Zone { host: host(9), zone: "x".into() }).is_err());
+}
+
+#[test]
+fn a_host_s_memory_policy_is_told_to_it_alone_and_a_grid_that_lost_all_says_nothing_of_it() {
+    let mut rig = Rig::new(2);
+    (1..=2).for_each(|number| rig.up(number));
+    rig.pass(5);
+    assert_eq!(rig.memory[&host(2)], None);
+    let tight = MemoryPolicy { overcommit_permille: 500, ..MemoryPolicy::default() };
+    let set = |policy: Option<&MemoryPolicy>| Call::SetMemory {
+        host: host(2),
+        order: Box::new(MemoryOrder { policy: policy.cloned() }),
+    };
+    rig.call(set(Some(&tight))).unwrap();
+    let order = Some(MemoryOrder { policy: Some(tight.clone()) });
+    assert_eq!((&rig.memory[&host(2)], &rig.memory[&host(1)]), (&order, &None), "at once");
+    assert_eq!(rig.grid.memory_order(host(2)), order.as_ref());
+    let times = rig.times;
+    rig.call(set(Some(&tight))).unwrap();
+    rig.pass(5);
+    assert_eq!(rig.times, times, "nothing new");
+    rig.up(2);
+    rig.pass(1);
+    assert_eq!(rig.memory[&host(2)], order, "with each connection");
+    rig.call(set(None)).unwrap();
+    assert_eq!(rig.memory[&host(2)], Some(MemoryOrder { policy: None }), "said, not forgotten");
+    let wrong = MemoryPolicy { overcommit_permille: 1, ..tight };
+    let why = rig.call(set(Some(&wrong))).unwrap_err();
+    assert!(why.code == CallErrorCode::Invalid && why.text.contains("500 to 5000"), "{why}");
+    let nowhere = Call::SetMemory { host: host(9), order: Box::default() };
+    assert_eq!(rig.call(nowhere).unwrap_err().code, CallErrorCode::NotFound);
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn what_falls_together_with_this_host_is_avoided_also_after_a_restart_without_th
     let peers = near.chain([Peer { zone: "rack-2".into(), ..peer(6) }]).collect();
     let (shares, maintenance, probes) = (Vec::new(), None, Vec::new());
     let zone = Some("rack-1".to_owned());
-    rig.tell(Event::Received(ToAgent::Peers { peers, shares, maintenance, zone, probes }));
+    rig.tell(Event::Received(ToAgent::Peers { peers, shares, maintenance, zone, probes, memory: None }));
     rig.restart();
     rig.follow(1, replicated(None));
     rig.live(20_000);

@@ -148,6 +148,7 @@ fn what_others_may_read_here_is_kept_and_told_and_stays() {
         maintenance: None,
         zone: None,
         probes: Vec::new(),
+        memory: None,
     }));
     assert_eq!(rig.refused(1, Verb::DeletePoint { point, even_last: true }), FailureCode::Busy);
     rig.restart();
@@ -161,6 +162,7 @@ fn what_others_may_read_here_is_kept_and_told_and_stays() {
         maintenance: None,
         zone: None,
         probes: Vec::new(),
+        memory: None,
     }));
     let deleted = rig.command(1, Verb::DeletePoint { point, even_last: true });
     rig.live(3_000);
@@ -171,7 +173,8 @@ fn what_others_may_read_here_is_kept_and_told_and_stays() {
 fn what_the_aggregator_said_of_a_host_holds_until_it_says_otherwise() {
     let mut rig = rig();
     let told = |maintenance, probes| {
-        Event::Received(ToAgent::Peers { peers: Vec::new(), shares: Vec::new(), maintenance, zone: None, probes })
+        let (peers, shares) = (Vec::new(), Vec::new());
+        Event::Received(ToAgent::Peers { peers, shares, maintenance, zone: None, probes, memory: None })
     };
     let door = |number: usize| format!("tcp://192.0.2.7:{number}");
     assert_eq!(rig.agent.maintenance(), None);

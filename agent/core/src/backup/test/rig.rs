@@ -223,7 +223,14 @@ impl Rig {
 
     pub(super) fn peers(&mut self, peers: Vec<Peer>) {
         let (shares, probes) = (Vec::new(), Vec::new());
-        self.tell(Event::Received(ToAgent::Peers { peers, shares, maintenance: None, zone: None, probes }));
+        self.tell(Event::Received(ToAgent::Peers {
+            peers,
+            shares,
+            maintenance: None,
+            zone: None,
+            probes,
+            memory: None,
+        }));
     }
 
     pub(super) fn tell(&mut self, event: Event) {
@@ -261,7 +268,7 @@ impl Rig {
                 }
             }
             Action::Send(_) | Action::KeepDocument { .. } | Action::SendDocument => {}
-            Action::Fence { .. } => {}
+            Action::Fence { .. } | Action::Memory(_) => {}
             Action::Guard(wish) => self.guard = *wish,
             Action::Peers { peers, .. } => self.heard = peers.iter().map(|peer| peer.host).collect(),
             Action::Note { text, .. } => self.log.push(text),
@@ -288,6 +295,7 @@ impl Rig {
             Change::Maintenance(it) => self.kept.maintenance = it,
             Change::Zone(zone) => self.kept.zone = zone,
             Change::Probes(probes) => self.kept.probes = probes,
+            Change::Memory(policy) => self.kept.memory = policy.map(|policy| *policy),
             Change::Wish { guest, desired: Some(desired) } => drop(self.kept.wishes.insert(guest, desired)),
             Change::Operation { record } => drop(self.kept.operations.insert(record.command.operation, record)),
             Change::Wish { guest, desired: None } => drop(self.kept.wishes.remove(&guest)),

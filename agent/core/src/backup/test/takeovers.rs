@@ -225,7 +225,7 @@ fn one_that_others_need() -> Rig {
     }
     let probes = vec![GuestProbes { guest: guest(1), probes: vec!["ping://192.0.2.7".into()] }];
     let (peers, shares) = (Vec::new(), Vec::new());
-    rig.tell(Event::Received(ToAgent::Peers { peers, shares, maintenance: None, zone: None, probes }));
+    rig.tell(Event::Received(ToAgent::Peers { peers, shares, maintenance: None, zone: None, probes, memory: None }));
     rig.tell(Event::Rights { guests: [1, 2].map(|number| (guest(number), Right::Here)).into() });
     rig.live(30_000);
     rig

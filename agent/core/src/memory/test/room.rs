@@ -107,3 +107,20 @@ fn a_host_of_one_tebibyte_and_eight_nodes_is_planned() {
     assert!(levels.squeeze <= MiB(1 << 19));
     assert_eq!(plan(Time(0), &big, &policy, &mut State::default()).rung, Rung::Share);
 }
+
+#[test]
+fn a_policy_that_changes_is_an_act_and_its_source_is_reported() {
+    let (file, sample) = (MemoryPolicy::default(), sample(8_000, vec![]));
+    let tight = MemoryPolicy { overcommit_permille: 500, balloons: false, ..MemoryPolicy::default() };
+    let mut state = State::default();
+    let before = InForce::of(None, &file);
+    assert_eq!(state.follow(Stamp(1), &before), None, "how it began");
+    let now = InForce::of(Some(&tight), &file);
+    let act = state.follow(Stamp(2), &now).unwrap();
+    assert_eq!(act.why, ["balloons was true, is false", "overcommit_permille was 2000, is 500"]);
+    assert_eq!(state.follow(Stamp(3), &now), None);
+    let report = state.report(&sample, &now.policy);
+    assert_eq!((report.policy, report.acts), (Some(now), vec![act]));
+    assert!(state.follow(Stamp(4), &before).unwrap().what.contains("settings"));
+    assert_eq!(state.report(&sample, &file).policy.map(|policy| policy.from), Some(PolicyFrom::File));
+}
