@@ -352,3 +352,31 @@ fn any_request_can_be_sent_and_completions_be_had() {
         assert!(data.contains("join-token"));
     }
 }
+
+#[test]
+fn a_host_s_memory_policy_is_set_in_part_refused_and_cleared() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = json!({"sharing": "always", "balloons": false, "overcommit_permille": 1_500});
+    let detail = "overcommit_permille is 500 to 5000";
+    let no = json!({"code": "invalid", "status": 422, "detail": detail, "try": "Give another value."});
+    let server = server(vec![
+        ("POST /api/v1/hosts/h1/actions/set-memory", 200, policy),
+        ("POST /api/v1/hosts/h1/actions/set-memory", 422, no),
+        ("DELETE /api/v1/hosts/h1/memory/policy", 204, Value::Null),
+    ]);
+    let around = around(&server, folder.path());
+    let line =
+        "roost host set-memory h1 --sharing always --balloons=false --overcommit-permille 1500 --reserve-least 1G";
+    let (code, data, _) = told(line, &around);
+    let shown = "SHARING              always\nBALLOONS             no\nOVERCOMMIT_PERMILLE  1500\n";
+    assert_eq!((code, data.as_str()), (0, shown));
+    let (code, _, talk) = told("roost host set-memory h1 --overcommit-permille 50", &around);
+    assert_eq!(code, 2);
+    assert_eq!(talk, format!("error: host.set_memory h1 (invalid)\nwhy:   {detail}\ntry:   Give another value.\n"));
+    assert_eq!(told("roost host clear-memory h1", &around).0, 0);
+    let seen = server.seen.lock().unwrap();
+    let body: Value = serde_json::from_str(&seen[0].2).unwrap();
+    let given =
+        json!({"sharing": "always", "balloons": false, "overcommit_permille": 1_500, "reserve_least_mib": 1_024});
+    assert_eq!((body, seen.len()), (given, 3));
+}

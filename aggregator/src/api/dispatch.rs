@@ -105,7 +105,8 @@ macro_rules! handlers {
 
 /// The handler of an operation; a test sees to it that each has one.
 pub(crate) fn handler(name: &str) -> Option<Handler> {
-    if let Some(handler) = backup_handler(name).or_else(|| alarm_handler(name)) {
+    let others = backup_handler(name).or_else(|| alarm_handler(name)).or_else(|| memory_handler(name));
+    if let Some(handler) = others {
         return Some(handler);
     }
     handlers! { name,
@@ -124,8 +125,6 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.report" => history::report_of_host,
         "guest.report" => history::report_of_guest,
         "guest.history" => history::of_guest,
-        "host.memory" => memory::show,
-        "host.explain_memory" => memory::explain,
         "host.if_lost" => failover::if_lost,
         "failover.plan" => failover::plan,
         "host.remove" => host::remove,
@@ -171,6 +170,15 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "session.get" => session::get,
         "session.list" => session::list,
         "session.logout" => session::logout,
+    }
+}
+
+fn memory_handler(name: &str) -> Option<Handler> {
+    handlers! { name,
+        "host.memory" => memory::show,
+        "host.set_memory" => memory::set,
+        "host.clear_memory" => memory::clear,
+        "host.explain_memory" => memory::explain,
     }
 }
 

@@ -198,7 +198,7 @@ impl Fake {
         self.called(Call::PutJoinToken { id: token.into(), record: JoinTokenRecord { expires: Stamp(1), ..record } });
     }
 
-    fn called(&self, what: Call) {
+    pub(super) fn called(&self, what: Call) {
         self.tell(Event::Called { call: CallId(1), by: "tests".into(), what });
     }
 

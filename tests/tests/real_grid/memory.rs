@@ -2,6 +2,8 @@
 //! it again soon after, and nothing stays squeezed when the agent dies. How much the host has is told by a file of the
 //! test's own over `/proc/meminfo`, so that the machine and its other tests are short of nothing.
 
+mod policy;
+
 use std::fs;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;

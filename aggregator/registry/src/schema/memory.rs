@@ -1,7 +1,7 @@
 //! Shapes of memory: how a host shares it out, what it did about it, what a guest is owed.
 
 use super::{Property, hidden, maybe, restless, shown, wide};
-use crate::FieldKind::{Boolean, Choice, Integer, List, Number, Text, TextList, Time};
+use crate::FieldKind::{Boolean, Choice, Integer, List, Number, Object, Text, TextList, Time};
 
 pub(super) const HOST: &[Property] = &[
     shown("name", Text, "The host"),
@@ -22,7 +22,24 @@ pub(super) const HOST: &[Property] = &[
     maybe(restless(wide("sharing_cpu_percent", Number, "CPU that merging uses, percent of one CPU"))),
     restless(shown("fits_mib", Integer, "The largest guest that could be started now, MiB")),
     restless(shown("more", List("more_guests"), "How many more guests could be started, by their size")),
+    maybe(shown("policy_from", Choice(&["file", "grid"]), "Whose policy it follows: its settings', or an admin's")),
+    maybe(wide("policy", Object("memory_policy"), "That policy; an older agent doesn't tell")),
     restless(hidden("guests", List("guest_memory"), "Its running guests")),
+];
+
+/// As in a host's settings; `roost host set-memory` says what each means.
+pub(super) const POLICY: &[Property] = &[
+    shown("sharing", Choice(&["auto", "always", "never"]), "When equal pages are merged"),
+    shown("balloons", Boolean, "Memory is taken back from guests that don't use it"),
+    shown("reserve_permille", Integer, "What guests never get, permille of the host's memory"),
+    shown("reserve_least_mib", Integer, "The least of that, MiB"),
+    shown("squeeze_below_permille", Integer, "Guests are squeezed when less is available"),
+    shown("share_below_permille", Integer, "Pages are merged when less is available"),
+    shown("overcommit_permille", Integer, "Most that guests are promised; 1000: no overcommit"),
+    shown("floor_permille", Integer, "No guest is squeezed below this part of its own memory"),
+    shown("start_permille", Integer, "Part of its memory that a new guest is expected to use"),
+    shown("ksm_cpu_permille", Integer, "Most CPU that merging may use, permille of one CPU"),
+    shown("ksm_pay_mib", Integer, "What a second of CPU must gain by merging, MiB"),
 ];
 
 pub(super) const MORE: &[Property] = &[

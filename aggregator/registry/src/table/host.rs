@@ -37,6 +37,9 @@ const WATCHDOG_TEST: &[&str] = &[
     "changed",
 ];
 
+const SET_MEMORY: &[&str] =
+    &["not_found", "ambiguous", "invalid", "unsupported", "host_unreachable", "timed_out", "busy"];
+
 pub(super) const TABLE: &[Operation] = &[
     Operation {
         inputs: &[
@@ -88,6 +91,49 @@ pub(super) const TABLE: &[Operation] = &[
             "Tell what a host did about its memory, and why",
             "/hosts/{ref}/memory/acts",
             Output::List("memory_act"),
+        )
+    },
+    Operation {
+        detail: "What is not given stays as it is. The host follows it at once, instead of the table `memory` in its \
+                 settings, and keeps it until `roost host clear-memory`. `roost host memory` shows what it follows.",
+        inputs: &[
+            REF_HOST,
+            Field::body("sharing", FieldKind::Choice(&["auto", "always", "never"]), "When equal pages are merged"),
+            Field::body("balloons", FieldKind::Boolean, "Take memory back from guests that don't use it"),
+            Field::body("reserve_permille", FieldKind::Integer, "What guests never get, permille of the host's memory"),
+            Field::body("reserve_least_mib", FieldKind::Integer, "The least of that, MiB"),
+            Field::body("squeeze_below_permille", FieldKind::Integer, "Guests are squeezed when less is available"),
+            Field::body("share_below_permille", FieldKind::Integer, "Pages are merged when less is available"),
+            Field::body(
+                "overcommit_permille",
+                FieldKind::Integer,
+                "Most that guests are promised; 1000: no overcommit",
+            ),
+            Field::body("floor_permille", FieldKind::Integer, "No guest is squeezed below this part of its own memory"),
+            Field::body("start_permille", FieldKind::Integer, "Part of its memory that a new guest is expected to use"),
+            Field::body("ksm_cpu_permille", FieldKind::Integer, "Most CPU that merging may use, permille of one CPU"),
+            Field::body("ksm_pay_mib", FieldKind::Integer, "What a second of CPU must gain by merging, MiB"),
+        ],
+        errors: SET_MEMORY,
+        cli: cli("host", "set-memory"),
+        ..write(
+            "host.set_memory",
+            "Say how dense a host is packed",
+            Http::Post,
+            "/hosts/{ref}/actions/set-memory",
+            Output::Object("memory_policy"),
+        )
+    },
+    Operation {
+        inputs: &[REF_HOST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("host", "clear-memory"),
+        ..write(
+            "host.clear_memory",
+            "Have a host follow the memory policy of its settings again",
+            Http::Delete,
+            "/hosts/{ref}/memory/policy",
+            Output::Nothing,
         )
     },
     Operation {

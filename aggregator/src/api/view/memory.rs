@@ -27,6 +27,8 @@ pub(crate) fn host_memory(grid: &Grid, host: HostId, report: &MemoryReport) -> V
         "sharing_cpu_percent": report.ksm_cpu_permille.map(tenths),
         "fits_mib": report.fits_mib,
         "more": more.collect::<Vec<_>>(),
+        "policy_from": report.policy.as_ref().map(|policy| policy.from),
+        "policy": report.policy.as_ref().map(|policy| &policy.policy),
         "guests": guests.collect::<Vec<_>>(),
     })
 }

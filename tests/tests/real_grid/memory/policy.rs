@@ -1,0 +1,62 @@
+//! How dense a host is packed, said by an admin through the grid: followed at once, kept, taken back.
+
+use anyhow::{Result, ensure};
+use roost_tests::grid::{self, Grid, START, eventually};
+
+use super::{ENOUGH, available, join, refusal, small};
+use crate::at_once::LONG;
+
+/// MiB of a guest that the made-up host takes, but not one that promises half of its memory at most.
+const BIG: u64 = 1_024;
+
+#[test]
+fn real_memory_policy_of_the_grid_holds_at_once_and_after_the_agents_death_until_it_is_cleared() {
+    grid::story(1, |grid| {
+        available(grid, ENOUGH)?;
+        join(grid, &["tune_memory = true", "memory = { sharing = 'never', reserve_least_mib = 64 }"])?;
+        ensure!(small(grid, "little", 64)?["state"] == "succeeded", "it fits");
+        follows(grid, "file", 2_000)?;
+        let wrong = grid.roost(&["host", "set-memory", "h1", "--overcommit-permille", "100"]);
+        ensure!(wrong.as_ref().is_err_and(|why| format!("{why:#}").contains("500 to 5000")), "{wrong:?}");
+        grid.roost(&["host", "set-memory", "h1", "--overcommit-permille", "500"])?;
+        follows(grid, "grid", 500)?;
+        let why = grid.roost(&["explain", "host", "h1", "memory", "-o", "json"])?;
+        ensure!(why.contains("overcommit_permille was 2000, is 500"), "{why}");
+        let refused = |grid: &Grid| -> Result<()> {
+            let text = refusal(&small(grid, "big", BIG)?)?;
+            ensure!(text.contains("guests were promised 64 MiB"), "{text}");
+            Ok(())
+        };
+        refused(grid)?;
+
+        // The aggregator is away while the next agent begins, so that it knows it by itself.
+        grid.kill(1)?;
+        grid.kill_aggregator()?;
+        grid.start_agent(1)?;
+        grid.start_aggregator()?;
+        grid.log_in()?;
+        grid.await_host(1, "up", LONG)?;
+        follows(grid, "grid", 500)?;
+        let why = grid.roost(&["explain", "host", "h1", "memory", "-o", "json"])?;
+        ensure!(!why.contains("overcommit_permille was"), "it had to be told: {why}");
+        refused(grid)?;
+        grid.roost(&["host", "clear-memory", "h1"])?;
+        follows(grid, "file", 2_000)?;
+        let made = small(grid, "big", BIG)?;
+        ensure!(made["state"] == "succeeded", "{made}");
+        Ok(())
+    });
+}
+
+/// The host has looked at its guest and follows the policy of this source with this overcommit; all else is as its settings
+/// say.
+fn follows(grid: &Grid, from: &str, overcommit: u64) -> Result<()> {
+    eventually("the host follows it", START, || {
+        let memory = grid.api.get("/hosts/h1/memory")?;
+        ensure!(memory["guests"].as_array().is_some_and(|guests| guests.len() == 1), "{memory}");
+        let policy = &memory["policy"];
+        ensure!(memory["policy_from"] == from && policy["overcommit_permille"] == overcommit, "{memory}");
+        ensure!(policy["sharing"] == "never" && policy["reserve_least_mib"] == 64, "{memory}");
+        Ok(())
+    })
+}
