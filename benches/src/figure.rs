@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-/// What a figure is to be at most.
+/// What a figure is to be at most, or at least where more is better.
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
     /// The value itself.
     Ours(f64),
     /// The value by the peer's, or by the limit where there is no peer.
     Ratio(f64),
+    RatioAtLeast(f64),
 }
 
 /// One measured value beside a peer and a physical limit, where there are such.
@@ -42,18 +43,19 @@ impl Figure<'_> {
             "ratio": ratio,
             "load": load()?,
         });
-        if let Some((most, reached)) = self.goal(ratio) {
-            line["goal"] = json!(round(most));
-            line["met"] = json!(reached.map(|reached| reached <= most));
+        if let Some((goal, met)) = self.goal(ratio) {
+            line["goal"] = json!(round(goal));
+            line["met"] = json!(met);
         }
         print(&line)
     }
 
-    /// The most that is wanted, and what to hold against it, if that is known.
-    fn goal(&self, ratio: Option<f64>) -> Option<(f64, Option<f64>)> {
+    /// What is wanted, and whether it is so, if that is known.
+    fn goal(&self, ratio: Option<f64>) -> Option<(f64, Option<bool>)> {
         match self.goal? {
-            Goal::Ours(most) => Some((most, Some(self.ours))),
-            Goal::Ratio(most) => Some((most, ratio)),
+            Goal::Ours(most) => Some((most, Some(self.ours <= most))),
+            Goal::Ratio(most) => Some((most, ratio.map(|ratio| ratio <= most))),
+            Goal::RatioAtLeast(least) => Some((least, ratio.map(|ratio| ratio >= least))),
         }
     }
 }
@@ -110,9 +112,11 @@ mod test {
     #[test]
     fn a_goal_is_held_against_the_value_or_its_ratio() {
         let figure = |goal| Figure { ours: 3.0, goal: Some(goal), ..Figure::default() };
-        assert_eq!(figure(Goal::Ours(2.0)).goal(Some(0.5)), Some((2.0, Some(3.0))));
-        assert_eq!(figure(Goal::Ratio(0.7)).goal(Some(0.5)), Some((0.7, Some(0.5))));
+        assert_eq!(figure(Goal::Ours(2.0)).goal(Some(0.5)), Some((2.0, Some(false))));
+        assert_eq!(figure(Goal::Ratio(0.7)).goal(Some(0.5)), Some((0.7, Some(true))));
         assert_eq!(figure(Goal::Ratio(0.7)).goal(None), Some((0.7, None)));
+        assert_eq!(figure(Goal::RatioAtLeast(1.5)).goal(Some(1.5)), Some((1.5, Some(true))));
+        assert_eq!(figure(Goal::RatioAtLeast(1.5)).goal(Some(1.4)), Some((1.5, Some(false))));
         assert_eq!(Figure::default().goal(None), None);
     }
 

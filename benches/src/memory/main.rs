@@ -1,14 +1,16 @@
 //! Page sharing of real guests: how soon and for how much of ksmd's CPU equal pages are merged, by the agent, by Debian's
 //! ksmtuned, by the kernel's default pace and by its advisor, one after the other on the same guests; and what tuning
-//! costs itself. The machine's page sharing is used alone, and is as it was afterwards.
+//! costs itself. Then how many guests a host holds. The machine's page sharing is used alone, and is as it was afterwards.
 
+mod density;
 mod desks;
+mod small;
 mod way;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use desks::{Content, Desks, cpu_of_threads, one};
 use roost_benches::figure::{Figure, Goal, alone, refuse_when_busy};
 use roost_benches::process;
@@ -41,9 +43,21 @@ struct Arguments {
     /// The tuner's own cost is measured for so long.
     #[arg(long, default_value_t = 60)]
     tuner_s: u64,
+    /// One half only.
+    #[arg(long)]
+    only: Option<Half>,
+    /// Density by these ways only.
+    #[arg(long)]
+    way: Vec<density::Way>,
     /// Measure although the machine is busy.
     #[arg(long)]
     force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Half {
+    Sharing,
+    Density,
 }
 
 /// What one way took to 90 % of what can be reached.
@@ -61,6 +75,16 @@ type Pick = fn(&Reached) -> f64;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     refuse_when_busy(arguments.force)?;
+    if arguments.only != Some(Half::Density) {
+        sharing(&arguments)?;
+    }
+    if arguments.only != Some(Half::Sharing) {
+        density::measure(&arguments.way)?;
+    }
+    Ok(())
+}
+
+fn sharing(arguments: &Arguments) -> Result<()> {
     let sharing = PageSharing::take()?;
     let mut grid = Grid::start(1)?;
     way::untuned(&mut grid)?;

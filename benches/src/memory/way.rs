@@ -101,7 +101,8 @@ fn ksmtuned(grid: &Grid) -> Result<Option<Child>> {
     Ok(Some(command.spawn().context("start ksmtuned")?))
 }
 
-fn fetched(grid: &Grid) -> Result<PathBuf> {
+/// The script as the package has it.
+pub(crate) fn fetched(grid: &Grid) -> Result<PathBuf> {
     let script = grid.folder.join("ksmtuned/usr/sbin/ksmtuned");
     let fetch = "apt-get -o APT::Sandbox::User=root download -qq ksmtuned && dpkg-deb -x ksmtuned_*.deb ksmtuned";
     output(Command::new("sh").args(["-c", fetch]).current_dir(&grid.folder)).context("fetch Debian's ksmtuned")?;
