@@ -95,6 +95,7 @@ impl fmt::Display for End {
 #[derive(Debug)]
 struct Held {
     guests: u32,
+    started: u32,
     most_stalled: f64,
     end: End,
 }
@@ -106,9 +107,9 @@ pub(crate) fn measure(ways: &[Way]) -> Result<()> {
     let (mut ours, mut best) = (None, None::<(&str, f64)>);
     for way in ways {
         way::reset(&sharing)?;
-        let one = hold(*way, &sharing).with_context(|| way.name())?;
-        eprintln!("{}: {} guests; {}; stalled at most {} %", way.name(), one.guests, one.end, one.most_stalled);
-        let guests = f64::from(one.guests);
+        let Held { guests, started, most_stalled, end } = hold(*way, &sharing).with_context(|| way.name())?;
+        eprintln!("{}: {guests} of {started} started; {end}; stalled at most {most_stalled} %", way.name());
+        let guests = f64::from(guests);
         if *way == Way::Roost {
             ours = Some(guests);
         } else {
@@ -238,10 +239,10 @@ impl Rig<'_> {
             lasts(LOOK_EVERY);
         };
         self.tell(began, most_stalled)?;
-        self.harmed()?;
-        // The one that was too much does not count.
+        // Neither the one that was too much counts, nor any that has not taken yet what it needs at work.
         let over = matches!(end, End::Killed(_) | End::Stalled(_));
-        Ok(Held { guests: self.started.saturating_sub(u32::from(over)), most_stalled, end })
+        let guests = self.worked()?.min(self.started.saturating_sub(u32::from(over)));
+        Ok(Held { guests, started: self.started, most_stalled, end })
     }
 
     /// Starts one; why not, if the agent refuses.
@@ -286,16 +287,14 @@ impl Rig<'_> {
         Ok(())
     }
 
-    /// Says which guests had to kill programs of theirs.
-    fn harmed(&self) -> Result<()> {
-        let script = "grep -lE 'Out of memory|oom-kill' /var/lib/roost/guests/*/serial.log | wc -l; \
-                      cat /var/lib/roost/guests/*/serial.log | grep -c ROOST-DAY";
-        let told = self.grid.lab.exec(1, &["sh", "-c", &format!("{script}; true")])?;
-        eprintln!(
-            "guests that killed programs of theirs, days done: {}",
-            told.split_whitespace().collect::<Vec<_>>().join(", ")
-        );
-        Ok(())
+    /// Guests that have been at work once; says how many had to kill programs of theirs.
+    fn worked(&self) -> Result<u32> {
+        let count = |words: &str| -> Result<u32> {
+            let script = format!("grep -lE '{words}' /var/lib/roost/guests/*/serial.log | wc -l");
+            Ok(self.grid.lab.exec(1, &["sh", "-c", &script])?.trim().parse()?)
+        };
+        eprintln!("{} guests had to kill programs of theirs", count("Out of memory|oom-kill")?);
+        count("ROOST-WORK")
     }
 }
 

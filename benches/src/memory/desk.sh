@@ -33,6 +33,7 @@ while :; do
   some 30 60; $b sleep $some
   some "${work%-*}" "${work#*-}"; fill work $some
   $b dd if=/dev/vda of=/dev/null bs=1M skip=$programs count=$files 2> /dev/null
+  echo "ROOST-WORK $on" > /dev/console
   some 20 40; $b sleep $some
   $b rm -f /tmp/work
   echo "ROOST-DAY $on" > /dev/console
