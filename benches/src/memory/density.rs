@@ -38,7 +38,7 @@ const PACE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(
 /// host's own only when less than this part of its memory is available.
 const STALLED: f64 = 10.0;
 const NEAR: u64 = 10;
-/// A start that is refused is tried again for so long: all guests have worked and been idle since.
+/// A start that is refused is tried again for so long: on a quiet machine all guests have worked and been idle since.
 const PATIENCE: Duration = Duration::from_secs(100);
 /// One way lasts at most so long.
 const LONGEST: Duration = Duration::from_secs(480);
