@@ -8,6 +8,7 @@ mod console;
 mod detail;
 mod driver;
 mod files;
+mod heap;
 mod history;
 mod keys;
 mod ledger;
@@ -67,6 +68,7 @@ const EVENTS: usize = 1_024;
 const BLOCKING: usize = 144;
 
 fn main() -> anyhow::Result<()> {
+    heap::stay_small();
     let arguments = Arguments::parse();
     let config = Config::load(arguments.config.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
