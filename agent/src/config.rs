@@ -105,7 +105,7 @@ pub(crate) struct SnmpSetup {
     /// SNMPv2c community for reading. It travels readable, so it is not shown who uses a desktop.
     #[arg(long)]
     pub(crate) community: Option<String>,
-    /// Address to listen on besides those in snmpd.conf, such as udp:161; may be given more than once.
+    /// Address to listen on besides those in snmpd.conf, such as udp:192.0.2.7:161; may be given more than once.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Vec<String>,
     /// Receiver of SNMPv2c traps, HOST[:PORT]; their community is that of --community, or public.

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom, SystemRandom};
 use roost_snmp::mib::arc::ROOST_MIB;
-use roost_snmp::setup::{Receiver, Setup, User, drop_in};
+use roost_snmp::setup::{Receiver, Setup, User, clash, drop_in};
 
 use crate::config::{Config, SnmpSetup};
 
@@ -49,6 +49,7 @@ pub(crate) fn snmp(config: &Config, wanted: &SnmpSetup) -> anyhow::Result<()> {
         crate::say(text.trim_end());
         return Ok(());
     }
+    may_listen(&wanted.output, &wanted.listen)?;
     write(&wanted.output, &text)?;
     crate::say(&format!(
         "{} is written; it counts once snmpd was restarted: systemctl restart snmpd",
@@ -58,6 +59,23 @@ pub(crate) fn snmp(config: &Config, wanted: &SnmpSetup) -> anyhow::Result<()> {
         if made && wanted.v3_user.is_some() {
             crate::say(&format!("{what} password: {password}"));
         }
+    }
+    Ok(())
+}
+
+/// snmpd does not start with two addresses that meet, and then nobody watches this host.
+fn may_listen(drop_in: &Path, listen: &[String]) -> anyhow::Result<()> {
+    let Some(main) = drop_in.parent().and_then(Path::parent).map(|folder| folder.join("snmpd.conf")) else {
+        return Ok(());
+    };
+    // Without a main file snmpd listens nowhere else.
+    let text = fs::read_to_string(&main).unwrap_or_default();
+    if let Some((new, old)) = clash(&text, listen) {
+        bail!(
+            "--listen {new}: {} has snmpd listen on {old} already, and it would not start with both; give an address of \
+             this host, such as udp:192.0.2.7:161, or take {old} out of that file's agentaddress",
+            main.display()
+        );
     }
     Ok(())
 }

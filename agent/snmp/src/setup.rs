@@ -88,6 +88,41 @@ pub fn drop_in(setup: &Setup<'_>) -> Result<String, SetupError> {
     Ok(text)
 }
 
+/// Where snmpd would be told to listen twice on one port, and so not start: the new address and the one that is in its
+/// main configuration, `main`, already. Debian's listens on 127.0.0.1 and [::1].
+pub fn clash<'a>(main: &'a str, listen: &'a [String]) -> Option<(&'a str, &'a str)> {
+    let told = |line: &'a str| {
+        let (word, addresses) = line.trim_start().split_once(char::is_whitespace)?;
+        word.eq_ignore_ascii_case("agentaddress").then(|| addresses.split('#').next().unwrap_or_default().split(','))
+    };
+    let there: Vec<&str> = main.lines().filter_map(told).flatten().map(str::trim).collect();
+    let meets = |new: &str, old: &str| {
+        let ((kind, host, port), (other_kind, other_host, other_port)) = (endpoint(new), endpoint(old));
+        let all = |host: &str| matches!(host, "" | "0.0.0.0" | "::");
+        kind == other_kind && port == other_port && (host == other_host || all(host) || all(other_host))
+    };
+    let with = |new: &'a String| Some((new.as_str(), *there.iter().find(|old| meets(new, old))?));
+    listen.iter().find_map(with)
+}
+
+/// Transport, host (empty: all) and port of an address as snmpd writes it: `161`, `127.0.0.1`, `[::1]`, `udp:10.0.0.1:161`.
+fn endpoint(text: &str) -> (&str, &str, &str) {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (kind, rest) = match text.split_once(':') {
+        Some((kind, rest)) if kind.starts_with(char::is_alphabetic) => (kind, rest),
+        Some(_) | None => ("udp", text),
+    };
+    if let Some((host, after)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let kind = if kind == "tcp" || kind == "tcp6" { "tcp6" } else { "udp6" };
+        return (kind, host, after.strip_prefix(':').unwrap_or("161"));
+    }
+    match rest.rsplit_once(':') {
+        Some((host, port)) => (kind, host, port),
+        None if number(rest) => (kind, "", rest),
+        None => (kind, rest, "161"),
+    }
+}
+
 /// `roost` is all that monitoring wants; `roostpublic`, for communities that travel readable, leaves out who uses a desktop.
 fn views(text: &mut String) {
     let vm = Oid::from(&VM[..]).to_string();
@@ -171,6 +206,29 @@ mod test {
         assert!(text.contains("rocommunity watch default -V roostpublic\n"), "{text}");
         assert!(text.contains("rouser mon priv -V roost\n"), "{text}");
         assert!(!text.contains("view roost excluded .1.3.6.1.4.1"), "{text}");
+    }
+
+    #[test]
+    fn a_port_that_snmpd_listens_on_already_is_noticed() {
+        let debian = "# comment\nagentaddress  127.0.0.1,[::1]\nAgentAddress tcp:10.0.0.1:705 # x\n";
+        for (new, old) in [
+            ("udp:161", Some("127.0.0.1")),
+            ("161", Some("127.0.0.1")),
+            ("udp:0.0.0.0:161", Some("127.0.0.1")),
+            ("127.0.0.1", Some("127.0.0.1")),
+            ("udp6:161", Some("[::1]")),
+            ("udp6:[::]:161", Some("[::1]")),
+            ("tcp:705", Some("tcp:10.0.0.1:705")),
+            ("udp:10.0.0.1:161", None),
+            ("10.0.0.1", None),
+            ("udp:1161", None),
+            ("tcp:161", None),
+            ("[2001:db8::1]:161", None),
+        ] {
+            assert_eq!(clash(debian, &[new.into()]), old.map(|old| (new, old)), "{new}");
+        }
+        assert_eq!(clash("agentaddress udp:161\n", &["10.0.0.1".into()]), Some(("10.0.0.1", "udp:161")));
+        assert_eq!(clash("rocommunity agentaddress\n", &["udp:161".into()]), None);
     }
 
     #[test]
