@@ -21,6 +21,7 @@ fn real_guest_started_at_once_from_a_peer_outlives_both_agents_and_the_aggregato
         let point = backed_up(grid)?;
         let afar = at_once(grid, 2, &point, "afar")?;
         let had = stored(grid)?;
+        in_use(grid, &point)?;
         // The one that has the data is gone, and the guest wants all of it: it stands still, and sees no error.
         grid.kill(1)?;
         ensure!(over_the_point(grid, 2, "afar")? && had < MAPS, "{had} bytes were brought before it was started");
@@ -50,7 +51,7 @@ fn real_guest_started_at_once_from_a_peer_outlives_both_agents_and_the_aggregato
         grid.log_in()?;
         grid.await_host(1, "up", START)?;
         grid.await_host(2, "up", START)?;
-        busy_until_whole(grid, &point)?;
+        let_go(grid, &point)?;
         whole(grid, 2, "afar")?;
         ticks_on(grid, 2, &afar)?;
         eventually("it has read its disk without an error", LONG, || {
@@ -65,22 +66,28 @@ fn real_guest_started_at_once_from_a_peer_outlives_both_agents_and_the_aggregato
     });
 }
 
-/// The point can't be deleted while it is read elsewhere; then it can. Were it deleted sooner, the guest would never be
-/// whole.
-fn busy_until_whole(grid: &Grid, point: &str) -> Result<()> {
-    let path = format!("/backup-sets/desk/backups/{point}?even_last=true");
-    let mut refused = 0;
-    eventually("the point is let go", LONG, || {
-        let asked = grid.api.call(Method::DELETE, &path, None)?;
-        let ended: Value = grid.api.ended(&asked.body, SHOWN)?;
-        if ended["state"] == "succeeded" {
-            return Ok(());
-        }
-        refused += 1;
-        anyhow::bail!("{ended}")
-    })?;
-    ensure!(refused > 0, "the data was there too soon to tell anything");
+/// The point can't be deleted while it is read elsewhere. Nothing comes in while that agent stands still.
+fn in_use(grid: &Grid, point: &str) -> Result<()> {
+    grid.signal(2, "STOP")?;
+    let ended = deleted(grid, point)?;
+    grid.signal(2, "CONT")?;
+    ensure!(ended["state"] == "failed", "{ended}");
     Ok(())
+}
+
+/// Then it can. Were it deleted sooner, the guest would never be whole.
+fn let_go(grid: &Grid, point: &str) -> Result<()> {
+    eventually("the point is let go", LONG, || {
+        let ended = deleted(grid, point)?;
+        ensure!(ended["state"] == "succeeded", "{ended}");
+        Ok(())
+    })
+}
+
+/// How the deletion ended.
+fn deleted(grid: &Grid, point: &str) -> Result<Value> {
+    let asked = grid.api.call(Method::DELETE, &format!("/backup-sets/desk/backups/{point}?even_last=true"), None)?;
+    grid.api.ended(&asked.body, SHOWN)
 }
 
 fn stored(grid: &Grid) -> Result<u64> {
