@@ -1,20 +1,18 @@
 //! Whether one more guest fits, asked before it is started; and if not, why not, and what would fit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use roost_protocol::memory::{MemoryPolicy, Rung};
-use roost_protocol::{GuestId, MiB, Millis};
+use roost_protocol::{GuestId, MiB};
 
-use super::guest::{floor, floor_of};
+use super::guest::{YOUNG, floor, floor_of};
 use super::ladder::{Levels, committed};
 use super::sample::{GuestMemory, Sample};
 use super::state::State;
 
 /// What QEMU itself needs beside its guest's memory: measured 43 MiB.
 pub const QEMU: MiB = MiB(48);
-/// A guest younger than this has not yet taken what it is going to.
-const YOUNG: Millis = Millis::seconds(120);
 /// Of what guests could give this part is counted on; the rest may be needed before it is given.
 const COUNTED_PERMILLE: u32 = 500;
 /// Largest number of further guests that is worth counting; a host reports at most 512.
@@ -81,6 +79,8 @@ pub struct Room {
     from_guests: MiB,
     floors: MiB,
     floors_most: MiB,
+    /// What guests of one size took while they were young, on average.
+    took: BTreeMap<MiB, MiB>,
 }
 
 /// Whether a guest of `full` memory may be started. `starting` are those whose start was begun and that are not in the
@@ -132,9 +132,10 @@ impl Room {
         let resident: MiB = sample.guests.values().map(|guest| guest.resident).sum();
         let own = sample.host.total + saved - sample.host.available - resident;
         let usable = sample.host.total - own.max(sample.host.huge) - levels.reserve;
+        let took = took(sample, policy, state);
         let young = |guest: &&GuestMemory| guest.age < YOUNG;
         let growing: MiB =
-            sample.guests.values().filter(young).map(|guest| first(guest.full, policy) - guest.resident).sum();
+            sample.guests.values().filter(young).map(|guest| first(guest.full, policy, &took) - guest.resident).sum();
         let floors = |guest: &GuestMemory| held(guest, policy) + QEMU;
         Self {
             policy: policy.clone(),
@@ -146,6 +147,7 @@ impl Room {
             from_guests: state.can_give(sample, policy).permille(COUNTED_PERMILLE),
             floors: sample.guests.values().map(floors).sum::<MiB>(),
             floors_most: usable,
+            took,
         }
     }
 
@@ -168,7 +170,7 @@ impl Room {
         let mut room = self.clone();
         for full in starting {
             room.committed = room.committed + *full;
-            room.free = room.free - first(*full, &self.policy);
+            room.free = room.free - first(*full, &self.policy, &self.took);
             room.floors = room.floors + floor_of(*full, None, &self.policy) + QEMU;
         }
         room
@@ -187,7 +189,7 @@ impl Room {
         if floors > self.floors_most {
             return Err(Limit::Floors { floors, most: self.floors_most });
         }
-        let needed = first(full, policy);
+        let needed = first(full, policy, &self.took);
         if needed > self.free + self.from_guests {
             return Err(Limit::Available { needed, free: self.free, from_guests: self.from_guests });
         }
@@ -214,7 +216,20 @@ fn held(guest: &GuestMemory, policy: &MemoryPolicy) -> MiB {
     if policy.balloons && guest.may_give() && tells { floor(guest, policy) } else { guest.full }
 }
 
-/// What a guest is expected to take at first.
-fn first(full: MiB, policy: &MemoryPolicy) -> MiB {
-    full.permille(policy.start_permille) + QEMU
+/// What a guest is expected to take at first: no less than the policy says, nor than those of its size or less took.
+fn first(full: MiB, policy: &MemoryPolicy, took: &BTreeMap<MiB, MiB>) -> MiB {
+    let least = full.permille(policy.start_permille) + QEMU;
+    took.range(..=full).map(|(_, took)| *took).fold(least, MiB::max)
+}
+
+/// Of guests that were watched from their start; one that has not taken yet what the policy expects counts as if it had.
+fn took(sample: &Sample, policy: &MemoryPolicy, state: &State) -> BTreeMap<MiB, MiB> {
+    let mut sums: BTreeMap<MiB, (u64, MiB)> = BTreeMap::new();
+    for (id, guest) in &sample.guests {
+        let Some(at_first) = state.at_first(*id) else { continue };
+        let least = guest.full.permille(policy.start_permille) + QEMU;
+        let (count, sum) = sums.entry(guest.full).or_default();
+        (*count, *sum) = (*count + 1, *sum + at_first.max(least));
+    }
+    sums.into_iter().map(|(full, (count, sum))| (full, MiB(sum.0 / count))).collect()
 }

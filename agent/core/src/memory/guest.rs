@@ -23,6 +23,8 @@ const PEAK_OVER: Millis = Millis::seconds(300);
 /// A guest is watched for so long before it is squeezed, and never squeezed so soon after its start.
 const WATCH: Millis = Millis::seconds(20);
 const BOOTING: Millis = Millis::seconds(120);
+/// A guest younger than this has not yet taken what it is going to.
+pub(super) const YOUNG: Millis = Millis::seconds(120);
 /// Below this part of its memory, and at least and at most these, a guest is short.
 const SHORT: (u32, MiB, MiB) = (70, MiB(32), MiB(512));
 /// What its programs keep of what is free to them, and what they keep when the host itself is short.
@@ -60,6 +62,8 @@ pub(super) struct Guest {
     peak: [MiB; 2],
     peak_at: Time,
     told: Option<(Time, Told)>,
+    /// The most that its QEMU was seen to hold while it was young.
+    pub(super) at_first: Option<MiB>,
     /// Statistics period as we set it, seconds.
     pub(super) period: Option<u32>,
 }
@@ -111,12 +115,16 @@ impl Guest {
             peak: [MiB(0); 2],
             peak_at: now,
             told: None,
+            at_first: None,
             period: None,
         }
     }
 
     /// Takes in one look, and says how the guest fares.
     pub(super) fn look(&mut self, now: Time, guest: &GuestMemory) -> Fares {
+        if guest.age < YOUNG {
+            self.at_first = self.at_first.max(Some(guest.resident));
+        }
         // Its QEMU was busy: nothing is known of this moment.
         let Some(balloon) = guest.balloon else { return Fares::Well };
         self.remember_peak(now, guest);

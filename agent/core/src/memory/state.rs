@@ -67,6 +67,11 @@ impl State {
         sample.guests.iter().filter_map(one).sum()
     }
 
+    /// The most that this guest's QEMU held while it was young, if it was watched then.
+    pub(super) fn at_first(&self, guest: GuestId) -> Option<MiB> {
+        self.balloons.guests.get(&guest)?.at_first
+    }
+
     pub(super) fn looked(&mut self, now: Time) {
         self.now = now;
     }

@@ -46,6 +46,34 @@ fn guests_whose_start_was_begun_count() {
 }
 
 #[test]
+fn a_guest_is_expected_to_take_at_first_what_those_of_its_size_took() {
+    let policy = MemoryPolicy { overcommit_permille: 5_000, ..MemoryPolicy::default() };
+    let aged = |seconds, resident| {
+        let guest = GuestMemory { age: Millis::seconds(seconds), resident: MiB(resident), ..guest(1_024, 300) };
+        sample(4_500, vec![guest; 2])
+    };
+    let answer = |looks: &[Sample], full| {
+        let mut state = State::default();
+        for (at, sample) in (0..).zip(looks) {
+            plan(Time(at * 2_000), sample, &policy, &mut state);
+        }
+        admit(looks.last().unwrap(), &policy, &state, &[], MiB(full)).map_err(|refusal| refusal.limit)
+    };
+    let needed = |answer| match answer {
+        Err(Limit::Available { needed, .. }) => Some(needed),
+        Ok(()) | Err(Limit::Rung(_) | Limit::Overcommit { .. } | Limit::Floors { .. }) => None,
+    };
+    let (young, settled) = (aged(60, 1_060), aged(600, 400));
+    assert_eq!(answer(&[settled.clone()], 1_024), Ok(()), "662 of 1,224 MiB, as the policy says");
+    assert_eq!(answer(&[young.clone(), settled.clone()], 1_024), Ok(()), "1,060 of 1,224 MiB");
+    let short = Sample { host: host(4_300), ..settled };
+    assert_eq!(answer(&[short.clone()], 1_024), Ok(()));
+    assert_eq!(needed(answer(&[young.clone(), short.clone()], 1_024)), Some(MiB(1_060)));
+    assert_eq!(needed(answer(&[young.clone(), short.clone()], 1_100)), Some(MiB(1_060)), "nor less for a larger one");
+    assert_eq!(answer(&[young, short], 1_000), Ok(()), "nothing is known of smaller ones");
+}
+
+#[test]
 fn what_ended_guests_had_merged_takes_no_room() {
     let policy = MemoryPolicy::default();
     let told = |shared| GuestMemory { shared: Some(MiB(shared)), ..guest(1_024, 300) };
