@@ -64,10 +64,10 @@ fn a_guest_is_expected_to_take_at_first_what_those_of_its_size_took() {
         Ok(()) | Err(Limit::Rung(_) | Limit::Overcommit { .. } | Limit::Floors { .. }) => None,
     };
     let (young, settled) = (aged(60, 1_060), aged(600, 400));
-    assert_eq!(answer(&[settled.clone()], 1_024), Ok(()), "662 of 1,224 MiB, as the policy says");
+    assert_eq!(answer(std::slice::from_ref(&settled), 1_024), Ok(()), "662 of 1,224 MiB, as the policy says");
     assert_eq!(answer(&[young.clone(), settled.clone()], 1_024), Ok(()), "1,060 of 1,224 MiB");
     let short = Sample { host: host(4_300), ..settled };
-    assert_eq!(answer(&[short.clone()], 1_024), Ok(()));
+    assert_eq!(answer(std::slice::from_ref(&short), 1_024), Ok(()));
     assert_eq!(needed(answer(&[young.clone(), short.clone()], 1_024)), Some(MiB(1_060)));
     assert_eq!(needed(answer(&[young.clone(), short.clone()], 1_100)), Some(MiB(1_060)), "nor less for a larger one");
     assert_eq!(answer(&[young, short], 1_000), Ok(()), "nothing is known of smaller ones");
