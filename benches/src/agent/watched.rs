@@ -116,19 +116,16 @@ pub(crate) async fn watched(
     let answer = tried["items"].as_array().is_some_and(|all| all.iter().all(up));
     ensure!(answer, "not all doors answered: {tried}");
     let cost = window(lab, (pid, METRICS), seconds, beneath, ":")?;
-    let share = |name, ours, peer: Option<f64>, goal| {
+    let beside = |name, unit, ours, peer: Option<f64>, goal| {
         let peer = peer.map(|peer| (PEER, peer));
-        Figure { name, unit: "cores", ours, peer, goal, ..Figure::default() }.print()
+        Figure { name, unit, ours, peer, goal, ..Figure::default() }.print()
     };
-    let most = Some(Goal::Ours(0.01));
-    share("monitoring_core_share", cost.own, peers.map(|peers| peers.cost.own), most)?;
+    let peer = |pick: fn(&Peers) -> f64| peers.map(pick);
     let whole = |cost: &Cost| cost.own + cost.beneath;
-    share("monitoring_core_share_with_libvirt_and_qemu", whole(&cost), peers.map(|peers| whole(&peers.cost)), None)?;
-    let memory = |name, ours, peer: Option<f64>, goal| {
-        let peer = peer.map(|peer| (PEER, peer));
-        Figure { name, unit: "MiB", ours, peer, goal, ..Figure::default() }.print()
-    };
-    let most = Some(Goal::Ours(15.0));
-    memory("monitoring_private_mib", process::private(pid)?, peers.map(|peers| peers.private), most)?;
-    memory("monitoring_pss_mib", process::proportional(pid)?, peers.map(|peers| peers.pss), most)
+    let (share, mib) = (Some(Goal::Ours(0.01)), Some(Goal::Ours(15.0)));
+    beside("monitoring_core_share", "cores", cost.own, peer(|peers| peers.cost.own), share)?;
+    let (name, theirs) = ("monitoring_core_share_with_libvirt_and_qemu", peers.map(|peers| whole(&peers.cost)));
+    beside(name, "cores", whole(&cost), theirs, None)?;
+    beside("monitoring_private_mib", "MiB", process::private(pid)?, peer(|peers| peers.private), mib)?;
+    beside("monitoring_pss_mib", "MiB", process::proportional(pid)?, peer(|peers| peers.pss), mib)
 }

@@ -71,7 +71,7 @@ fn in_use(grid: &Grid, point: &str) -> Result<()> {
     grid.signal(2, "STOP")?;
     let ended = deleted(grid, point)?;
     grid.signal(2, "CONT")?;
-    ensure!(ended["state"] == "failed", "{ended}");
+    ensure!(ended["error"]["code"] == "busy", "{ended}");
     Ok(())
 }
 

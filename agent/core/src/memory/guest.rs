@@ -20,10 +20,9 @@ const HOLD: (Millis, Millis) = (Millis::seconds(60), Millis::seconds(960));
 const REGRET: Millis = Millis::seconds(600);
 /// What a guest used at most over this time and the time before it counts as what it may use again.
 const PEAK_OVER: Millis = Millis::seconds(300);
-/// A guest is watched for so long before it is squeezed, and never squeezed so soon after its start.
+/// A guest is watched for so long before it is squeezed.
 const WATCH: Millis = Millis::seconds(20);
-const BOOTING: Millis = Millis::seconds(120);
-/// A guest younger than this has not yet taken what it is going to.
+/// A guest younger than this has not yet taken what it is going to, and is not squeezed.
 pub(super) const YOUNG: Millis = Millis::seconds(120);
 /// Below this part of its memory, and at least and at most these, a guest is short.
 const SHORT: (u32, MiB, MiB) = (70, MiB(32), MiB(512));
@@ -238,7 +237,7 @@ impl Guest {
         let settled = self.asked.is_none_or(|asked| asked.reached && told.age < now.since(asked.at));
         guest.may_give()
             && told.age <= FRESH
-            && guest.age >= BOOTING
+            && guest.age >= YOUNG
             && (rested || urgent)
             && now >= self.hold_until
             && now >= self.deaf_until
