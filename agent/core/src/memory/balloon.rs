@@ -199,7 +199,8 @@ fn give_back(look: Look<'_>, state: &mut State, changes: &mut Vec<Change>) {
         }
         left = left - part;
         let asked = known.asked.map_or(guest.full, |asked| asked.to);
-        let to = (asked + part).min(guest.full);
+        // What it has still, though it was asked for it, it keeps.
+        let to = (asked + part).max(current).min(guest.full);
         known.give(now, current, to, false);
         state.gave_all = Some(now);
         let (available, total) = (sample.host.available, sample.host.total);

@@ -22,7 +22,7 @@ const REGRET: Millis = Millis::seconds(600);
 const PEAK_OVER: Millis = Millis::seconds(300);
 /// A guest is watched for so long before it is squeezed.
 const WATCH: Millis = Millis::seconds(20);
-/// A guest younger than this has not yet taken what it is going to, and is not squeezed.
+/// A guest younger than this has not yet taken what it is going to: it is squeezed only where the host is near its reserve.
 pub(super) const YOUNG: Millis = Millis::seconds(120);
 /// Below this part of its memory, and at least and at most these, a guest is short.
 const SHORT: (u32, MiB, MiB) = (70, MiB(32), MiB(512));
@@ -237,8 +237,7 @@ impl Guest {
         let settled = self.asked.is_none_or(|asked| asked.reached && told.age < now.since(asked.at));
         guest.may_give()
             && told.age <= FRESH
-            && guest.age >= YOUNG
-            && (rested || urgent)
+            && (guest.age >= YOUNG && rested || urgent)
             && now >= self.hold_until
             && now >= self.deaf_until
             && settled

@@ -10,15 +10,17 @@ fn once(available: u64, guests: Vec<GuestMemory>) -> BTreeMap<GuestId, (MiB, MiB
 
 #[test]
 fn only_guests_that_may_and_that_told_lately_are_squeezed() {
-    let told = |change: fn(&mut GuestMemory)| {
+    let with = |available, change: fn(&mut GuestMemory)| {
         let mut one = guest(1_024, 300);
         change(&mut one);
-        once(2_000, vec![one]).len()
+        once(available, vec![one]).len()
     };
+    let told = |change| with(2_000, change);
     assert_eq!(told(|_| {}), 1);
     assert_eq!(told(|one| one.ours = false), 0);
     assert_eq!(told(|one| one.wish.squeeze = false), 0);
-    assert_eq!(told(|one| one.age = Millis::seconds(60)), 0, "it boots");
+    let booting = |available| with(available, |one| one.age = Millis::seconds(60));
+    assert_eq!((booting(2_500), booting(2_000)), (0, 1), "it boots: not before the host is near its reserve");
     assert_eq!(told(|one| one.rescue = false), 0, "a mistake would kill its programs");
     assert_eq!(told(|one| (one.rescue, one.wish.floor_mib) = (false, Some(MiB(600)))), 1, "its owner named a floor");
     assert_eq!(told(|one| one.balloon = None), 0);
@@ -188,4 +190,20 @@ fn an_agent_is_dead_when_it_hangs_or_does_not_come_back() {
     let later = |ms| NOW + Millis(ms);
     assert!(!deadman::dead(later(29_999), NOW, None) && deadman::dead(later(30_000), NOW, None));
     assert!(!deadman::dead(later(4_999), NOW, Some(NOW)) && deadman::dead(later(5_000), NOW, Some(NOW)));
+}
+
+#[test]
+fn who_gets_memory_back_is_never_asked_for_less_than_it_has() {
+    let policy = MemoryPolicy::default();
+    let short = sample(2_000, vec![guest(1_024, 300)]);
+    let mut state = watched(&short, &policy);
+    let taken = sizes(&plan(NOW, &short, &policy, &mut state));
+    assert_eq!(taken[&id(1)], (MiB(1_024), MiB(815)));
+    // Nothing has come of it yet when there is enough again.
+    let mut silent = guest(1_024, 300);
+    silent.balloon.as_mut().unwrap().told = None;
+    let calm = sample(4_150, vec![silent]);
+    let looks = (1..15).map(|look| NOW + Millis::seconds(2 * look));
+    let given = looks.flat_map(|at| sizes(&plan(at, &calm, &policy, &mut state))).next();
+    assert_eq!(given, Some((id(1), (MiB(1_024), MiB(1_024)))));
 }
