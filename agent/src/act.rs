@@ -1,5 +1,6 @@
 //! What the agent does to guests: one task at a time per guest, in workers that may hang without harm to others.
 
+pub(crate) mod apart;
 pub(crate) mod backup;
 pub(crate) mod balloon;
 pub(crate) mod copy;

@@ -141,7 +141,7 @@ async fn run(
     let (probes, wanted) = watch::channel(Arc::default());
     let (folders, doors) = ([config.state_dir.clone(), config.guests()], observe::probe::start(wanted, Pace::CALM));
     samples::start(&folders, changed, watcher.hypervisor(), doors, sender.clone())?;
-    let tuned = (&config, settings.as_deref(), agent.memory().cloned());
+    let tuned = (&config, settings.as_deref(), agent.memory());
     let (density, memory) = start_memory(tuned, &facts.boot_id, watcher.hypervisor(), &sender)?;
     tokio::spawn(observe::console::watch(config.guests()));
     let guard = start_guarding(&config, host, &sender);
@@ -150,7 +150,7 @@ async fn run(
         points.tidy_fetched(&place);
     }
     let known = exchange::start(&config, &store, kept_peers, points.as_mut(), &sender)?;
-    let workers = Workers::new(watcher.hypervisor(), place, accelerator, points, sender.clone());
+    let workers = Workers::new((watcher.hypervisor(), density.policy()), place, accelerator, points, sender.clone());
     let aggregator = aggregator.or_else(|| config.aggregator.clone());
     let (demand, began) = (detail::Demand::new(), std::time::Instant::now());
     let details = details::start(watcher.hypervisor(), demand.clone())?;
@@ -215,19 +215,19 @@ fn start_guarding(config: &Config, host: HostId, events: &mpsc::Sender<Event>) -
 
 /// Memory density, by its own thread; what comes back takes in the policy, and tells how it stands, or stays empty.
 fn start_memory(
-    (config, settings, kept): (&Config, Option<&Path>, Option<MemoryPolicy>),
+    (config, settings, kept): (&Config, Option<&Path>, Option<&MemoryPolicy>),
     boot: &str,
     hypervisor: Slot,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<(Density, watch::Receiver<Option<MemoryReport>>)> {
-    let ((report, reports), density) = (watch::channel(None), Density::new(kept));
+    let ((report, reports), density) = (watch::channel(None), Density::new(config.memory.clone(), kept));
     if !config.tune_memory {
         return Ok((density, reports));
     }
     let (found, boot) = (memory::found_file(config), boot.to_owned());
     let keeper = Keeper::new(settings.map(Path::to_owned));
-    let (file, grid) = (config.memory.clone(), density.told());
-    let tuner = Tuner { hypervisor, events: events.clone(), file, grid, found, boot, keeper, report };
+    let (events, policy) = (events.clone(), density.policy());
+    let tuner = Tuner { hypervisor, events, policy, found, boot, keeper, report };
     let thread = tuner.start().context("start the memory thread")?;
     Ok((density.tuned_by(thread), reports))
 }

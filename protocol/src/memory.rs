@@ -16,6 +16,15 @@ pub const SIZES: usize = 16;
 /// Largest weight of a guest.
 pub const WEIGHT: u32 = 10_000;
 
+/// Letters of a trust group's name.
+const TRUST: usize = 32;
+const NO_TRUST: &str = "trust is the name of a group: 1 to 32 of a-z, 0-9 and -";
+
+fn is_trust(name: &str) -> bool {
+    let letter = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+    (1..=TRUST).contains(&name.len()) && name.bytes().all(letter)
+}
+
 /// When equal pages of guests are merged (KSM).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +76,11 @@ pub struct MemoryPolicy {
     /// Merging must gain this much for each second of CPU, or it stops.
     #[n(10)]
     pub ksm_pay_mib: MiB,
+    /// Pages of guests of this trust group are merged, of no others; absent: of guests of none. Who shares pages with
+    /// another can find out by timing what that one holds, and one kernel merges all that it is told to, so a host is for
+    /// one group.
+    #[n(11)]
+    pub trust: Option<String>,
 }
 
 impl Default for MemoryPolicy {
@@ -83,13 +97,14 @@ impl Default for MemoryPolicy {
             start_permille: 600,
             ksm_cpu_permille: 700,
             ksm_pay_mib: MiB(8),
+            trust: None,
         }
     }
 }
 
 impl MemoryPolicy {
     /// All of it by the names of its settings, for people.
-    pub fn values(&self) -> [(&'static str, String); 11] {
+    pub fn values(&self) -> [(&'static str, String); 12] {
         let sharing = match self.sharing {
             Sharing::Auto => "auto",
             Sharing::Always => "always",
@@ -107,7 +122,13 @@ impl MemoryPolicy {
             ("start_permille", self.start_permille.to_string()),
             ("ksm_cpu_permille", self.ksm_cpu_permille.to_string()),
             ("ksm_pay_mib", self.ksm_pay_mib.0.to_string()),
+            ("trust", self.trust.clone().unwrap_or_else(|| "nobody's".into())),
         ]
+    }
+
+    /// Whether pages of such a guest are merged under this policy.
+    pub fn merges(&self, wish: &MemoryWish) -> bool {
+        wish.share && wish.trust == self.trust
     }
 
     /// What is wrong with it, for people.
@@ -127,7 +148,10 @@ impl MemoryPolicy {
         if !(100..=1_000).contains(&self.floor_permille) || !(100..=1_000).contains(&self.start_permille) {
             return Some("floor_permille and start_permille are 100 to 1000");
         }
-        (!(10..=1_000).contains(&self.ksm_cpu_permille)).then_some("ksm_cpu_permille is 10 to 1000")
+        if !(10..=1_000).contains(&self.ksm_cpu_permille) {
+            return Some("ksm_cpu_permille is 10 to 1000");
+        }
+        (!self.trust.as_deref().is_none_or(is_trust)).then_some(NO_TRUST)
     }
 }
 
@@ -185,11 +209,14 @@ pub struct MemoryWish {
     /// Its pages may be merged with those of others. False keeps others from finding out by timing what it holds.
     #[n(3)]
     pub share: bool,
+    /// Its trust group: its pages are merged only with those of its group, on hosts whose policy names the same.
+    #[n(4)]
+    pub trust: Option<String>,
 }
 
 impl Default for MemoryWish {
     fn default() -> Self {
-        Self { weight: 100, floor_mib: None, squeeze: true, share: true }
+        Self { weight: 100, floor_mib: None, squeeze: true, share: true, trust: None }
     }
 }
 
@@ -201,6 +228,7 @@ impl MemoryWish {
                 Some(format!("memory weight {}: give 1 to {WEIGHT}", self.weight))
             }
             Some(floor) if floor > full => Some(format!("a memory floor of {floor} is more than its memory, {full}")),
+            _ if !self.trust.as_deref().is_none_or(is_trust) => Some(NO_TRUST.into()),
             Some(_) | None => None,
         }
     }
@@ -310,6 +338,12 @@ pub struct GuestMemoryReport {
     /// Merged with equal pages of others.
     #[n(5)]
     pub shared_mib: Option<MiB>,
+    /// Its pages may be merged as it runs now; older agents don't tell.
+    #[n(6)]
+    pub mergeable: Option<bool>,
+    /// Its trust group.
+    #[n(7)]
+    pub trust: Option<String>,
 }
 
 #[cfg(test)]
@@ -331,6 +365,23 @@ mod test {
         refused(|policy| policy.overcommit_permille = 0);
         refused(|policy| policy.floor_permille = 0);
         refused(|policy| policy.ksm_cpu_permille = 0);
+        refused(|policy| policy.trust = Some("Red!".into()));
+        refused(|policy| policy.trust = Some(String::new()));
+        refused(|policy| policy.trust = Some("r".repeat(TRUST + 1)));
+    }
+
+    #[test]
+    fn only_pages_of_the_host_s_own_trust_group_are_merged() {
+        let group = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+        let merges = |host, guest, share| {
+            let policy = MemoryPolicy { trust: group(host), ..MemoryPolicy::default() };
+            policy.merges(&MemoryWish { trust: group(guest), share, ..MemoryWish::default() })
+        };
+        assert!(merges("", "", true) && merges("red", "red", true));
+        assert!(!merges("", "red", true) && !merges("red", "", true) && !merges("red", "blue", true));
+        assert!(!merges("red", "red", false), "its owner's own wish goes before");
+        let wrong = MemoryWish { trust: group("a b"), ..MemoryWish::default() };
+        assert_eq!(wrong.problem(MiB(64)).as_deref(), Some(NO_TRUST));
     }
 
     #[test]
@@ -342,6 +393,8 @@ mod test {
             resident_mib: MiB(300),
             usable_mib: None,
             shared_mib: Some(MiB(5)),
+            mergeable: Some(true),
+            trust: Some("red".into()),
         };
         let act = MemoryAct { guest: Some(guest.id), what: "w".into(), why: vec!["y".into()], ..MemoryAct::default() };
         let more = vec![MoreGuests { memory_mib: MiB(512), more: 7 }];

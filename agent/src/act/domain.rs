@@ -9,9 +9,11 @@ use std::time::Duration;
 use roost_agent_core::{Event, Made, Task, TaskId, TaskResult};
 use roost_libvirt::{Code, Error, ForceOff, Hypervisor, ShutdownMode, State};
 use roost_protocol::backup::Target;
+use roost_protocol::memory::InForce;
 use roost_protocol::operation::{Failure, FailureCode};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::apart;
 use super::create::Maker;
 use super::failure;
 use super::place::Place;
@@ -61,6 +63,7 @@ pub(crate) struct Workers {
 #[derive(Debug)]
 struct Tools {
     slot: Slot,
+    policy: watch::Receiver<InForce>,
     place: Place,
     accelerator: Accelerator,
     /// Absent where the host's store can't be used.
@@ -71,13 +74,13 @@ struct Tools {
 impl Workers {
     /// Workers that report to `events`.
     pub(crate) fn new(
-        slot: Slot,
+        (slot, policy): (Slot, watch::Receiver<InForce>),
         place: Place,
         accelerator: Accelerator,
         points: Option<Points>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let tools = Arc::new(Tools { slot, place, accelerator, points, threads: AtomicUsize::new(0) });
+        let tools = Arc::new(Tools { slot, policy, place, accelerator, points, threads: AtomicUsize::new(0) });
         let lane = |size| Arc::new(Semaphore::new(size));
         let (short, long, points) = (lane(SHORT), lane(LONG), lane(POINTS));
         let (pulls, others) = (lane(PULLS), lane(OTHERS));
@@ -217,6 +220,8 @@ impl Tools {
             }
             Task::Start { guest, paused } => {
                 await_served(&self.place, *guest);
+                let policy = self.policy.borrow().policy.clone();
+                apart::keep(&hypervisor, *guest, &policy)?;
                 if *paused { hypervisor.start_paused(&uuid) } else { hypervisor.start(&uuid) }
             }
             Task::Shutdown { .. } => hypervisor.shutdown(&uuid, ShutdownMode::Default),

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use roost_agent_core::{Event, Made, Task, TaskId, TaskResult};
-use roost_libvirt::{Hypervisor, State};
+use roost_libvirt::{Hypervisor, State, XmlForm};
 use roost_protocol::guest::{Boot, DiskSpec, GuestSpec, NicSpec};
+use roost_protocol::memory::{InForce, MemoryPolicy, MemoryWish};
 use roost_protocol::operation::FailureCode;
 use roost_protocol::{GuestId, MiB};
 use tokio::sync::{mpsc, watch};
@@ -75,6 +76,7 @@ struct Rig {
     dir: tempfile::TempDir,
     hypervisor: Arc<Hypervisor>,
     _slot: watch::Sender<Option<Arc<Hypervisor>>>,
+    policy: watch::Sender<InForce>,
     workers: Workers,
     events: mpsc::Receiver<Event>,
     place: Place,
@@ -86,9 +88,9 @@ impl Rig {
         let hypervisor = Arc::new(Hypervisor::open(uri).unwrap());
         let (slot, receiver) = watch::channel(Some(hypervisor.clone()));
         let place = Place::open(&dir.path().join("images"), &dir.path().join("guests")).unwrap();
-        let (sender, events) = mpsc::channel(64);
-        let workers = Workers::new(receiver, place.clone(), Accelerator::Tcg, None, sender);
-        Self { dir, hypervisor, _slot: slot, workers, events, place }
+        let ((sender, events), (policy, policies)) = (mpsc::channel(64), watch::channel(InForce::default()));
+        let workers = Workers::new((receiver, policies), place.clone(), Accelerator::Tcg, None, sender);
+        Self { dir, hypervisor, _slot: slot, policy, workers, events, place }
     }
 
     async fn run(&mut self, what: Task) -> TaskResult {
@@ -156,6 +158,42 @@ async fn a_guest_lives_its_whole_life(mut rig: Rig) {
     rig.expect(Task::Delete { guest, keep_disks: false }, None).await;
     assert!(!rig.place.guest(guest).exists());
     assert_eq!(rig.run(Task::Start { guest, paused: false }).await.unwrap_err().code, FailureCode::NotFound);
+}
+
+#[test]
+fn real_a_guest_of_another_trust_group_runs_with_pages_that_nobody_merges() {
+    in_a_host(
+        "act::test::real_a_guest_of_another_trust_group_runs_with_pages_that_nobody_merges",
+        a_guest_of_another_trust_group_runs_with_pages_that_nobody_merges,
+    );
+}
+
+async fn a_guest_of_another_trust_group_runs_with_pages_that_nobody_merges(mut rig: Rig) {
+    let guest = GuestId::from(uuid::Uuid::new_v4());
+    let trusted = |trust: &str| Some(trust.to_owned());
+    let wish = MemoryWish { trust: trusted("red"), ..MemoryWish::default() };
+    let spec = GuestSpec { memory: Some(wish), ..spec(&format!("red-{guest}"), vec![]) };
+    rig.expect(Task::Create { guest, spec }, Some(State::ShutOff)).await;
+    for (host, merged) in [(None, false), (trusted("red"), true), (trusted("blue"), false), (trusted("red"), true)] {
+        let policy = MemoryPolicy { trust: host.clone(), ..MemoryPolicy::default() };
+        rig.policy.send_replace(InForce::of(Some(&policy), &policy));
+        rig.expect(Task::Start { guest, paused: false }, Some(State::Running)).await;
+        assert_eq!(merges(guest), merged, "on a host of {host:?}");
+        // The host changes hands while it runs; it is as it was started.
+        rig.policy.send_replace(InForce::default());
+        rig.expect(Task::Start { guest, paused: false }, Some(State::Running)).await;
+        let told = rig.hypervisor.xml(&guest.bytes(), XmlForm { inactive: true, ..XmlForm::default() }).unwrap();
+        assert_eq!(!told.contains("nosharepages"), merged, "{told}");
+        rig.expect(Task::ForceOff { guest }, Some(State::ShutOff)).await;
+    }
+    rig.expect(Task::Delete { guest, keep_disks: false }, None).await;
+}
+
+/// As its QEMU was told.
+fn merges(guest: GuestId) -> bool {
+    let pid = roost_libvirt::qemu_pids()[&guest.bytes()];
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    !String::from_utf8_lossy(&line).contains("mem-merge=off")
 }
 
 #[test]

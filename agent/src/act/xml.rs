@@ -119,9 +119,11 @@ pub(crate) fn domain(parts: &Parts<'_>) -> Option<String> {
 
 /// What it is owed of memory, on the mark: it goes wherever the definition goes.
 fn owed(wish: Option<&MemoryWish>) -> String {
-    let Some(MemoryWish { weight, floor_mib, squeeze, .. }) = wish else { return String::new() };
+    let Some(MemoryWish { weight, floor_mib, squeeze, trust, .. }) = wish else { return String::new() };
     let floor = floor_mib.map(|floor| format!(" floor='{}'", floor.0)).unwrap_or_default();
-    format!(" weight='{weight}'{floor} squeeze='{}'", if *squeeze { "yes" } else { "no" })
+    // Its letters were checked.
+    let trust = trust.as_ref().map(|trust| format!(" trust='{trust}'")).unwrap_or_default();
+    format!(" weight='{weight}'{floor} squeeze='{}'{trust}", if *squeeze { "yes" } else { "no" })
 }
 
 fn backing(wish: Option<&MemoryWish>) -> &'static str {

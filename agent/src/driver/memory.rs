@@ -22,6 +22,8 @@ use crate::observe::memory::Eye;
 use crate::observe::memory::guests::Guests;
 use crate::report::link::wall;
 
+/// Between looks until it is known what fits: before that no start is refused.
+const FIRST: Millis = Millis(100);
 /// The alarm's code.
 const CODE: &str = "memory-short";
 
@@ -30,9 +32,7 @@ const CODE: &str = "memory-short";
 pub(crate) struct Tuner {
     pub(crate) hypervisor: watch::Receiver<Option<Arc<Hypervisor>>>,
     pub(crate) events: mpsc::Sender<Event>,
-    /// The policy of the settings, and the one that an admin said instead.
-    pub(crate) file: MemoryPolicy,
-    pub(crate) grid: watch::Receiver<Option<Box<MemoryPolicy>>>,
+    pub(crate) policy: watch::Receiver<InForce>,
     /// Knobs of page sharing as this boot's first agent found them are kept here.
     pub(crate) found: PathBuf,
     pub(crate) boot: String,
@@ -44,19 +44,21 @@ pub(crate) struct Tuner {
 /// Takes in how dense the host is packed.
 #[derive(Debug)]
 pub(crate) struct Density {
-    grid: watch::Sender<Option<Box<MemoryPolicy>>>,
+    /// The policy of the host's settings.
+    file: MemoryPolicy,
+    in_force: watch::Sender<InForce>,
     /// None where the host doesn't tune its memory.
     thread: Option<Thread>,
 }
 
 impl Density {
-    /// What an admin said before the agent was started anew. It is told nobody until a tuner was started.
-    pub(crate) fn new(kept: Option<MemoryPolicy>) -> Self {
-        Self { grid: watch::Sender::new(kept.map(Box::new)), thread: None }
+    /// What the settings say, and what an admin said before the agent was started anew.
+    pub(crate) fn new(file: MemoryPolicy, kept: Option<&MemoryPolicy>) -> Self {
+        Self { in_force: watch::Sender::new(InForce::of(kept, &file)), file, thread: None }
     }
 
-    pub(crate) fn told(&self) -> watch::Receiver<Option<Box<MemoryPolicy>>> {
-        self.grid.subscribe()
+    pub(crate) fn policy(&self) -> watch::Receiver<InForce> {
+        self.in_force.subscribe()
     }
 
     pub(crate) fn tuned_by(self, thread: Thread) -> Self {
@@ -65,7 +67,7 @@ impl Density {
 
     /// Followed at once.
     pub(crate) fn set(&self, policy: Option<Box<MemoryPolicy>>) {
-        self.grid.send_replace(policy);
+        self.in_force.send_replace(InForce::of(policy.as_deref(), &self.file));
         match &self.thread {
             Some(thread) => thread.unpark(),
             None => tracing::warn!("the aggregator's memory policy is kept; it counts once tune_memory is true"),
@@ -92,11 +94,11 @@ impl Tuner {
         if let Some(found) = ksm::found(&self.found, &self.boot) {
             state.knobs_before(found);
         }
-        let mut freshness = Millis(0);
+        let (mut freshness, mut rest) = (Millis(0), FIRST);
         while !self.events.is_closed() {
             let now = Time(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
             tell(self.keeper.beat());
-            let policy = InForce::of(self.grid.borrow().as_deref(), &self.file);
+            let policy = self.policy.borrow().clone();
             if let Some(act) = state.follow(wall(), &policy) {
                 log(&act);
             }
@@ -112,13 +114,15 @@ impl Tuner {
                 if hypervisor.is_some() {
                     let room = Room::of(&sample, &policy, &state);
                     // The agent is busy: the next look is soon.
-                    let _ = self.events.try_send(Event::Room(Box::new(room)));
+                    if self.events.try_send(Event::Room(Box::new(room))).is_ok() {
+                        rest = LOOK_EVERY;
+                    }
                 }
                 self.report.send_replace(Some(state.report(&sample, &policy)));
                 self.carry_out(&sample, plan, hypervisor.as_deref());
             }
             // Sooner when the policy changes.
-            thread::park_timeout(Duration::from_millis(LOOK_EVERY.0));
+            thread::park_timeout(Duration::from_millis(rest.0));
         }
     }
 
@@ -178,7 +182,16 @@ mod test {
 
     #[test]
     fn what_a_guest_is_owed_is_read_again_from_its_definition() {
-        for wish in [None, Some(MemoryWish { weight: 7, floor_mib: Some(MiB(40)), squeeze: false, share: false })] {
+        for wish in [
+            None,
+            Some(MemoryWish {
+                weight: 7,
+                floor_mib: Some(MiB(40)),
+                squeeze: false,
+                share: false,
+                trust: Some("red".into()),
+            }),
+        ] {
             let (name, memory_mib, boot) = ("g".into(), MiB(64), Boot::Disk);
             let spec =
                 GuestSpec { name, memory_mib, vcpus: 1, disks: vec![], nics: vec![], boot, memory: wish.clone() };

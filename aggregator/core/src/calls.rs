@@ -113,7 +113,9 @@ impl Grid {
     fn host_for(&self, wish: &GuestCall) -> Result<HostId, CallError> {
         match (&wish.verb, wish.host) {
             (Verb::Create { .. } | Verb::Import { .. }, Some(host)) => Ok(host),
-            (Verb::Create { spec, .. }, None) => self.place(spec.memory_mib),
+            (Verb::Create { spec, .. }, None) => {
+                self.place(spec.memory_mib, spec.memory.as_ref().and_then(|wish| wish.trust.as_deref()))
+            }
             (Verb::Import { .. }, None) => {
                 Err(error(CallErrorCode::Invalid, "an import needs a host: say which one has the disks"))
             }

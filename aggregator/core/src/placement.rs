@@ -1,4 +1,5 @@
-//! Which host takes a new guest: the one with the most memory left, of those that can take it at all.
+//! Which host takes a new guest: the one with the most memory left, of those that can take it at all; one of its own
+//! trust group before others, for only there its pages are merged.
 
 use roost_protocol::{HostId, MiB};
 
@@ -14,10 +15,10 @@ pub(crate) fn free(host: &Host) -> MiB {
 }
 
 impl Grid {
-    /// The host for a new guest with this much memory.
-    pub(crate) fn place(&self, memory: MiB) -> Result<HostId, CallError> {
+    /// The host for a new guest with this much memory. What group a host is for counts as far as an admin said it here.
+    pub(crate) fn place(&self, memory: MiB, trust: Option<&str>) -> Result<HostId, CallError> {
         let mut reasons = Vec::new();
-        let mut best: Option<(MiB, HostId)> = None;
+        let mut best: Option<((bool, MiB), HostId)> = None;
         for host in self.hosts.values() {
             let free = free(host);
             if self.maintenance(host.id).is_some() {
@@ -26,8 +27,12 @@ impl Grid {
                 reasons.push(format!("{} is not up", host.name));
             } else if free < memory {
                 reasons.push(format!("{} has {free} left", host.name));
-            } else if best.is_none_or(|(most, _)| free > most) {
-                best = Some((free, host.id));
+            } else {
+                let said = self.memory_order(host.id).and_then(|order| order.policy.as_ref());
+                let rank = (said.and_then(|policy| policy.trust.as_deref()) == trust, free);
+                if best.is_none_or(|(most, _)| rank > most) {
+                    best = Some((rank, host.id));
+                }
             }
         }
         let none = if reasons.is_empty() { "the grid has no hosts: join one first".into() } else { reasons.join("; ") };

@@ -5,6 +5,7 @@ mod councils;
 mod guards;
 mod maintenance;
 mod peers;
+mod placement;
 mod takeover;
 mod watchdog;
 

@@ -189,6 +189,7 @@ impl Guest {
             ours: self.ours,
             rescue: self.rescue,
             wish: self.wish.clone(),
+            mergeable: true,
             balloon: Some(Balloon { current: MiB(self.size), told }),
         }
     }

@@ -426,7 +426,11 @@ fn unharmed(grid: &Grid, folder: &str) -> Result<()> {
 
 /// Makes the 9 KB guest with so much memory and starts it; how that ended.
 fn small(grid: &Grid, name: &str, memory_mib: u64) -> Result<Value> {
-    let mut guest = tiny(name, "h1", true);
+    begun(grid, &tiny(name, "h1", true), memory_mib)
+}
+
+fn begun(grid: &Grid, guest: &Value, memory_mib: u64) -> Result<Value> {
+    let mut guest = guest.clone();
     guest["memory_mib"] = json!(memory_mib);
     let asked = grid.api.ok(Method::POST, "/guests", Some(&guest))?;
     grid.api.ended(&asked, LONG)

@@ -101,6 +101,11 @@ pub enum Cause {
     CpuShort {
         centi: u32,
     },
+    /// Guests run mergeable that are not of the host's trust group.
+    Strangers {
+        guests: usize,
+        trust: Option<String>,
+    },
     Wished,
     /// A value of the policy.
     Policy {
@@ -161,6 +166,18 @@ impl fmt::Display for Cause {
             Self::Saves { saved } => write!(f, "merged pages save {saved}"),
             Self::Committed { committed, total } => write!(f, "guests are promised {committed} of {total}"),
             Self::CpuShort { centi } => write!(f, "programs waited for a CPU {} % of the last 10 s", percent(*centi)),
+            Self::Strangers { guests, trust: Some(trust) } => {
+                write!(
+                    f,
+                    "{guests} guests run mergeable that are not of trust group {trust}; from their next start they don't"
+                )
+            }
+            Self::Strangers { guests, trust: None } => {
+                write!(
+                    f,
+                    "{guests} guests of a trust group run mergeable on a host of none; from their next start they don't"
+                )
+            }
             Self::Wished => f.write_str("the policy says so"),
             Self::Policy { name, before, now } => write!(f, "{name} was {before}, is {now}"),
             Self::Missing { knob } => write!(f, "this kernel has no {knob}"),

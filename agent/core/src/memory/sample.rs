@@ -130,6 +130,8 @@ pub struct GuestMemory {
     /// The guest takes memory from its balloon by itself before it kills a program (`autodeflate`).
     pub rescue: bool,
     pub wish: MemoryWish,
+    /// As it runs now its pages may be merged, whatever is wished.
+    pub mergeable: bool,
     /// Absent: no balloon, or libvirt didn't tell.
     pub balloon: Option<Balloon>,
 }

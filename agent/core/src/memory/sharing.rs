@@ -8,7 +8,7 @@ use roost_protocol::{MiB, Millis, Time};
 
 use super::ladder::{Levels, should_share};
 use super::reason::Cause;
-use super::sample::{Knobs, Ksm, Sample};
+use super::sample::{GuestMemory, Knobs, Ksm, Sample};
 
 /// Nothing merges before its second look, so a burst is judged from its third pass on.
 const PASSES: u64 = 3;
@@ -104,7 +104,17 @@ pub(super) fn plan(
         return None;
     }
     let mut why = Vec::new();
-    if should_share(sample, levels, policy) {
+    let strangers = strangers(sample, policy);
+    if strangers > 0 {
+        state.phase = match state.phase {
+            // Whoever left it on would have them merged.
+            Phase::Left if ksm.knobs.run != Some(1) => Phase::Left,
+            Phase::Left | Phase::Burst { .. } | Phase::Keep { .. } | Phase::Rest { .. } => {
+                Phase::Rest { candidates: MiB(0), profit: ksm.profit() }
+            }
+        };
+        why.push(Cause::Strangers { guests: strangers, trust: policy.trust.clone() });
+    } else if should_share(sample, levels, policy) {
         state.work(now, sample, ksm, rung, policy, &mut why);
     } else if !matches!(state.phase, Phase::Left | Phase::Rest { .. }) {
         state.phase = Phase::Rest { candidates: candidates(sample), profit: ksm.profit() };
@@ -342,7 +352,13 @@ fn scanned(mark: &Mark, ksm: &Ksm) -> u64 {
 
 /// Memory of guests that may be merged.
 fn candidates(sample: &Sample) -> MiB {
-    sample.guests.values().filter(|guest| guest.wish.share).map(|guest| guest.resident).sum()
+    sample.guests.values().filter(|guest| guest.mergeable).map(|guest| guest.resident).sum()
+}
+
+/// Guests whose pages the kernel would merge with those of guests that must not know of them.
+fn strangers(sample: &Sample, policy: &MemoryPolicy) -> usize {
+    let other = |guest: &&GuestMemory| guest.mergeable && guest.wish.trust != policy.trust;
+    sample.guests.values().filter(other).count()
 }
 
 fn mib(bytes: i64) -> MiB {

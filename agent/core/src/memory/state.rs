@@ -97,6 +97,8 @@ impl State {
             resident_mib: guest.resident,
             usable_mib: guest.balloon.and_then(|balloon| balloon.told).map(|told| told.usable),
             shared_mib: guest.shared,
+            mergeable: Some(guest.mergeable),
+            trust: guest.wish.trust.clone(),
         };
         MemoryReport {
             rung: self.ladder.rung,

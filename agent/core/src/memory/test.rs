@@ -36,6 +36,7 @@ fn guest(current: u64, used: u64) -> GuestMemory {
         ours: true,
         rescue: true,
         wish: MemoryWish::default(),
+        mergeable: true,
         balloon: Some(Balloon {
             current: MiB(current),
             told: Some(Told { age: Millis(500), unused: MiB(usable.0 / 2), usable, ..Told::default() }),

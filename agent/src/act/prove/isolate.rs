@@ -6,8 +6,8 @@ use std::path::Path;
 use roost_libvirt::TRIAL;
 use roost_protocol::operation::{Failure, FailureCode};
 
-use crate::act::failure;
 use crate::act::import::{self, Element};
+use crate::act::{apart, failure};
 
 /// The trial's name; libvirt names files after it.
 pub(super) const NAME: &str = "roost-trial";
@@ -59,6 +59,8 @@ pub(super) fn isolate(xml: &str, folder: &Path, console: &Path) -> Result<String
         }
     }
     root.children.push(word("on_poweroff", "destroy"));
+    // Who runs here beside it may not be of its trust.
+    apart::set_alone(&mut root, true);
     let mut out = String::with_capacity(xml.len());
     import::write(&mut out, &root, "").ok_or_else(|| invalid("the definition can't be written"))?;
     Ok(out)
@@ -213,7 +215,7 @@ mod test {
             "tpm",
             "qemu:",
             "seclabel",
-            "memoryBacking",
+            "hugepages",
             "cputune",
             "/iso",
             "rbd",
@@ -236,6 +238,7 @@ mod test {
             "path='/trial/console'",
             "serial type='null'",
             "guest_agent",
+            "<nosharepages>",
             "model type='vga'",
         ] {
             assert!(xml.contains(word), "{word}: {xml}");

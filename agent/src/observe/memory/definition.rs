@@ -16,6 +16,8 @@ pub(crate) struct Definition {
     /// Its driver takes memory from the balloon before the guest kills a program.
     pub(crate) rescue: bool,
     pub(crate) wish: MemoryWish,
+    /// Its pages may be merged; also where its owner lets them, a host may not (`act/apart.rs`).
+    pub(crate) mergeable: bool,
     pub(crate) balloon: bool,
     /// Made by an agent, as its metadata says.
     pub(crate) ours: bool,
@@ -25,16 +27,17 @@ pub(crate) struct Definition {
 pub(crate) fn read(xml: &str) -> Option<Definition> {
     let mut reader = Reader::from_str(xml);
     let mut path: Vec<String> = Vec::new();
-    let mut found = Definition::default();
+    let mut found = Definition { mergeable: true, ..Definition::default() };
+    let mut apart = false;
     let (mut unit, mut memory, mut current) = (1_024, None, None);
     loop {
         match reader.read_event().ok()? {
             Event::Start(tag) => {
-                note(&path, &tag, &mut found);
+                apart |= note(&path, &tag, &mut found);
                 unit = bytes_of(attribute(&tag, "unit").as_deref());
                 path.push(tag.name().0.to_owned());
             }
-            Event::Empty(tag) => note(&path, &tag, &mut found),
+            Event::Empty(tag) => apart |= note(&path, &tag, &mut found),
             Event::End(_) => drop(path.pop()),
             Event::Text(text) => {
                 let number = || -> Option<u64> { text.trim().parse().ok() };
@@ -55,13 +58,15 @@ pub(crate) fn read(xml: &str) -> Option<Definition> {
         }
     }
     found.full = MiB::of_bytes(current.or(memory)?);
+    found.wish.share = found.mergeable || apart;
     Some(found)
 }
 
-fn note(path: &[String], tag: &BytesStart<'_>, found: &mut Definition) {
+/// Takes in one element; true for a mark that says that its host, not its owner, keeps its pages apart.
+fn note(path: &[String], tag: &BytesStart<'_>, found: &mut Definition) -> bool {
     let place: Vec<&str> = path.iter().map(String::as_str).chain([tag.name().0]).collect();
     match place.as_slice() {
-        ["domain", "memoryBacking", "nosharepages"] => found.wish.share = false,
+        ["domain", "memoryBacking", "nosharepages"] => found.mergeable = false,
         ["domain", "devices", "memballoon"] => {
             found.balloon = attribute(tag, "model").is_some_and(|model| model != "none");
             found.rescue = attribute(tag, "autodeflate").as_deref() == Some("on");
@@ -69,9 +74,11 @@ fn note(path: &[String], tag: &BytesStart<'_>, found: &mut Definition) {
         ["domain", "metadata", own] if own.ends_with(":guest") && is_mark(tag) => {
             found.ours = true;
             owed(tag, &mut found.wish);
+            return attribute(tag, "apart").as_deref() == Some("yes");
         }
         _ => {}
     }
+    false
 }
 
 fn is_mark(tag: &BytesStart<'_>) -> bool {
@@ -85,6 +92,7 @@ fn owed(mark: &BytesStart<'_>, wish: &mut MemoryWish) {
     wish.weight = weight.filter(|weight| (1..=WEIGHT).contains(weight)).unwrap_or(wish.weight);
     wish.floor_mib = number("floor").map(MiB);
     wish.squeeze = attribute(mark, "squeeze").as_deref() != Some("no");
+    wish.trust = attribute(mark, "trust");
 }
 
 fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {

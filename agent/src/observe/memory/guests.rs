@@ -118,6 +118,7 @@ impl Known {
             ours: self.definition.ours,
             rescue: self.definition.rescue,
             wish: self.definition.wish.clone(),
+            mergeable: self.definition.mergeable,
             balloon: balloon
                 .and_then(|(at, stats, age)| as_told(stats, age.map(|age| Millis(age.0 + now.since(*at).0)))),
         }

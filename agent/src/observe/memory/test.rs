@@ -89,8 +89,14 @@ fn a_definition_says_what_may_be_taken_and_shared() {
         &format!("{mark}{balloon}"),
     );
     let wish = MemoryWish::default();
-    let found =
-        |wish: MemoryWish| definition::Definition { full: MiB(1_024), rescue: true, wish, balloon: true, ours: true };
+    let found = |wish: MemoryWish| definition::Definition {
+        full: MiB(1_024),
+        rescue: true,
+        wish,
+        mergeable: true,
+        balloon: true,
+        ours: true,
+    };
     assert_eq!(ours, found(wish.clone()));
     let owed = mark.replace("/></", " weight='300' floor='700' squeeze='no'/></");
     let ours = made("<memory unit='MiB'>1024</memory>", &format!("{owed}{balloon}"));
@@ -105,6 +111,7 @@ fn a_definition_says_what_may_be_taken_and_shared() {
             full: MiB(2_048),
             rescue: false,
             wish: MemoryWish { share: false, ..wish },
+            mergeable: false,
             balloon: false,
             ours: false
         }

@@ -40,6 +40,7 @@ pub(super) const POLICY: &[Property] = &[
     shown("start_permille", Integer, "Part of its memory that a new guest is expected to use"),
     shown("ksm_cpu_permille", Integer, "Most CPU that merging may use, permille of one CPU"),
     shown("ksm_pay_mib", Integer, "What a second of CPU must gain by merging, MiB"),
+    maybe(shown("trust", Text, "Only pages of guests of this trust group are merged; absent: of guests of none")),
 ];
 
 pub(super) const MORE: &[Property] = &[
@@ -59,6 +60,8 @@ pub(super) const GUEST: &[Property] = &[
     restless(shown("resident_mib", Integer, "Of its process, merged pages too, MiB")),
     maybe(restless(shown("usable_mib", Integer, "Free to its programs, as it says itself, MiB"))),
     maybe(restless(shown("shared_mib", Integer, "Merged with equal pages, MiB"))),
+    maybe(shown("mergeable", Boolean, "As it runs now, its pages may be merged; an older agent doesn't tell")),
+    maybe(wide("trust", Text, "Its trust group")),
 ];
 
 pub(super) const ACT: &[Property] = &[
@@ -74,4 +77,9 @@ pub(super) const WISH: &[Property] = &[
     maybe(shown("floor_mib", Integer, "It is never squeezed below this, MiB")),
     maybe(shown("squeeze", Boolean, "It may give memory back when its host is short (default true)")),
     maybe(shown("share", Boolean, "Its pages may be merged with equal ones of other guests (default true)")),
+    maybe(shown(
+        "trust",
+        Text,
+        "Its trust group: its pages are merged only on hosts of this group, with those of its group",
+    )),
 ];

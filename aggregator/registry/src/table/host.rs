@@ -113,6 +113,7 @@ pub(super) const TABLE: &[Operation] = &[
             Field::body("start_permille", FieldKind::Integer, "Part of its memory that a new guest is expected to use"),
             Field::body("ksm_cpu_permille", FieldKind::Integer, "Most CPU that merging may use, permille of one CPU"),
             Field::body("ksm_pay_mib", FieldKind::Integer, "What a second of CPU must gain by merging, MiB"),
+            Field::body("trust", FieldKind::Text, "Merge only pages of guests of this trust group; empty: of none"),
         ],
         errors: SET_MEMORY,
         cli: cli("host", "set-memory"),

@@ -103,6 +103,9 @@ fn changed(mut policy: MemoryPolicy, input: &Input) -> Result<MemoryPolicy, Prob
     {
         *value = input.number(name).map_or(*value, MiB);
     }
+    if let Some(trust) = input.text("trust") {
+        policy.trust = (!trust.is_empty()).then(|| trust.to_owned());
+    }
     match policy.problem() {
         None => Ok(policy),
         Some(problem) => {

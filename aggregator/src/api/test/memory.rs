@@ -24,6 +24,12 @@ async fn a_memory_policy_is_changed_in_part_and_a_wrong_one_refused_with_what_is
     let changed = fake.ask("POST", SET, Some(more)).await.json();
     assert_eq!((&changed["balloons"], &changed["ksm_pay_mib"]), (&json!(false), &json!(16)));
     assert_eq!(changed["overcommit_permille"], 1_000, "it stays");
+    for (given, kept) in [("red", json!("red")), ("", json!(null))] {
+        let changed = fake.ask("POST", SET, Some(json!({"trust": given}))).await.json();
+        assert_eq!((&changed["trust"], &changed["ksm_pay_mib"]), (&kept, &json!(16)));
+    }
+    let wrong = fake.ask("POST", SET, Some(json!({"trust": "Red Team"}))).await;
+    assert_eq!((code(&wrong).as_str(), &wrong.json()["errors"][0]["pointer"]), ("invalid", &json!("/trust")));
     let wrong = fake.ask("POST", SET, Some(json!({"overcommit_permille": 50}))).await;
     assert_eq!((code(&wrong).as_str(), wrong.status.as_u16()), ("invalid", 422));
     let fault = &wrong.json()["errors"][0];

@@ -42,6 +42,8 @@ fn guest_memory(grid: &Grid, guest: &GuestMemoryReport) -> Value {
         "resident_mib": guest.resident_mib,
         "usable_mib": guest.usable_mib,
         "shared_mib": guest.shared_mib,
+        "mergeable": guest.mergeable,
+        "trust": guest.trust.as_deref().map(|trust| trust.chars().take(TEXT).collect::<String>()),
     })
 }
 

@@ -1,9 +1,11 @@
 //! How dense a host is packed, said by an admin through the grid: followed at once, kept, taken back.
 
 use anyhow::{Result, ensure};
-use roost_tests::grid::{self, Grid, START, eventually};
+use reqwest::Method;
+use roost_tests::grid::{self, Grid, START, eventually, tiny};
+use serde_json::json;
 
-use super::{ENOUGH, available, join, refusal, small};
+use super::{ENOUGH, available, begun, join, refusal, small};
 use crate::at_once::LONG;
 
 /// MiB of a guest that the made-up host takes, but not one that promises half of its memory at most.
@@ -46,6 +48,39 @@ fn real_memory_policy_of_the_grid_holds_at_once_and_after_the_agents_death_until
         ensure!(made["state"] == "succeeded", "{made}");
         Ok(())
     });
+}
+
+#[test]
+fn real_guest_of_a_trust_group_is_merged_only_on_a_host_of_its_group() {
+    grid::story(1, |grid| {
+        available(grid, ENOUGH)?;
+        join(grid, &["tune_memory = true", "memory = { sharing = 'never', reserve_least_mib = 64 }"])?;
+        let mut guest = tiny("red", "h1", true);
+        guest["memory_wish"] = json!({"trust": "Red!"});
+        let wrong = grid.api.ok(Method::POST, "/guests", Some(&guest));
+        ensure!(wrong.as_ref().is_err_and(|why| format!("{why:#}").contains("1 to 32 of a-z")), "{wrong:?}");
+        guest["memory_wish"] = json!({"trust": "red"});
+        ensure!(begun(grid, &guest, 64)?["state"] == "succeeded", "it fits");
+        mergeable(grid, false)?;
+        grid.roost(&["host", "set-memory", "h1", "--trust", "red"])?;
+        mergeable(grid, false)?;
+        grid.roost(&["guest", "stop", "red"])?;
+        grid.roost(&["guest", "start", "red"])?;
+        mergeable(grid, true)?;
+        grid.roost(&["host", "clear-memory", "h1"])?;
+        grid.roost(&["guest", "stop", "red"])?;
+        grid.roost(&["guest", "start", "red"])?;
+        mergeable(grid, false)
+    });
+}
+
+fn mergeable(grid: &Grid, wanted: bool) -> Result<()> {
+    eventually("its pages may be merged, or not", START, || {
+        let memory = grid.api.get("/hosts/h1/memory")?;
+        let red = &memory["guests"][0];
+        ensure!(red["trust"] == "red" && red["mergeable"] == wanted, "{memory}");
+        Ok(())
+    })
 }
 
 /// The host has looked at its guest and follows the policy of this source with this overcommit; all else is as its settings

@@ -24,7 +24,14 @@ prop_compose! {
             age: Millis(age),
             ours: flags[0],
             rescue: flags[1],
-            wish: MemoryWish { weight, floor_mib: floor.map(MiB), squeeze: flags[2], share: flags[3] },
+            wish: MemoryWish {
+                weight,
+                floor_mib: floor.map(MiB),
+                squeeze: flags[2],
+                trust: (weight % 8 == 0).then(|| "red".to_owned()),
+                ..MemoryWish::default()
+            },
+            mergeable: flags[3],
             balloon: balloon.then_some(Balloon { current: MiB(full * part / 1_000), told }),
         }
     }

@@ -124,6 +124,42 @@ fn new_guests_and_lost_pages_wake_merging_again() {
 }
 
 #[test]
+fn nothing_is_merged_while_a_guest_of_another_trust_group_could_be() {
+    let mut world = World::new(ksm(), 9, 2_000);
+    world.step();
+    assert_eq!(world.run(), Some(1));
+    let red = MemoryWish { trust: Some("red".into()), ..MemoryWish::default() };
+    let stranger = GuestMemory { wish: red.clone(), ..guest(1_024, 300) };
+    world.sample.guests.insert(id(50), stranger.clone());
+    let plan = world.step();
+    assert_eq!(world.run(), Some(0), "at once");
+    let why = plan.told.iter().flat_map(|act| &act.why).any(|why| why.starts_with("1 guests of a trust group run"));
+    assert!(why, "{:?}", plan.told);
+    (0..200).for_each(|_| drop(world.step()));
+    assert_eq!((world.run(), world.wrote.len()), (Some(0), 2), "for as long as it runs");
+    world.sample.guests.insert(id(50), GuestMemory { mergeable: false, ..stranger });
+    world.step();
+    assert_eq!(world.run(), Some(1), "one that is kept apart does not matter");
+    world.policy.trust = red.trust;
+    world.step();
+    assert_eq!(world.run(), Some(0), "the host changed hands");
+}
+
+#[test]
+fn merging_that_somebody_left_on_is_ended_where_groups_meet() {
+    let mut found = ksm();
+    found.knobs.run = Some(1);
+    let mut world = World::new(found, 2, 100);
+    world.policy.trust = Some("red".into());
+    world.step();
+    assert_eq!(world.run(), Some(0));
+    let mut world = World::new(ksm(), 2, 100);
+    world.policy.trust = Some("red".into());
+    world.step();
+    assert_eq!((world.run(), world.wrote.len()), (Some(0), 0), "it was off");
+}
+
+#[test]
 fn guests_without_equal_pages_cost_little_cpu() {
     let mut world = World::new(ksm(), 9, 0);
     world.until_rest(2_000);
