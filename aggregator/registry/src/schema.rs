@@ -131,6 +131,8 @@ static SCHEMAS: &[Schema] = &[
     Schema { name: "host_memory", help: "How a host's memory is shared out", properties: memory::HOST },
     Schema { name: "guest_memory", help: "A running guest's part of it", properties: memory::GUEST },
     Schema { name: "more_guests", help: "Room for guests of one size", properties: memory::MORE },
+    Schema { name: "guest_room", help: "Room for more guests like one", properties: memory::GUEST_ROOM },
+    Schema { name: "host_room", help: "A host's part of it", properties: memory::HOST_ROOM },
     Schema { name: "memory_policy", help: "How dense a host is packed", properties: memory::POLICY },
     Schema { name: "memory_act", help: "Something a host did about its memory", properties: memory::ACT },
     Schema { name: "memory_wish", help: "What a guest is owed of its host's memory", properties: memory::WISH },

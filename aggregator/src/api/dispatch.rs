@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::Api;
 use super::input::Input;
 use super::ops::{
-    alarm, backup, event, failover, fence, grid, guest, history, host, memory, notifier, operation, policy, session,
-    silence, token, user, watchdog,
+    alarm, backup, event, failover, fence, grid, guest, history, host, memory, notifier, operation, policy, room,
+    session, silence, token, user, watchdog,
 };
 use super::page::Page;
 use super::problem::Problem;
@@ -179,6 +179,7 @@ fn memory_handler(name: &str) -> Option<Handler> {
         "host.set_memory" => memory::set,
         "host.clear_memory" => memory::clear,
         "host.explain_memory" => memory::explain,
+        "guest.room" => room::show,
     }
 }
 

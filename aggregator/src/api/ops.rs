@@ -15,6 +15,7 @@ pub(super) mod memory;
 pub(super) mod notifier;
 pub(super) mod operation;
 pub(super) mod policy;
+pub(super) mod room;
 pub(super) mod session;
 pub(super) mod silence;
 pub(super) mod token;

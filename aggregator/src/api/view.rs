@@ -7,6 +7,7 @@ pub(crate) mod history;
 pub(crate) mod memory;
 pub(crate) mod notify;
 pub(crate) mod performance;
+pub(crate) mod room;
 
 use std::cmp::Reverse;
 

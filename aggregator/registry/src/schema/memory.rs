@@ -52,6 +52,21 @@ pub(super) const MORE: &[Property] = &[
     ),
 ];
 
+pub(super) const GUEST_ROOM: &[Property] = &[
+    shown("name", Text, "The guest"),
+    shown("memory_mib", Integer, "Its memory, MiB"),
+    restless(shown("more", Integer, "So many more like it could be started, on all hosts together")),
+    restless(shown("hosts", List("host_room"), "Each host's part, the one with the most room first")),
+];
+
+pub(super) const HOST_ROOM: &[Property] = &[
+    shown("name", Text, "The host"),
+    maybe(restless(shown("more", Integer, "So many, one after the other, by what such guests take where some run"))),
+    restless(shown("at_least", Boolean, "It counted for larger ones, so there may be more")),
+    maybe(restless(wide("saved_mib", Integer, "What merging and balloons save there now, MiB"))),
+    maybe(shown("why", Text, "Why nobody knows, or none is started there")),
+];
+
 pub(super) const GUEST: &[Property] = &[
     hidden("guest", Text, "Its id"),
     shown("name", Text, "The guest"),

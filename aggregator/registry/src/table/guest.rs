@@ -77,6 +77,19 @@ pub(super) const TABLE: &[Operation] = &[
         cli: cli("guest", "screen"),
         ..read("guest.screen", "Show what a guest has on its screen", "/guests/{ref}/screen", Output::Picture)
     },
+    Operation {
+        detail: "What would fit now, with merging and balloons as they are: each host counts for itself, by what guests of \
+                 this size take there, and is asked at the moment. Processors and disks are not counted.",
+        inputs: &[REF_GUEST],
+        errors: &["not_found", "ambiguous"],
+        cli: cli("guest", "room"),
+        ..read(
+            "guest.room",
+            "Tell how many more guests like this one there is memory for",
+            "/guests/{ref}/room",
+            Output::Object("guest_room"),
+        )
+    },
     CREATE,
     IMPORT,
     action("guest.start", "start", "Start a guest", "/guests/{ref}/actions/start"),

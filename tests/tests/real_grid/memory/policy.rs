@@ -44,8 +44,16 @@ fn real_memory_policy_of_the_grid_holds_at_once_and_after_the_agents_death_until
         refused(grid)?;
         grid.roost(&["host", "clear-memory", "h1"])?;
         follows(grid, "file", 2_000)?;
+        let told = |grid: &Grid, name: &str| grid.api.get(&format!("/guests/{name}/room"));
+        let room = told(grid, "little")?;
+        ensure!(room["more"].as_u64() > Some(0) && room["hosts"][0]["name"] == "h1", "{room}");
         let made = small(grid, "big", BIG)?;
         ensure!(made["state"] == "succeeded", "{made}");
+        eventually("the room that it took is counted", START, || {
+            let (little, big) = (told(grid, "little")?, told(grid, "big")?);
+            ensure!(little["more"].as_u64() < room["more"].as_u64() && big["more"] == 0, "{little} {big}");
+            Ok(())
+        })?;
         Ok(())
     });
 }
