@@ -1,7 +1,7 @@
 //! Answers as people and scripts read them. Pure: value and form in, text out.
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
-use roost_registry::{Property, Schema, Show};
+use roost_registry::{FieldKind, Property, Schema, Show};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -29,7 +29,7 @@ pub(crate) fn list(schema: &Schema, items: &[Value], form: &Form) -> Result<Stri
     })
 }
 
-/// One thing: all it has, a line each.
+/// One thing: all it has, a line each, and below them a table of each list that it has.
 pub(crate) fn one(schema: &Schema, item: &Value, form: &Form) -> Result<String, Failure> {
     let asked = !form.columns.is_empty();
     match form.output.as_str() {
@@ -77,11 +77,38 @@ fn table(columns: &[&Property], items: &[Value], form: &Form) -> String {
 }
 
 fn card(schema: &Schema, item: &Value, form: &Form) -> String {
-    let mut table = bare(form);
+    let (mut lines, mut tables) = (bare(form), String::new());
     for property in schema.properties.iter().filter(|property| !item[property.name].is_null()) {
-        table.add_row([heading(property.name, form), cell(property, &item[property.name], form)]);
+        let value = &item[property.name];
+        match (listed(property), value.as_array().filter(|items| !items.is_empty())) {
+            (Some(columns), Some(items)) => {
+                tables += &format!("\n{}\n", property.name.to_ascii_uppercase());
+                tables.extend(table(&columns, items, form).lines().map(|line| format!("  {line}\n")));
+            }
+            _ => rows(&mut lines, property.name, property, value, form),
+        }
     }
-    trimmed(&table)
+    trimmed(&lines) + &tables
+}
+
+/// A line of a card; of a thing within the thing, one for each of its members.
+fn rows(lines: &mut Table, name: &str, property: &Property, value: &Value, form: &Form) {
+    let within = if let FieldKind::Object(of) = property.kind { roost_registry::schema(of) } else { None };
+    let Some(within) = within.filter(|_| value.is_object()) else {
+        lines.add_row([heading(name, form), cell(property, value, form)]);
+        return;
+    };
+    for member in within.properties.iter().filter(|member| !value[member.name].is_null()) {
+        let name = format!("{name}.{}", member.name);
+        lines.add_row([heading(&name, form), cell(member, &value[member.name], form)]);
+    }
+}
+
+/// The columns of a list of things; nothing of any other property.
+fn listed(property: &Property) -> Option<Vec<&'static Property>> {
+    let FieldKind::List(of) = property.kind else { return None };
+    let columns: Vec<_> = roost_registry::schema(of)?.columns(Show::Table).collect();
+    (!columns.is_empty()).then_some(columns)
 }
 
 fn bare(form: &Form) -> Table {
@@ -256,7 +283,17 @@ web1                        host-1      running   yes       2       512         
     fn one_guest_is_a_card() {
         let schema = roost_registry::schema("guest").unwrap();
         let card = one(schema, &guests()[0], &Form { output: "table".into(), ..Form::default() }).unwrap();
-        assert!(card.contains("/i/a") && card.contains("vda"), "{card}");
         assert!(card.lines().next().unwrap().starts_with("ID"));
+        assert!(card.ends_with("\nDISKS\n  TARGET  PATH  FORMAT\n  vda     /i/a  raw\n"), "{card}");
+    }
+
+    #[test]
+    fn a_thing_within_a_thing_is_a_line_for_each_of_its_members() {
+        let schema = roost_registry::schema("host").unwrap();
+        let host = json!({"name": "h1", "pressure": {"cpu_percent": 22.6, "memory_percent": 2.0}});
+        let card = one(schema, &host, &Form { output: "table".into(), ..Form::default() }).unwrap();
+        let lines: Vec<Vec<&str>> = card.lines().map(|line| line.split_whitespace().collect()).collect();
+        let want = [["NAME", "h1"], ["PRESSURE.CPU_PERCENT", "22.6"], ["PRESSURE.MEMORY_PERCENT", "2.0"]];
+        assert_eq!(lines, want, "{card}");
     }
 }
