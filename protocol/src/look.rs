@@ -168,6 +168,12 @@ pub struct GuestMoment {
     #[n(9)]
     #[cbor(default)]
     pub transmit_bps: u64,
+    /// Of its doors that are tried, those that answered when tried last; absent where none is tried.
+    #[n(10)]
+    pub availability_permille: Option<u32>,
+    /// How long the slowest of them took that answered.
+    #[n(11)]
+    pub access_rtt_ms: Option<u32>,
 }
 
 /// A screen at a moment.

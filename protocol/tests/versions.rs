@@ -6,6 +6,7 @@ use minicbor::Encoder;
 use roost_protocol::codec::{decode, encode};
 use roost_protocol::guest::{Boot, Desired, Disk, DiskSpec, GuestReport, GuestSpec, NicSpec, Power, PowerState};
 use roost_protocol::host::{Alarm, Freshness, HostFacts, HostSample, Maintenance, Pressure, Virtualization};
+use roost_protocol::look::GuestMoment;
 use roost_protocol::memory::MemoryOrder;
 use roost_protocol::message::{Beat, Hello, OLDEST, ToAgent, ToAggregator, VERSION};
 use roost_protocol::operation::{Command, Outcome, Verb};
@@ -66,6 +67,18 @@ fn peers_are_understood_without_and_with_what_was_added_to_them() {
     // What comes after it some day is skipped in the same way.
     let newer = [&[0x82, 0x09, 0x87], &drained[3..], &[0xf6], &[0x83, 0x01, 0x61, 0x78, 0xf6]].concat();
     assert_eq!(decode::<ToAgent>(&newer).unwrap(), peers(Some(Maintenance::Drained)));
+}
+
+/// How its doors stood was added to a guest's moment.
+#[test]
+fn a_moment_of_a_guest_is_understood_without_its_doors_and_with_more_than_them() {
+    let moment = GuestMoment { at: Stamp(5), cpu_permille: 7, ..GuestMoment::default() };
+    let older = [0x8a, 5, 7, 0, 0, 0, 0, 0xf6, 0xf6, 0, 0];
+    assert_eq!(decode::<GuestMoment>(&older).unwrap(), moment);
+    assert_eq!(encode(&moment), older, "where none is tried, nothing is said");
+    let tried = GuestMoment { availability_permille: Some(1_000), access_rtt_ms: None, ..moment };
+    let newer = [&[0x8d], &older[1..], &[0x19, 0x03, 0xe8, 0xf6, 0x61, 0x78]].concat();
+    assert_eq!(decode::<GuestMoment>(&newer).unwrap(), tried);
 }
 
 #[test]

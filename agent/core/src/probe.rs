@@ -148,6 +148,18 @@ impl Prober {
     }
 }
 
+/// How many of a guest's doors answered when they were tried last, permille; none where none was judged. Not `up`: what is
+/// kept over time shows each miss.
+pub fn answering_permille(doors: &[Access]) -> Option<u32> {
+    let answered = doors.iter().filter(|door| door.answer == Answer::Ok).count();
+    u32::try_from((answered * 1_000).checked_div(doors.len())?).ok()
+}
+
+/// How long the slowest of those that answered took, milliseconds; none where none did.
+pub fn slowest_ms(doors: &[Access]) -> Option<u32> {
+    doors.iter().filter(|door| door.answer == Answer::Ok).filter_map(|door| door.rtt_ms).max()
+}
+
 /// The same for the same door and try; below `most`.
 fn spread(key: &Try, tries: u64, most: Millis) -> u64 {
     let mut hasher = DefaultHasher::new();

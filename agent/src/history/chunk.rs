@@ -2,8 +2,11 @@
 
 use super::law::{Bucket, Buckets, LANES};
 
-/// First byte of every chunk; another one is of a later version and is not read.
-const VERSION: u8 = 1;
+/// First byte of every chunk. Since 2 whoever reads skips lanes that it doesn't know, so that more of them need no new
+/// version.
+const VERSION: u8 = 2;
+/// With eleven lanes, otherwise the same.
+const ELEVEN: u8 = 1;
 /// Most buckets that are read of one chunk; ours have at most 1,440.
 const MOST: usize = 4_096;
 /// Numbers of a bucket: its lanes, its count and its peak.
@@ -56,17 +59,21 @@ fn numbers(bucket: &Bucket) -> [u64; NUMBERS] {
 
 /// The buckets in these bytes; of damaged bytes, those before the damage.
 pub(crate) fn read(start: u64, mut bytes: &[u8]) -> impl Iterator<Item = (u64, Bucket)> {
-    let known = bytes.split_off_first() == Some(&VERSION);
+    // Another one is of a later version.
+    let known = matches!(bytes.split_off_first(), Some(&(VERSION | ELEVEN)));
     let (mut at, mut last) = (start, [0u64; NUMBERS]);
     let next = move || {
         if bytes.is_empty() {
             return None;
         }
         at = at.checked_add(get(&mut bytes)?)?;
-        let mask = get(&mut bytes)?;
-        for (lane, number) in last.iter_mut().enumerate() {
-            if mask & (1 << lane) != 0 {
-                *number = number.wrapping_add(unzigzag(get(&mut bytes)?));
+        let mut mask = get(&mut bytes)?;
+        while mask != 0 {
+            let lane = usize::try_from(mask.trailing_zeros()).ok()?;
+            mask &= mask - 1;
+            let difference = unzigzag(get(&mut bytes)?);
+            if let Some(number) = last.get_mut(lane) {
+                *number = number.wrapping_add(difference);
             }
         }
         let [count, peak, sums @ ..] = last;
@@ -134,11 +141,27 @@ mod test {
     fn an_idle_guest_takes_few_bytes() {
         let buckets: Buckets = (0..360u64)
             .map(|slot| {
-                let bucket = Bucket { count: 10, sums: [slot % 3, 5_120, 0, 0, 20_480, 10, 0, 0, 0, 0, 0], peak: 2 };
-                (slot * 10, bucket)
+                let mut sums = [0; LANES];
+                sums[..6].copy_from_slice(&[slot % 3, 5_120, 0, 0, 20_480, 10]);
+                (slot * 10, Bucket { count: 10, sums, peak: 2 })
             })
             .collect();
         let chunk = Chunk::of(0, &buckets);
         assert!(chunk.bytes().len() < 360 * 6, "{}", chunk.bytes().len());
+    }
+
+    #[test]
+    fn chunks_of_eleven_lanes_and_of_more_than_there_are_now_are_read() {
+        // Two buckets: the first has 10 samples, a peak of 5 and 3 in the last of eleven lanes; the second one sample less.
+        let eleven = [1, 0, 0b1000_0011, 0b10_0000, 20, 10, 6, 10, 1, 1];
+        let read = |bytes: &[u8]| super::read(0, bytes).collect::<Vec<_>>();
+        let mut sums = [0; LANES];
+        sums[10] = 3;
+        let first = Bucket { count: 10, sums, peak: 5 };
+        assert_eq!(read(&eleven), [(0, first), (10, Bucket { count: 9, ..first })]);
+        // Lane 60, told as one more in each: the numbers after it keep their places.
+        let more = [2, 0, 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10, 20, 2, 10, 1, 1];
+        assert_eq!(read(&more).iter().map(|(at, bucket)| (*at, bucket.count)).collect::<Vec<_>>(), [(0, 10), (10, 9)]);
+        assert_eq!(read(&[3, 0, 1, 20]), []);
     }
 }

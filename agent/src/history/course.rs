@@ -1,5 +1,6 @@
 //! What the numbers of a series mean: from samples to lanes, and back from sums to what was on average.
 
+use roost_agent_core::probe::{answering_permille, slowest_ms};
 use roost_protocol::guest::GuestSample;
 use roost_protocol::host::HostSample;
 use roost_protocol::look::{GuestMoment, HostMoment};
@@ -8,18 +9,36 @@ use roost_protocol::{MiB, Stamp};
 use super::law::{Bucket, LANES};
 
 /// What a guest's lanes mean: CPU permille, resident MiB, bytes read and written a second, balloon MiB and how many samples
-/// had one, available MiB and how many samples had it, bytes received and sent a second; the last means nothing.
+/// had one, available MiB and how many samples had it, bytes received and sent a second, permille of its doors that answered
+/// and how many samples had any, milliseconds of the slowest that answered and how many samples had one.
 pub(crate) fn of_guest(sample: &GuestSample) -> Bucket {
-    let optional = |mib: Option<roost_protocol::MiB>| mib.map_or([0, 0], |mib| [mib.0, 1]);
-    let ([balloon, balloons], [available, availables]) = (optional(sample.balloon_mib), optional(sample.available_mib));
-    let (cpu, resident) = (u64::from(sample.cpu_permille), sample.resident_mib.0);
-    let network = (sample.receive_bps, sample.transmit_bps);
-    let disk = (sample.read_bps, sample.write_bps);
-    Bucket::of([cpu, resident, disk.0, disk.1, balloon, balloons, available, availables, network.0, network.1, 0])
+    let optional = |number: Option<u64>| number.map_or([0, 0], |number| [number, 1]);
+    let [balloon, balloons] = optional(sample.balloon_mib.map(|mib| mib.0));
+    let [available, availables] = optional(sample.available_mib.map(|mib| mib.0));
+    let [answering, judged] = optional(answering_permille(&sample.access).map(u64::from));
+    let [slowest, answered] = optional(slowest_ms(&sample.access).map(u64::from));
+    let lanes: [u64; LANES] = [
+        u64::from(sample.cpu_permille),
+        sample.resident_mib.0,
+        sample.read_bps,
+        sample.write_bps,
+        balloon,
+        balloons,
+        available,
+        availables,
+        sample.receive_bps,
+        sample.transmit_bps,
+        answering,
+        judged,
+        slowest,
+        answered,
+    ];
+    Bucket::of(lanes)
 }
 
 /// What the host's lanes mean: CPU permille, available and swapped MiB, load in hundredths, pressure of CPU, memory and IO
-/// in hundredths of a percent, bytes received and sent a second, free MiB of the first file system, MiB saved by sharing.
+/// in hundredths of a percent, bytes received and sent a second, free MiB of the first file system, MiB saved by sharing;
+/// the last three mean nothing.
 pub(crate) fn of_host(sample: &HostSample) -> Bucket {
     let pressure = sample.pressure.unwrap_or_default();
     let (received, sent) = sample.nics.iter().fold((0u64, 0u64), |(received, sent), nic| {
@@ -37,15 +56,20 @@ pub(crate) fn of_host(sample: &HostSample) -> Bucket {
         sent,
         sample.disks.first().map_or(0, |disk| disk.free_mib.0),
         sample.saved_by_sharing_mib.map_or(0, |saved| saved.0),
+        0,
+        0,
+        0,
     ];
     Bucket::of(lanes)
 }
 
 /// A guest over the time of one bucket, which began at this second.
 pub(super) fn guest((at_s, bucket): &(u64, Bucket)) -> GuestMoment {
-    let [cpu, resident, read, written, balloon, balloons, available, availables, received, sent, _] = bucket.sums;
+    let [cpu, resident, read, written, balloon, balloons, available, availables, received, sent, doors @ ..] =
+        bucket.sums;
+    let [answering, judged, slowest, answered] = doors;
     let mean = |sum: u64| sum / bucket.count.max(1);
-    let optional = |sum: u64, count: u64| sum.checked_div(count).map(MiB);
+    let optional = |sum: u64, count: u64| sum.checked_div(count);
     GuestMoment {
         at: Stamp(at_s * 1_000),
         cpu_permille: small(mean(cpu)),
@@ -53,17 +77,20 @@ pub(super) fn guest((at_s, bucket): &(u64, Bucket)) -> GuestMoment {
         resident_mib: MiB(mean(resident)),
         read_bps: mean(read),
         write_bps: mean(written),
-        balloon_mib: optional(balloon, balloons),
-        available_mib: optional(available, availables),
+        balloon_mib: optional(balloon, balloons).map(MiB),
+        available_mib: optional(available, availables).map(MiB),
         receive_bps: mean(received),
         transmit_bps: mean(sent),
+        availability_permille: optional(answering, judged).map(small),
+        access_rtt_ms: optional(slowest, answered).map(small),
     }
 }
 
 /// The host over the time of one bucket, which began at this second.
 pub(super) fn host((at_s, bucket): &(u64, Bucket)) -> HostMoment {
     let means = bucket.sums.map(|sum| sum / bucket.count.max(1));
-    let [cpu, available, swap, load, pressure_cpu, pressure_memory, pressure_io, received, sent, free, saved] = means;
+    let [cpu, available, swap, load, pressure_cpu, pressure_memory, pressure_io, received, sent, free, saved, ..] =
+        means;
     HostMoment {
         at: Stamp(at_s * 1_000),
         cpu_permille: small(cpu),
@@ -87,6 +114,8 @@ fn small(number: u64) -> u32 {
 
 #[cfg(test)]
 mod test {
+    use roost_protocol::probe::{Access, Answer};
+
     use super::*;
 
     #[test]
@@ -103,6 +132,7 @@ mod test {
             receive_bps: u64::from(cpu),
             transmit_bps: 7,
         };
+        let door = |answer, rtt_ms| Access { probe: String::new(), up: true, answer, rtt_ms, since: Stamp(0) };
         let mut bucket = of_guest(&sample(100, None));
         bucket.add(&of_guest(&sample(300, Some(MiB(20)))));
         let moment = guest(&(7, bucket));
@@ -110,6 +140,15 @@ mod test {
         assert_eq!((moment.resident_mib, moment.write_bps), (MiB(60), 10));
         assert_eq!((moment.receive_bps, moment.transmit_bps), (200, 7));
         assert_eq!((moment.available_mib, moment.balloon_mib), (Some(MiB(20)), None), "of those that said something");
+        assert_eq!((moment.availability_permille, moment.access_rtt_ms), (None, None), "no door, no figure");
+        let (ok, missed) = (door(Answer::Ok, Some(5)), door(Answer::TimedOut, None));
+        let with = |access: &[Access]| of_guest(&GuestSample { access: access.to_vec(), ..sample(100, None) });
+        bucket.add(&with(&[ok.clone(), door(Answer::Ok, Some(15))]));
+        bucket.add(&with(&[ok, missed.clone()]));
+        bucket.add(&with(&[missed]));
+        let moment = guest(&(7, bucket));
+        assert_eq!(moment.availability_permille, Some(500), "all, half, none, of the time with doors");
+        assert_eq!(moment.access_rtt_ms, Some(10), "15 and 5: the slowest of those that answered");
         let sample = HostSample {
             cpu_permille: 5,
             load_centi: 150,

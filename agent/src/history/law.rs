@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// Numbers of one series.
-pub(crate) const LANES: usize = 11;
+pub(crate) const LANES: usize = 14;
 
 /// How long buckets of one width are kept, and how many lie in one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

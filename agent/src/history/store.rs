@@ -355,7 +355,7 @@ fn write_tick<'a>(buckets: impl Iterator<Item = &'a (Series, Bucket)>) -> Vec<u8
         let mut one = Chunk::new(0);
         one.push(0, bucket);
         row.extend(series.0);
-        // A bucket has at most 2 + 12 * 10 bytes.
+        // A bucket has at most 5 + 16 * 10 bytes.
         row.push(u8::try_from(one.bytes().len()).unwrap_or(0));
         row.extend_from_slice(one.bytes());
     }

@@ -18,7 +18,9 @@ fn series(number: u8) -> Series {
 }
 
 fn bucket(number: u64) -> Bucket {
-    Bucket { count: 10, sums: [number, 1_000, number * 7, 0, 0, 0, 0, 0, 0, 0, 0], peak: number }
+    let mut sums = [0; law::LANES];
+    sums[..3].copy_from_slice(&[number, 1_000, number * 7]);
+    Bucket { count: 10, sums, peak: number }
 }
 
 fn fill(store: &mut Store, guests: u8, from: u64, to: u64, step: usize) {
@@ -60,6 +62,23 @@ fn sums_are_the_same_from_every_tier_and_after_a_restart() {
     let one = store.query(&[series(2)], Span { from: BEGIN, to: end }, 1_000_000, end).unwrap();
     assert_eq!(one.series.keys().collect::<Vec<_>>(), [&series(2)]);
     assert_eq!(sum(&one.series).0, fine.0 / 3);
+}
+
+#[test]
+fn how_doors_stood_comes_back_from_the_file_and_the_largest_bucket_fits_into_its_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let (history, _) = History::start(folder.path(), NO_LIMIT).unwrap();
+    let (tried, busy) = (GuestId::from_u128(1), GuestId::from_u128(2));
+    let mut sums = [u64::MAX; law::LANES];
+    (sums[10], sums[11], sums[12], sums[13]) = (7_500, 10, 80, 8);
+    let doors = Bucket { count: 10, sums, peak: u64::MAX };
+    let buckets = vec![(Series::from(busy), Bucket { count: u64::MAX, ..doors }), (Series::from(tried), doors)];
+    assert!(history.ask(Request::Tick { at_s: wall_s() - 30, buckets }));
+    let past = |guest| Past { guest: Some(guest), span: Millis::seconds(3_600), until: None, points: 1_000 };
+    let Course::Guest(moments) = history.course(past(tried)).unwrap().of else { panic!() };
+    let [moment] = &moments[..] else { panic!("{moments:?}") };
+    assert_eq!((moment.availability_permille, moment.access_rtt_ms), (Some(750), Some(10)));
+    assert_eq!((moment.cpu_peak_permille, moment.read_bps), (u32::MAX, u64::MAX / 10));
 }
 
 #[test]

@@ -154,6 +154,26 @@ fn answers(grid: &Grid, environment: &str) -> Result<()> {
     })
 }
 
+/// Whose doors answer and whose don't is in their history and summed up.
+fn doors_are_remembered(grid: &Grid) -> Result<()> {
+    let has = |guest: &str, percent: f64| {
+        eventually("a guest's doors are in its history", SOON, || {
+            let lines = grid.api.get(&format!("/guests/{guest}/history?last=600&points=60"))?;
+            let is = |line: &Value| line["availability_percent"].as_f64() == Some(percent);
+            ensure!(lines["items"].as_array().is_some_and(|all| all.iter().any(is)), "{guest}: {lines}");
+            Ok(())
+        })
+    };
+    has("two", 100.0)?;
+    has("one", 0.0)?;
+    let report = grid.api.get("/guests/two/report?last=600")?;
+    let measures: Vec<&Value> =
+        report["items"].as_array().context("items")?.iter().map(|line| &line["measure"]).collect();
+    ensure!(measures.contains(&&json!("availability_percent")), "{report}");
+    ensure!(measures.contains(&&json!("access_rtt_ms")), "{report}");
+    Ok(())
+}
+
 /// What was sampled is asked of the host when somebody looks, also after its agent died.
 fn remembered(grid: &mut Grid) -> Result<()> {
     let lines = |grid: &Grid, of: &str| -> Result<Vec<Value>> {
@@ -172,6 +192,7 @@ fn remembered(grid: &mut Grid) -> Result<()> {
         Ok(())
     })?;
     traffic_is_remembered(grid)?;
+    doors_are_remembered(grid)?;
     let before = lines(grid, "/guests/two")?;
     summed_up(grid, &before)?;
     grid.kill(1)?;

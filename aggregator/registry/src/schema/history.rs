@@ -32,6 +32,8 @@ pub(super) const GUEST_MOMENT: &[Property] = &[
     shown("write_bps", Integer, "Written to them, bytes a second"),
     shown("receive_bps", Integer, "Received, bytes a second; by its taps on the host, 0 where it has none"),
     shown("transmit_bps", Integer, "Sent, bytes a second"),
+    maybe(shown("availability_percent", Number, "Doors that answered when tried last, percent of those tried")),
+    maybe(shown("access_rtt_ms", Integer, "How long the slowest of them took to answer, milliseconds")),
 ];
 
 pub(super) const GUEST_USE: &[Property] = &[
@@ -48,6 +50,9 @@ pub(super) const GUEST_USE: &[Property] = &[
     maybe(shown("write_mean_bps", Number, "Written to them")),
     maybe(shown("receive_mean_bps", Number, "Received on average, bytes a second")),
     maybe(shown("transmit_mean_bps", Number, "Sent on average")),
+    maybe(shown("availability_mean_percent", Number, "Doors that answered while it ran, percent of those tried")),
+    maybe(wide("availability_min_percent", Number, "The worst step")),
+    maybe(wide("access_rtt_p95_ms", Number, "The slowest door: what 95 of 100 steps did not exceed, milliseconds")),
     maybe(wide("from", Time, "When the first step that was sampled began, by its host's clock")),
     maybe(wide("last", Time, "When the last of them began")),
     maybe(wide("step_s", Integer, "How long a step is, seconds")),

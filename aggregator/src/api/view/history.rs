@@ -71,6 +71,8 @@ impl Listed for GuestMomentView<'_> {
             "write_bps" => json!(moment.write_bps),
             "receive_bps" => json!(moment.receive_bps),
             "transmit_bps" => json!(moment.transmit_bps),
+            "availability_percent" => moment.availability_permille.map_or(Value::Null, tenths),
+            "access_rtt_ms" => json!(moment.access_rtt_ms),
             _ => Value::Null,
         }
     }

@@ -80,6 +80,8 @@ const GUEST: &[Measure<GuestMoment>] = &[
     ("write_bps", |moment| amount(moment.write_bps)),
     ("receive_bps", |moment| amount(moment.receive_bps)),
     ("transmit_bps", |moment| amount(moment.transmit_bps)),
+    ("availability_percent", |moment| permille(moment.availability_permille?)),
+    ("access_rtt_ms", |moment| amount(moment.access_rtt_ms?.into())),
 ];
 
 /// The report of this history. A measure without a value has no line.
@@ -174,6 +176,9 @@ impl Listed for &GuestUse {
             "write_mean_bps" => of("write_bps", "mean"),
             "receive_mean_bps" => of("receive_bps", "mean"),
             "transmit_mean_bps" => of("transmit_bps", "mean"),
+            "availability_mean_percent" => of("availability_percent", "mean"),
+            "availability_min_percent" => of("availability_percent", "min"),
+            "access_rtt_p95_ms" => of("access_rtt_ms", "p95"),
             "from" | "last" | "step_s" => of("cpu_percent", name),
             "missing" => match &self.report {
                 Err(why) => json!(why),
@@ -199,15 +204,16 @@ mod test {
             cpu_peak_permille: if number == 3 { 5_000 } else { 0 },
             resident_mib: MiB(60),
             available_mib: (number > 50).then_some(MiB(number)),
+            availability_permille: (number > 96).then_some(if number == 97 { 500 } else { 1_000 }),
             ..GuestMoment::default()
         };
         let of = Course::Guest((1..=100).map(moment).collect());
         let report = report(&History { step: Millis(10_000), of });
         let measures: Vec<&str> = report.iter().map(|line| line.measure).collect();
-        assert_eq!(
-            measures,
-            ["cpu_percent", "resident_mib", "available_mib", "read_bps", "write_bps", "receive_bps", "transmit_bps"]
-        );
+        let always = ["read_bps", "write_bps", "receive_bps", "transmit_bps"];
+        assert_eq!(measures[..3], ["cpu_percent", "resident_mib", "available_mib"]);
+        assert_eq!((&measures[3..7], &measures[7..]), (&always[..], &["availability_percent"][..]));
+        assert_eq!(report[7].figures, Figures { count: 4, mean: 87.5, min: 50.0, p95: 100.0, max: 100.0 });
         let cpu = &report[0];
         assert_eq!((cpu.from, cpu.last, cpu.step_s), (Stamp(10_000), Stamp(1_000_000), 10));
         assert_eq!(cpu.figures, Figures { count: 100, mean: 50.5, min: 1.0, p95: 95.0, max: 500.0 });
@@ -219,11 +225,20 @@ mod test {
 
     #[test]
     fn a_guest_in_the_report_over_many_has_its_figures_or_says_why_not() {
-        let moment = GuestMoment { cpu_permille: 250, resident_mib: MiB(60), receive_bps: 9, ..GuestMoment::default() };
+        let (availability_permille, access_rtt_ms) = (Some(998), Some(7));
+        let moment = GuestMoment {
+            cpu_permille: 250,
+            receive_bps: 9,
+            availability_permille,
+            access_rtt_ms,
+            ..GuestMoment::default()
+        };
         let sampled = report(&History { step: Millis(300_000), of: Course::Guest(vec![moment]) });
         let line = |report| GuestUse { guest: GuestId::from_u128(1), name: "a".into(), host_name: "h".into(), report };
         let (good, none, bad) = (line(Ok(sampled)), line(Ok(vec![])), line(Err("away".into())));
         let told = |line: &GuestUse, names: [&str; 4]| names.map(|name| (&line).property(name));
+        let doors = ["availability_mean_percent", "availability_min_percent", "access_rtt_p95_ms", "missing"];
+        assert_eq!(told(&good, doors), [json!(99.8), json!(99.8), json!(7.0), Value::Null]);
         let names = ["cpu_mean_percent", "receive_mean_bps", "step_s", "missing"];
         assert_eq!(told(&good, names), [json!(25.0), json!(9.0), json!(300), Value::Null]);
         assert_eq!(told(&none, names), [Value::Null, Value::Null, Value::Null, json!("nothing was sampled then")]);
