@@ -17,7 +17,7 @@ use crate::handle::Handle;
 use crate::notify::Courier;
 
 mod around;
-mod cbe;
+pub(crate) mod cbe;
 mod csv;
 mod dispatch;
 mod escape;

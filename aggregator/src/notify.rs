@@ -1,11 +1,13 @@
-//! Notifications on their way out: mail, webhook, syslog, SNMP. What is told when is decided by the core; here it only travels.
+//! Notifications on their way out: mail, webhook, syslog, SNMP, files. What is told when is decided by the core; here it only travels.
 
 mod alertmanager;
+pub(crate) mod file;
 mod mail;
 mod snmp;
 mod syslog;
 mod webhook;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,7 @@ use roost_protocol::Stamp;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -60,6 +62,8 @@ pub(crate) enum Undelivered {
     Snmp(String, #[source] Box<async_snmp::Error>),
     #[error("{what} {server}")]
     Socket { what: &'static str, server: String, source: std::io::Error },
+    #[error("{what} {path}")]
+    File { what: &'static str, path: PathBuf, source: std::io::Error },
 }
 
 /// Knows what every notification says of its sender.
@@ -69,11 +73,15 @@ pub(crate) struct Courier {
     url: String,
     grid: String,
     began: Instant,
+    /// One write at a time, also where one was given up while its disk hangs.
+    folder: Arc<Mutex<file::Folder>>,
 }
 
 impl Courier {
-    pub(crate) fn new(url: String, grid: String) -> Self {
-        Self { url, grid, began: Instant::now() }
+    /// `data`: the aggregator's data folder, below which files are written.
+    pub(crate) fn new(url: String, grid: String, data: &Path) -> Self {
+        let folder = Arc::new(Mutex::new(file::Folder(data.join(file::FOLDER))));
+        Self { url, grid, began: Instant::now(), folder }
     }
 
     /// Brings it there, or says why not.
@@ -84,6 +92,7 @@ impl Courier {
                 Way::Webhook(way) => webhook::send(self, notifier, way, digest).await,
                 Way::Syslog(way) => syslog::send(way, digest).await,
                 Way::Snmp(way) => snmp::send(self, notifier, way, digest).await,
+                Way::File => file::send(self, notifier, digest).await,
             }
         };
         tokio::time::timeout(PATIENCE, travel).await.map_err(|_| Undelivered::TimedOut)?

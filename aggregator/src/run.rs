@@ -85,7 +85,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let listener = Arc::new(grid.within(|| bind(config.quic_listen, &key))?);
     let certificate = Certificate::new(&key, &config.public)?;
     let clock = parts.clock;
-    let courier = Arc::new(Courier::new(config.api_url(), key.grid_id().to_string()));
+    let courier = Arc::new(Courier::new(config.api_url(), key.grid_id().to_string(), &config.data_dir));
     let serving = api::Serving {
         listener: bind_https(config.https_listen).await?,
         tls: certificate.server_config()?,

@@ -5,26 +5,52 @@ use serde_json::Value;
 use super::escape::escaped;
 use super::page::Page;
 
-/// What the format allows in `msg`.
+/// Characters that the format allows in `msg`, and in a value.
 const MSG: usize = 1_024;
 
-/// All events of the page as one document. `grid`: 32 hexadecimal digits that name it, so that ids are unique everywhere.
+/// What names in a document mean; an element that stands alone says it too.
+const NAMESPACES: &str = "xmlns=\"http://www.ibm.com/AC/commonbaseevent1_0_1\" \
+                          xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"";
+
+/// One event as the format tells it.
+#[derive(Debug)]
+pub(crate) struct Element<'a> {
+    /// Names it everywhere: a letter, then letters and digits, 32 to 64 together.
+    pub(crate) id: String,
+    /// RFC 3339.
+    pub(crate) time: &'a str,
+    /// Stable word such as `host.up`.
+    pub(crate) kind: &'a str,
+    /// 0 unknown, 10 info, 30 warning, 50 critical, 60 fatal.
+    pub(crate) severity: u8,
+    /// In one sentence; what the format has no room for is cut off.
+    pub(crate) msg: &'a str,
+    /// What else is known: name, type and value.
+    pub(crate) more: Vec<(&'static str, &'static str, &'a str)>,
+    /// Ids of what it is about.
+    pub(crate) host: Option<&'a str>,
+    pub(crate) guest: Option<&'a str>,
+    pub(crate) situation: Situation,
+}
+
+/// What ids begin with: 32 hexadecimal digits of a grid's id, so that they are unique everywhere.
+pub(crate) fn grid_name(id: &str) -> String {
+    id.replace('-', "").to_ascii_uppercase()
+}
+
+/// All events of the page as one document. `grid`: see [`grid_name`].
 pub(super) fn write(grid: &str, page: &Page) -> String {
-    let mut xml = String::from(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <CommonBaseEvents xmlns=\"http://www.ibm.com/AC/commonbaseevent1_0_1\" \
-         xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\">\n",
-    );
+    let mut xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<CommonBaseEvents {NAMESPACES}>\n");
     for row in &page.rows {
         let of = |name: &str| page.fields.iter().position(|field| *field == name).and_then(|at| row.get(at));
-        event(&mut xml, grid, &|name| of(name).unwrap_or(&Value::Null));
+        xml.push_str(&event(grid, &|name| of(name).unwrap_or(&Value::Null)));
+        xml.push('\n');
     }
     xml.push_str("</CommonBaseEvents>\n");
     xml
 }
 
-/// The order of elements is the schema's.
-fn event<'a>(xml: &mut String, grid: &str, of: &dyn Fn(&str) -> &'a Value) {
+fn event<'a>(grid: &str, of: &dyn Fn(&str) -> &'a Value) -> String {
     let word = |name: &str| of(name).as_str().unwrap_or_default();
     let (kind, text, sequence) = (word("kind"), word("text"), of("seq").as_u64().unwrap_or(0));
     let severity = match word("severity") {
@@ -33,57 +59,78 @@ fn event<'a>(xml: &mut String, grid: &str, of: &dyn Fn(&str) -> &'a Value) {
         "error" => 50,
         _ => 0,
     };
-    let msg: String = text.chars().take(MSG).collect();
-    xml.push_str(&format!(
-        "<CommonBaseEvent creationTime=\"{}\" extensionName=\"{}\" globalInstanceId=\"R{grid}{sequence:016X}\" \
-         msg=\"{}\" severity=\"{severity}\" version=\"1.0.1\">\n",
-        escaped(word("time")),
-        escaped(kind),
-        escaped(&msg),
-    ));
-    more(xml, "seq", "long", &sequence.to_string());
-    for name in ["user", "operation"] {
-        if !word(name).is_empty() {
-            more(xml, name, "string", word(name));
-        }
+    let resources = of("resources").as_array().map(Vec::as_slice).unwrap_or_default();
+    let id = |kind: &str| resources.iter().find(|resource| resource["kind"] == kind)?["id"].as_str();
+    let number = sequence.to_string();
+    let mut more = vec![("seq", "long", number.as_str())];
+    more.extend(["user", "operation"].map(|name| (name, "string", word(name))));
+    let element = Element {
+        id: format!("R{grid}{sequence:016X}"),
+        time: word("time"),
+        kind,
+        severity,
+        msg: text,
+        more,
+        host: id("host"),
+        guest: id("guest"),
+        situation: Situation::of(kind, text, severity < 30),
+    };
+    element.line("")
+}
+
+impl Element<'_> {
+    /// One line that is a document of its own, without its end.
+    pub(crate) fn alone(&self) -> String {
+        self.line(&format!("{NAMESPACES} "))
     }
-    source(xml, kind, of("resources"));
-    let situation = Situation::of(kind, text, severity < 30);
-    xml.push_str(&format!("<situation categoryName=\"{}\">", situation.category()));
-    xml.push_str(&format!("<situationType {}/></situation>\n</CommonBaseEvent>\n", situation.attributes()));
-}
 
-fn more(xml: &mut String, name: &str, kind: &str, value: &str) {
-    let value = escaped(value);
-    xml.push_str(&format!(
-        "<extendedDataElements name=\"{name}\" type=\"{kind}\"><values>{value}</values></extendedDataElements>\n"
-    ));
-}
+    /// The order of elements is the schema's. No text of others breaks a line: see [`escaped`].
+    fn line(&self, namespaces: &str) -> String {
+        let cut = |text: &str| escaped(&text.chars().take(MSG).collect::<String>());
+        let mut xml = format!(
+            "<CommonBaseEvent {namespaces}creationTime=\"{}\" extensionName=\"{}\" globalInstanceId=\"{}\" msg=\"{}\" \
+             severity=\"{}\" version=\"1.0.1\">",
+            escaped(self.time),
+            escaped(self.kind),
+            escaped(&self.id),
+            cut(self.msg),
+            self.severity,
+        );
+        for (name, kind, value) in self.more.iter().filter(|(_, _, value)| !value.is_empty()) {
+            let value = cut(value);
+            xml.push_str(&format!(
+                "<extendedDataElements name=\"{name}\" type=\"{kind}\"><values>{value}</values></extendedDataElements>"
+            ));
+        }
+        xml.push_str(&self.source());
+        let (category, attributes) = (self.situation.category(), self.situation.attributes());
+        xml.push_str(&format!(
+            "<situation categoryName=\"{category}\"><situationType {attributes}/></situation></CommonBaseEvent>"
+        ));
+        xml
+    }
 
-/// What the event is about, and by whom it is told.
-fn source(xml: &mut String, kind: &str, resources: &Value) {
-    let id = |kind: &str| {
-        let found = resources.as_array()?.iter().find(|resource| resource["kind"] == kind)?;
-        found["id"].as_str()
-    };
-    let noun = kind.split('.').next().unwrap_or_default();
-    let host = escaped(id("host").unwrap_or("aggregator"));
-    let (component, id_type) = match (id("guest"), id("host")) {
-        (Some(guest), _) => (guest, "SystemName"),
-        (None, Some(host)) => (host, "SystemName"),
-        (None, None) => ("roost-aggregator", "Application"),
-    };
-    xml.push_str(&format!(
-        "<sourceComponentId application=\"Roost\" component=\"{}\" componentIdType=\"{id_type}\" \
-         componentType=\"Roost\" location=\"{host}\" locationType=\"Unknown\" subComponent=\"{}\"/>\n",
-        escaped(component),
-        escaped(noun),
-    ));
+    /// What the event is about, and by whom it is told.
+    fn source(&self) -> String {
+        let noun = self.kind.split('.').next().unwrap_or_default();
+        let (component, id_type) = match (self.guest, self.host) {
+            (Some(guest), _) => (guest, "SystemName"),
+            (None, Some(host)) => (host, "SystemName"),
+            (None, None) => ("roost-aggregator", "Application"),
+        };
+        format!(
+            "<sourceComponentId application=\"Roost\" component=\"{}\" componentIdType=\"{id_type}\" \
+             componentType=\"Roost\" location=\"{}\" locationType=\"Unknown\" subComponent=\"{}\"/>",
+            escaped(component),
+            escaped(self.host.unwrap_or("aggregator")),
+            escaped(noun),
+        )
+    }
 }
 
 /// The twelve categories of the format, as far as something of ours falls under them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Situation {
+pub(crate) enum Situation {
     /// `START COMPLETED` or another stage.
     Start(bool),
     /// `STOP COMPLETED` or another stage.
@@ -124,6 +171,16 @@ impl Situation {
             "replica.broken" | "replica.behind" | "guest.unprotected" => Situation::Dependency(false),
             "host.zone" | "host.memory" | "host.fence" | "host.watchdog" | "host.maintenance" | "guest.probes"
             | "backup.policy" | "user.changed" | "notifier.changed" => Situation::Configure,
+            _ => Situation::Report("STATUS"),
+        }
+    }
+
+    /// Of an alarm with this code that stands, or is over.
+    pub(crate) fn of_alarm(code: &str, over: bool) -> Self {
+        match code {
+            "host-down" | "guest-down" | "guest-crash-loop" | "guest-unreachable" | "hypervisor-away"
+            | "store-away" | "guard-away" | "aggregator-away" => Situation::Available(over),
+            "replica-lag" | "replica-broken" | "unprotected" | "takeover-no-copy" => Situation::Dependency(over),
             _ => Situation::Report("STATUS"),
         }
     }
@@ -200,6 +257,8 @@ mod test {
             assert!(xml.contains(part), "{part} in {xml}");
         }
         assert_eq!(xml.matches("<CommonBaseEvent ").count(), 1);
+        assert_eq!(xml.lines().count(), 4, "one line an event: {xml}");
+        assert!(!xml.contains("name=\"operation\""), "what is not known is not told: {xml}");
         let mut reader = quick_xml::Reader::from_str(&xml);
         while reader.read_event().unwrap() != quick_xml::events::Event::Eof {}
     }

@@ -36,6 +36,8 @@ pub(super) struct Fake {
     events: broadcast::Sender<Arc<GridEvent>>,
     time: Arc<AtomicU64>,
     samples: AtomicU64,
+    /// The aggregator's data folder.
+    pub(super) data: tempfile::TempDir,
 }
 
 /// What came back.
@@ -152,10 +154,18 @@ impl Fake {
         });
         let clock = Arc::clone(&time);
         let names = Names::new(["grid.test".to_owned()]);
-        let courier = Arc::new(Courier::new("https://grid.test".into(), "g".into()));
+        let data = tempfile::tempdir().unwrap();
+        let courier = Arc::new(Courier::new("https://grid.test".into(), "g".into(), data.path()));
         let api = Api::new(handle, names, courier, move || Time(clock.load(Ordering::Relaxed)));
-        let fake =
-            Self { router: router(api), token: secret.reveal(), grid, events, time, samples: AtomicU64::new(100) };
+        let fake = Self {
+            router: router(api),
+            token: secret.reveal(),
+            grid,
+            events,
+            time,
+            samples: AtomicU64::new(100),
+            data,
+        };
         fake.connect(1, &[report(11, "web", PowerState::Running), report(12, "db", PowerState::Off)]);
         fake.connect(2, &[report(21, "web", PowerState::Running), report(22, "=cmd|x", PowerState::Paused)]);
         fake

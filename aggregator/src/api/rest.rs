@@ -352,7 +352,7 @@ fn list(api: &Api, operation: &Operation, page: &Page, parts: &Parts, format: &s
         "csv" => text("text/csv; charset=utf-8; header=present", csv::write(page)),
         "html" => text("text/html; charset=utf-8", html::write(operation.summary, page)),
         "cbe" => {
-            let grid = api.handle.key.fingerprint().grid_id().to_string().replace('-', "").to_ascii_uppercase();
+            let grid = cbe::grid_name(&api.handle.key.fingerprint().grid_id().to_string());
             text("application/xml; charset=utf-8", cbe::write(&grid, page))
         }
         _ => json_response(page),

@@ -82,7 +82,7 @@ fn an_snmp_notification_names_what_it_is_and_the_alarm_to_look_up() {
 
 #[tokio::test]
 async fn nobody_listening_is_an_error_that_says_where() {
-    let courier = Courier::new("https://grid:8443".into(), "g".into());
+    let courier = Courier::new("https://grid:8443".into(), "g".into(), Path::new("/nowhere"));
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let way = Way::Syslog(roost_aggregator_core::notify::Syslog { server: closed.clone(), tcp: true });
     let notifier = Notifier {
@@ -95,4 +95,40 @@ async fn nobody_listening_is_an_error_that_says_where() {
     };
     let error = courier.deliver(&notifier, &Digest::trial(Stamp(0))).await.unwrap_err();
     assert!(crate::chain(&error).contains(&format!("connect to {closed}")), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_file_gets_one_common_base_event_a_line_and_no_name_breaks_out_of_it() {
+    let data = tempfile::tempdir().unwrap();
+    let courier = Courier::new("https://grid:8443".into(), "0a-0b".into(), data.path());
+    let (least, gather) = (roost_protocol::alarm::Severity::Info, roost_protocol::Millis(0));
+    let notifier = Notifier { name: "tec".into(), way: Way::File, least, gather, ca: None, secret: None };
+    let items =
+        vec![item("host-down", None), item("host-down", Some(1_700_000_060_000)), item("no such", Some(u64::MAX))];
+    courier.deliver(&notifier, &Digest { items, test: false }).await.unwrap();
+    courier.deliver(&notifier, &Digest::trial(Stamp(0))).await.unwrap();
+    let text = std::fs::read_to_string(data.path().join(file::place("tec"))).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    for line in &lines {
+        assert!(line.starts_with("<CommonBaseEvent xmlns=\"http://www.ibm.com/AC/commonbaseevent1_0_1\" "), "{line}");
+        let mut reader = quick_xml::Reader::from_str(line);
+        while reader.read_event().unwrap() != quick_xml::events::Event::Eof {}
+    }
+    let id = item("host-down", None).alarm.key.fingerprint();
+    for (at, part) in [
+        (0, "creationTime=\"2023-11-14T22:13:20.000Z\" extensionName=\"alarm.raised\"".to_owned()),
+        (0, format!("globalInstanceId=\"A0A0B{}018BCFE56800R\"", id.to_ascii_uppercase())),
+        (0, "msg=\"guest we]b on host h1 is down: it crashed &quot;again&quot;&#10;and again\" severity=\"60\"".into()),
+        (0, "availabilityDisposition=\"NOT AVAILABLE\"".into()),
+        (1, "creationTime=\"2023-11-14T22:14:20.000Z\" extensionName=\"alarm.cleared\"".into()),
+        (1, format!("globalInstanceId=\"A0A0B{}018BCFE56800C\"", id.to_ascii_uppercase())),
+        (1, "availabilityDisposition=\"AVAILABLE\"".into()),
+        (2, "creationTime=\"9999-12-30".into()),
+        (3, "component=\"roost-aggregator\"".into()),
+        (3, "extensionName=\"notifier.test\"".into()),
+        (3, "severity=\"10\"".into()),
+    ] {
+        assert!(lines[at].contains(&part), "{part} in {}", lines[at]);
+    }
 }

@@ -74,6 +74,8 @@ impl Notifier {
                 }
                 server(&syslog.server)
             }
+            Way::File if self.secret.is_some() => Err("a file knows no secret".into()),
+            Way::File => Ok(()),
             Way::Snmp(snmp) => {
                 server(&snmp.server)?;
                 let secret = self.secret.as_ref().map(|secret| secret.0.as_str());
@@ -101,6 +103,7 @@ impl Way {
             Way::Webhook(webhook) => ("webhook", &webhook.url, None),
             Way::Syslog(syslog) => ("syslog", &syslog.server, None),
             Way::Snmp(snmp) => ("snmp", &snmp.server, snmp.user.as_deref()),
+            Way::File => ("file", "", None),
         }
     }
 }

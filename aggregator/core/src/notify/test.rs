@@ -375,6 +375,7 @@ fn settings_that_can_not_work_are_refused_by_name() {
         (mail(good, "ann@example.org", MailTls::StartTls, None), Some("needs a user")),
         (Way::Webhook(Webhook { url: "ftp://x".into() }), Some("url must be")),
         (Way::Syslog(Syslog { server: "log:514".into(), tcp: true }), Some("knows no secret")),
+        (Way::File, Some("knows no secret")),
         (snmp("nms:162", None), None),
         (snmp("nms", None), Some("NAME:PORT")),
         (snmp("nms:162", Some("mon")), Some("8 characters or more")),
@@ -387,7 +388,10 @@ fn settings_that_can_not_work_are_refused_by_name() {
             Some(part) => assert!(told.clone().is_err_and(|why| why.contains(part)), "{way:?}: {told:?}"),
         }
     }
-    assert!(Notifier { name: "a b".into(), ..webhook("", 0) }.check().is_err());
+    assert_eq!(Notifier { way: Way::File, secret: None, ..webhook("a", 0) }.check(), Ok(()));
+    for name in ["a b", "../a", "/a", "a\0"] {
+        assert!(Notifier { name: name.into(), ..webhook("", 0) }.check().is_err(), "{name:?}: files are named so");
+    }
 }
 
 #[test]

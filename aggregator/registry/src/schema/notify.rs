@@ -4,7 +4,7 @@ use super::{ID, NAME, Property, hidden, maybe, restless, shown, wide};
 use crate::FieldKind::{Boolean, Choice, Integer, Text, TextList, Time};
 
 pub(crate) const SEVERITIES: &[&str] = &["info", "warning", "error", "critical"];
-pub(crate) const NOTIFIER_KINDS: &[&str] = &["mail", "webhook", "syslog", "snmp"];
+pub(crate) const NOTIFIER_KINDS: &[&str] = &["mail", "webhook", "syslog", "snmp", "file"];
 pub(crate) const NOTIFIER_SECURITY: &[&str] = &["starttls", "tls", "plain"];
 pub(crate) const NOTIFIER_TRANSPORTS: &[&str] = &["udp", "tcp"];
 
@@ -52,6 +52,7 @@ pub(super) const NOTIFIER: &[Property] = &[
     maybe(wide("from", Text, "Mail: the sender")),
     maybe(shown("to", TextList, "Mail: the receivers")),
     maybe(shown("url", Text, "Webhook: where to")),
+    maybe(wide("file", Text, "File: where it is, below the aggregator's data folder")),
     maybe(wide("transport", Choice(NOTIFIER_TRANSPORTS), "Syslog: how it travels")),
     maybe(wide("hosts_too", Boolean, "SNMP: tells of what hosts tell by themselves too")),
     wide("secret_set", Boolean, "It has a secret"),

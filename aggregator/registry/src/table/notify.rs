@@ -145,7 +145,8 @@ const NOTIFIERS: &[Operation] = &[
     Operation {
         detail: "It is told at once of what stands. Webhooks get Alertmanager's body (version 4), signed by X-Roost-Signature \
                  where there is a secret: t=SECONDS,v1=HMAC-SHA256 of SECONDS.BODY. Syslog is RFC 5424. SNMP sends ROOST-MIB's notifications, only of what no host \
-                 tells by itself unless hosts_too says otherwise.",
+                 tells by itself unless hosts_too says otherwise. A file gets a line for each: Common Base Event 1.0.1 as XML; it is \
+                 events/NAME.xml below the aggregator's data folder, at 8 MiB it becomes NAME.xml.1, and the last four of them are kept.",
         inputs: &[
             NEW_NAME, KIND, SEVERITY, GATHER, SERVER, SECURITY, USER, FROM, TO, URL, TRANSPORT, HOSTS_TOO, SECRET, CA,
         ],

@@ -81,7 +81,7 @@ pub(crate) async fn test(api: &Api, _: &Caller, mut input: Input) -> Done {
     let notifier = found.await??;
     api.courier.deliver(&notifier, &Digest::trial(clock::wall())).await.map_err(|error| {
         Problem::new("target_away", format!("The test did not arrive: {}.", crate::chain(&error)))
-            .advice("Check address, port, security and secret, and the receiver's log.")
+            .advice("Check address, port, security and secret, and the receiver's log; of a file the room on its disk.")
     })?;
     Ok(Output::Nothing)
 }
@@ -112,6 +112,7 @@ fn notifier(input: &Input) -> Result<Notifier, Problem> {
             user: text("user"),
             hosts_too: input.value("hosts_too").and_then(Value::as_bool).unwrap_or(false),
         }),
+        "file" => Way::File,
         _ => Way::Syslog(Syslog { server: needed("server")?, tcp: input.text("transport") == Some("tcp") }),
     };
     let gather = if kind == "mail" { GATHER_MAIL } else { GATHER };
@@ -132,6 +133,7 @@ fn strangers(input: &Input, kind: &str) -> Result<(), Problem> {
         "mail" => &["server", "security", "user", "from", "to", "secret", "ca"],
         "webhook" => &["url", "secret", "ca"],
         "snmp" => &["server", "user", "hosts_too", "secret"],
+        "file" => &[],
         _ => &["server", "transport"],
     };
     let all = ["server", "security", "user", "from", "to", "secret", "ca", "url", "transport", "hosts_too"];

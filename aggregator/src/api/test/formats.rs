@@ -83,6 +83,32 @@ async fn a_web_query_ends_with_the_api_token_that_made_it() {
 }
 
 #[tokio::test]
+async fn a_notifier_by_file_writes_common_base_events_where_nobody_says_and_not_where_somebody_does() {
+    let fake = Fake::new();
+    let made = fake.ask("POST", "/notifiers", Some(json!({"name": "tec", "kind": "file", "severity": "info"}))).await;
+    assert_eq!((made.status.as_u16(), &made.json()["file"]), (200, &json!("events/tec.xml")), "{}", made.text);
+    let tried = fake.ask("POST", "/notifiers/tec/actions/test", None).await;
+    assert_eq!(tried.status, 204, "{}", tried.text);
+    let written = std::fs::read_to_string(fake.data.path().join("events/tec.xml")).unwrap();
+    assert!(written.starts_with("<CommonBaseEvent ") && written.ends_with("</CommonBaseEvent>\n"), "{written}");
+    for body in [
+        json!({"name": "../tec", "kind": "file"}),
+        json!({"name": "/tmp/tec", "kind": "file"}),
+        json!({"name": "a", "kind": "file", "url": "file:///tmp/tec"}),
+        json!({"name": "a", "kind": "file", "secret": "s"}),
+    ] {
+        let refused = fake.ask("POST", "/notifiers", Some(body.clone())).await;
+        assert_eq!(refused.status, 422, "{body}: {}", refused.text);
+    }
+    let folder = fake.data.path().join("events");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "in the way").unwrap();
+    let failed = fake.ask("POST", "/notifiers/tec/actions/test", None).await.json();
+    let said = failed["detail"].as_str().unwrap_or_default();
+    assert!(said.contains("make the folder of") && said.contains("events/tec.xml"), "{failed}");
+}
+
+#[tokio::test]
 async fn events_are_there_as_common_base_events_and_other_lists_are_not() {
     let fake = Fake::new();
     let xml = fake.get("/events?format=cbe").await;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{some_text, time};
 use crate::api::page::{Listed, Order};
+use crate::notify::file::place;
 
 /// An alarm that stands, and when it is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +104,7 @@ impl NotifierView<'_> {
     fn mail(&self) -> Option<&Mail> {
         match &self.notifier.way {
             Way::Mail(mail) => Some(mail),
-            Way::Webhook(_) | Way::Syslog(_) | Way::Snmp(_) => None,
+            Way::Webhook(_) | Way::Syslog(_) | Way::Snmp(_) | Way::File => None,
         }
     }
 
@@ -114,6 +115,8 @@ impl NotifierView<'_> {
             ("kind", Way::Webhook(_)) => json!("webhook"),
             ("kind", Way::Syslog(_)) => json!("syslog"),
             ("kind", Way::Snmp(_)) => json!("snmp"),
+            ("kind", Way::File) => json!("file"),
+            ("file", Way::File) => json!(place(&self.notifier.name)),
             ("server", Way::Mail(mail)) => json!(mail.server),
             ("server", Way::Syslog(syslog)) => json!(syslog.server),
             ("server", Way::Snmp(snmp)) => json!(snmp.server),
