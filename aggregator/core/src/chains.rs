@@ -61,6 +61,15 @@ pub struct Failover {
     pub trouble: Option<String>,
 }
 
+/// Takeovers since the aggregator started: what hosts told when they were first heard is not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Hosts that won the ward of a guest whose own host they missed; planned hand-overs are none of these.
+    pub begun: u64,
+    /// Of these, those whose guest could not be started at the first try.
+    pub failed: u64,
+}
+
 /// What this host's notes say of wards that it won from others, oldest first.
 pub(crate) fn failovers(to: HostId, notes: &[Noted]) -> Vec<Failover> {
     let won =
@@ -129,7 +138,26 @@ impl Grid {
         for note in news {
             self.publish_note(now, id, &note, actions);
         }
+        self.count_failovers(id);
         self.publish_failovers(now, id, actions);
+    }
+
+    fn count_failovers(&mut self, id: HostId) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let missed = failovers(id, &host.notes).into_iter().filter(|one| one.detected.is_some());
+        let all: BTreeMap<(u64, Stamp), bool> =
+            missed.map(|one| ((one.ward, one.won), one.trouble.is_some())).collect();
+        let Some(before) = host.failovers_counted.replace(all.clone()) else { return };
+        for (key, failed) in all {
+            let known = before.get(&key);
+            self.tally.begun += u64::from(known.is_none());
+            self.tally.failed += u64::from(failed && known != Some(&true));
+        }
+    }
+
+    /// Reading: takeovers since the aggregator started.
+    pub fn tally(&self) -> Tally {
+        self.tally
     }
 
     fn publish_note(&mut self, now: Now, id: HostId, note: &Noted, actions: &mut Vec<Action>) {

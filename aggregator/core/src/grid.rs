@@ -11,6 +11,7 @@ use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, Millis, Operati
 
 use crate::account::LastUses;
 use crate::backup::{Backups, Questions};
+use crate::chains::Tally;
 use crate::commands::Commands;
 use crate::event::{Action, Event, GridEvent, LinkId};
 use crate::history::{History, Line};
@@ -57,6 +58,8 @@ pub struct Host {
     pub notes: Vec<Noted>,
     /// Takeovers by it that people were told of, by ward and epoch.
     pub failovers_told: BTreeSet<(u64, Option<Epoch>)>,
+    /// Those that were counted, by ward and moment, and whether they failed; none: it told of none yet.
+    pub failovers_counted: Option<BTreeMap<(u64, Stamp), bool>>,
     /// Guests that were to be handed over while it is drained, and when that may be tried again.
     pub drained: BTreeMap<GuestId, Time>,
     /// The message version spoken with it.
@@ -119,6 +122,7 @@ pub struct Grid {
     pub(crate) lapses: Lapses,
     pub(crate) post: Post,
     pub(crate) witness: Witnessing,
+    pub(crate) tally: Tally,
     /// The last write of the intent failed: the next one writes all of it.
     pub(crate) resave: bool,
     /// The time of the event that was dealt with last.
@@ -158,6 +162,7 @@ impl Grid {
             lapses: Lapses::default(),
             post: Post::default(),
             witness: Witnessing::default(),
+            tally: Tally::default(),
             hosts: BTreeMap::new(),
             links: BTreeMap::new(),
             places: Places::default(),

@@ -50,6 +50,7 @@ impl Host {
             guard: None,
             notes: Vec::new(),
             failovers_told: BTreeSet::new(),
+            failovers_counted: None,
             version: OLDEST,
             drained: BTreeMap::new(),
             remote: String::new(),

@@ -8,7 +8,7 @@ use roost_protocol::{Epoch, GuestId, HostId, Millis, Stamp};
 
 use super::{HOST, LINK, Rig, report};
 use crate::Event;
-use crate::chains::{LinkKind, failovers};
+use crate::chains::{LinkKind, Tally, failovers};
 
 const GUEST: GuestId = GuestId::from_u128(50);
 const DEAD: HostId = HostId::from_u128(9);
@@ -105,6 +105,30 @@ fn a_takeover_is_told_once_and_again_by_an_aggregator_that_lost_all() {
     let mut rig = Rig::new();
     rig.remembers(0, takeover());
     assert_eq!((rig.count("failover.done"), rig.grid.failovers().len()), (1, 1));
+}
+
+#[test]
+fn takeovers_are_counted_once_each_and_not_those_that_were_before_the_aggregator() {
+    let mut rig = Rig::new();
+    rig.remembers(0, takeover());
+    assert_eq!(rig.grid.tally(), Tally::default(), "it was long ago, for all this aggregator knows");
+    let later = |kind| note(kind, 90_000, &[DEAD]);
+    rig.notes(vec![later(NoteKind::Suspect), later(NoteKind::Won)]);
+    assert_eq!(rig.grid.tally(), Tally { begun: 1, failed: 0 });
+    rig.notes(vec![later(NoteKind::NotStarted)]);
+    rig.notes(vec![later(NoteKind::NotStarted)]);
+    assert_eq!(rig.grid.tally(), Tally { begun: 1, failed: 1 }, "tried again and again, it failed once");
+    rig.notes(vec![later(NoteKind::Started)]);
+    let all = rig.grid.hosts()[&HOST].notes.clone();
+    rig.remembers(0, all);
+    assert_eq!(rig.grid.tally(), Tally { begun: 1, failed: 1 }, "after a break nothing is counted twice");
+    let mut rig = Rig::new();
+    rig.remembers(0, Vec::new());
+    rig.notes(vec![note(NoteKind::Candidacy, 1, &[DEAD]), note(NoteKind::Won, 2, &[HOST])]);
+    assert_eq!((rig.grid.failovers().len(), rig.grid.tally()), (1, Tally::default()), "a planned hand-over");
+    // A takeover while the link was cut, told in whole.
+    rig.remembers(0, takeover());
+    assert_eq!(rig.grid.tally(), Tally { begun: 1, failed: 0 });
 }
 
 #[test]
