@@ -79,6 +79,8 @@ pub(crate) struct Config {
     /// Where the guard beside this aggregator is asked: with it two hosts have a third voice. Not on a machine that is itself
     /// a host of this grid, nor in a guest of it.
     pub(crate) witness_socket: Option<PathBuf>,
+    /// AgentX socket of this machine's snmpd, usually /var/agentx/master: then it tells how many hosts are up, and of failovers.
+    pub(crate) snmp_socket: Option<PathBuf>,
     /// Life of a host's certificate; it is renewed at a third of it.
     pub(crate) host_certificate_days: u32,
     /// Silence after which a host is shown as suspect.
@@ -100,6 +102,7 @@ impl Default for Config {
             https_listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8443),
             public: Vec::new(),
             witness_socket: None,
+            snmp_socket: None,
             host_certificate_days: 7,
             suspect_after_ms: 6_000,
             down_after_ms: 15_000,
@@ -110,13 +113,14 @@ impl Default for Config {
 }
 
 /// Every key of the file, for suggestions.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "data_dir",
     "grid_key",
     "quic_listen",
     "https_listen",
     "public",
     "witness_socket",
+    "snmp_socket",
     "host_certificate_days",
     "suspect_after_ms",
     "down_after_ms",
@@ -187,6 +191,9 @@ impl Config {
         }
         if self.max_links == 0 {
             return Err(("max_links", "must be 1 or more".to_owned()));
+        }
+        if self.snmp_socket.as_ref().is_some_and(|socket| !socket.is_absolute()) {
+            return Err(("snmp_socket", "must be an absolute path such as /var/agentx/master".to_owned()));
         }
         match self.public.iter().find(|name| !public_name(name)) {
             Some(name) => Err(("public", format!("has {name:?}, which is neither a host name nor an address"))),
@@ -280,6 +287,7 @@ mod test {
         assert!(refused("host_certificate_days = 0").contains("host_certificate_days"));
         assert!(refused("public = ['a b']").contains("neither a host name nor an address"));
         assert!(refused("max_links = 0").contains("max_links"));
+        assert!(refused("snmp_socket = 'agentx'").contains("snmp_socket` must be an absolute path"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod look;
 mod notify;
 mod run;
 mod service;
+mod snmp;
 mod witness;
 
 use std::io::Write;

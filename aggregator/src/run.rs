@@ -23,7 +23,7 @@ use crate::https::Certificate;
 use crate::ledger::{Ledger, LedgerError, Store};
 use crate::listen::{self, Shared};
 use crate::notify::{self, Courier, Delivery};
-use crate::{address, api, init, service, witness};
+use crate::{address, api, init, service, snmp, witness};
 
 /// Own certificates last 397 days; new ones are made this often, so that addresses and a corrected clock come in soon.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
@@ -101,6 +101,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         let (public, handle) = (config.public.clone(), parts.handle.clone());
         tokio::spawn(witness::watch(socket, public, handle, stop.clone()))
     });
+    let asked = config.snmp_socket.clone().map(|socket| {
+        let handle = parts.handle.clone();
+        tokio::spawn(snmp::serve(socket, handle, stop.clone()))
+    });
     let watching = tokio::spawn(service::watchdog(parts.handle.clone(), stop.clone()));
     tracing::info!(quic = %config.quic_listen, https = %config.https_listen, "listening");
     service::tell(NotifyState::Ready);
@@ -112,7 +116,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     service::tell(NotifyState::Stopping);
     stop.cancel();
     // Each ends by the token; the driver last, when all that was answered is durable.
-    for task in [answering, listening, renewing, watching, posting].into_iter().chain(witness) {
+    for task in [answering, listening, renewing, watching, posting].into_iter().chain(witness).chain(asked) {
         task.await.context("stop a task")?;
     }
     if outcome.is_ok() {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
-use crate::mib::{self, View};
+use crate::mib::Served;
 use crate::pdu::{DecodeError, HEADER, Header, PAYLOAD, Said};
 use crate::session::{Output, Session};
 use crate::{Tree, VarBind};
@@ -24,13 +24,13 @@ const BUFFER: usize = HEADER + PAYLOAD;
 
 /// What the subagent is given.
 #[derive(Debug)]
-pub struct Edge {
+pub struct Edge<V> {
     /// snmpd's AgentX socket.
     pub socket: PathBuf,
-    /// Where the clock of [`View`] begins.
+    /// Where the clock of the view begins.
     pub began: Instant,
     /// What is served; the tree is made from it when somebody asks.
-    pub view: watch::Receiver<Arc<View>>,
+    pub view: watch::Receiver<Arc<V>>,
     /// Notifications to send.
     pub notes: mpsc::Receiver<Vec<VarBind>>,
     /// Counts questions, so that others know whether anybody asks.
@@ -83,13 +83,13 @@ impl Socket {
 }
 
 /// What the session is served with.
-struct Served {
-    view: watch::Receiver<Arc<View>>,
-    cached: Option<(Arc<View>, Tree)>,
+struct Shelf<V> {
+    view: watch::Receiver<Arc<V>>,
+    cached: Option<(Arc<V>, Tree)>,
     asked: Arc<AtomicU64>,
 }
 
-impl Served {
+impl<V: Served> Shelf<V> {
     /// The tree of the newest view; made anew only when the view is another.
     fn tree(&mut self, now: Time, uptime: Option<Millis>) -> &Tree {
         self.asked.fetch_add(1, Ordering::Relaxed);
@@ -98,7 +98,7 @@ impl Served {
             self.cached = None;
         }
         let (_, tree) = self.cached.get_or_insert_with(|| {
-            let tree = mib::tree(&newest, now, uptime);
+            let tree = newest.tree(now, uptime);
             (newest, tree)
         });
         tree
@@ -113,11 +113,11 @@ struct Talk {
     socket: Option<Socket>,
 }
 
-impl Edge {
+impl<V: Served> Edge<V> {
     /// Serves until nobody can send notifications any more; then the session is closed in good order.
     pub async fn run(mut self) {
-        let mut served = Served { view: self.view, cached: None, asked: self.asked };
-        let session = Session::new(mib::identity(), elapsed(self.began));
+        let mut shelf = Shelf { view: self.view, cached: None, asked: self.asked };
+        let session = Session::new(V::identity(), elapsed(self.began));
         let mut talk = Talk { path: self.socket, began: self.began, session, socket: None };
         loop {
             let deadline = talk.session.deadline().map(|at| talk.began + Duration::from_millis(at.0));
@@ -143,11 +143,11 @@ impl Edge {
                 },
                 read = read => match read {
                     Read::Bytes => {
-                        talk.answer(&mut served).await;
+                        talk.answer(&mut shelf).await;
                         vec![]
                     }
                     Read::End => {
-                        tracing::info!("snmpd is gone; the agent tries again");
+                        tracing::info!("snmpd is gone; it is tried again");
                         talk.lose();
                         vec![]
                     }
@@ -170,12 +170,12 @@ impl Talk {
     }
 
     /// Answers all whole PDUs that came in.
-    async fn answer(&mut self, served: &mut Served) {
+    async fn answer<V: Served>(&mut self, shelf: &mut Shelf<V>) {
         while let Some(socket) = &mut self.socket {
             match socket.pdu() {
                 Ok(Some((header, said))) => {
                     let now = self.now();
-                    let tree = served.tree(now, self.session.uptime(now));
+                    let tree = shelf.tree(now, self.session.uptime(now));
                     let outputs = self.session.received(now, &header, said, tree);
                     self.act(outputs).await;
                 }
@@ -212,7 +212,7 @@ impl Talk {
         match (output, &mut self.socket) {
             (Output::Send(bytes), Some(socket)) => {
                 if let Err(error) = socket.send(&bytes).await {
-                    tracing::info!(%error, "snmpd takes nothing; the agent tries again");
+                    tracing::info!(%error, "snmpd takes nothing; it is tried again");
                     self.lose();
                 }
             }

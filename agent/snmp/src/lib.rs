@@ -1,5 +1,6 @@
 //! SNMP for a host: an AgentX subagent (RFC 2741) under the distribution's snmpd, which serves VM-MIB (RFC 7666) and
-//! ROOST-MIB from a snapshot and sends their notifications. Neither libvirt nor a database is asked here.
+//! ROOST-MIB from a snapshot and sends their notifications. Beside the aggregator it serves roostGrid instead. Neither
+//! libvirt nor a database is asked here.
 
 pub mod edge;
 pub mod mib;

@@ -145,6 +145,30 @@ fn real_a_killed_agent_a_restarted_snmpd_and_a_frozen_agent_come_back() {
 }
 
 #[test]
+fn real_the_grid_is_asked_beside_a_host_on_the_same_machine() {
+    let mut lab = Lab::start(2);
+    let up = format!("{ROOST}.1.5.1.0");
+    lab.wait_for(&V3, &format!("{VM}.1.2.0"), "2");
+    lab.wait_for(&V3, &up, "No Such Object");
+    lab.start_grid();
+    lab.wait_for(&V3, &up, "3");
+    for access in [&V2C[..], &V3] {
+        let grid = lab.run("snmpwalk", access, &["-Oqs", "ROOST-MIB::roostGrid"]);
+        let expected = "roostGridHostsUp.0 3\nroostGridHostsDown.0 1\nroostGridFailovers.0 7\n\
+                        roostGridFailoversFailed.0 2\n";
+        assert_eq!(grid, expected);
+        let all = lab.run("snmpbulkwalk", access, &["-On", ROOST]);
+        assert!(all.contains(".1.4.5.0") && all.contains(".1.5.4.0") && all.contains(".1.7.1.2.1"), "{all}");
+    }
+    let number = lab.run("snmpget", &V3, &["-Ovq", &format!("{ROOST}.1.1.8.0")]);
+    assert_eq!(number.trim(), "2", "the host's own objects are its subagent's");
+    lab.restart_snmpd();
+    lab.wait_for(&V3, &up, "3");
+    lab.stop_grid();
+    lab.wait_for(&V3, &up, "No Such Object");
+}
+
+#[test]
 fn real_traps_and_informs_arrive() {
     let mut lab = Lab::start(20);
     lab.wait_for(&V3, &format!("{VM}.1.2.0"), "20");

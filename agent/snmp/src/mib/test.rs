@@ -32,7 +32,7 @@ fn vm(tree: &Tree, arc: &[u32]) -> Value {
 
 #[test]
 fn every_readable_object_of_vm_mib_is_served() {
-    let tree = tree(&view(2), Time(0), None);
+    let tree = view(2).tree(Time(0), None);
     for scalar in [
         &[1, 1, 1, 0][..],
         &[1, 1, 2, 0],
@@ -66,10 +66,22 @@ fn every_readable_object_of_vm_mib_is_served() {
 }
 
 #[test]
+fn every_object_of_the_grid_is_served_and_counters_begin_again_at_zero() {
+    let (hosts_up, hosts_down) = (3, 1);
+    let view = GridView { hosts_up, hosts_down, failovers: (1 << 32) + 7, failovers_failed: 2 };
+    let tree = view.tree(Time(0), None);
+    let values: Vec<Value> = (1..=4).map(|number| tree.get(&Oid::join(&arc::ROOST, &[1, 5, number, 0]))).collect();
+    assert_eq!(values, [Value::Gauge32(3), Value::Gauge32(1), Value::Counter32(7), Value::Counter32(2)]);
+    assert_eq!(tree.len(), 4);
+    let subtree = &GridView::identity().subtrees[0];
+    assert!(tree.rows().all(|(oid, _)| oid.starts_with(subtree)), "of these alone it says that it serves them");
+}
+
+#[test]
 fn the_time_of_the_last_change_is_told_on_the_masters_clock() {
     let mut view = view(0);
     view.host.guests_changed = Time(40_000);
-    let told = |now, uptime| vm(&tree(&view, Time(now), uptime), &[1, 3, 0]);
+    let told = |now, uptime| vm(&view.tree(Time(now), uptime), &[1, 3, 0]);
     assert_eq!(told(50_000, Some(Millis(100_000))), Value::TimeTicks(9_000));
     assert_eq!(told(50_000, Some(Millis(3_000))), Value::TimeTicks(0), "before the master began");
     assert_eq!(told(50_000, None), Value::TimeTicks(0));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use roost_protocol::{GuestId, MiB, Millis, Stamp, Time};
 use roost_snmp::edge::Edge;
 use roost_snmp::mib::note::{self, Change, Gather, Kind, Notice, Severity, Turn};
-use roost_snmp::mib::{Alarm, Disk, Guest, Media, Nic, OperState, Source, View};
+use roost_snmp::mib::{Alarm, Disk, GridView, Guest, Media, Nic, OperState, Source, View};
 use roost_snmp::setup::{Receiver, Setup, User, drop_in};
 use tokio::sync::{mpsc, watch};
 
@@ -35,6 +35,7 @@ pub(crate) struct Lab {
     snmpd: Child,
     traps: Child,
     agent: Child,
+    grid: Option<Ended>,
 }
 
 impl Drop for Lab {
@@ -74,7 +75,7 @@ impl Lab {
         fs::write(dir.join("snmptrapd.conf"), receive).unwrap();
         let traps = snmptrapd(dir, trap_port);
         let (snmpd, agent) = (snmpd(dir), agent(dir, guests));
-        Self { folder, port, snmpd, traps, agent }
+        Self { folder, port, snmpd, traps, agent, grid: None }
     }
 
     fn dir(&self) -> &Path {
@@ -185,6 +186,15 @@ impl Lab {
         self.agent = agent(self.dir(), guests);
     }
 
+    /// An aggregator's subagent, beside the host's.
+    pub(crate) fn start_grid(&mut self) {
+        self.grid = Some(Ended(subagent(self.dir(), "grid")));
+    }
+
+    pub(crate) fn stop_grid(&mut self) {
+        self.grid = None;
+    }
+
     pub(crate) fn freeze_agent(&self) {
         self.signal("-STOP");
     }
@@ -268,10 +278,15 @@ fn snmptrapd(dir: &Path, port: u16) -> Child {
 }
 
 fn agent(dir: &Path, guests: u32) -> Child {
-    let log = fs::File::create(dir.join("agent.log")).unwrap();
+    subagent(dir, &guests.to_string())
+}
+
+/// `what`: a number of guests, or `grid`.
+fn subagent(dir: &Path, what: &str) -> Child {
+    let log = fs::File::create(dir.join(if what == "grid" { "grid.log" } else { "agent.log" })).unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["real_subagent_process", "--exact", "--nocapture", "--include-ignored"])
-        .env(CHILD, format!("{} {guests}", dir.join("agentx").display()))
+        .env(CHILD, format!("{} {what}", dir.join("agentx").display()))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(log)
@@ -292,12 +307,18 @@ pub(crate) fn smilint() -> String {
 /// Serves guests and follows what its standard input says: `crash N`, `storm N`, `alarm CODE`. Ends with its input.
 pub(crate) fn subagent_process() {
     let Ok(told) = std::env::var(CHILD) else { return };
-    let (socket, guests) = told.rsplit_once(' ').unwrap();
-    let (socket, guests) = (PathBuf::from(socket), guests.parse().unwrap());
+    let (socket, what) = told.rsplit_once(' ').unwrap();
+    let socket = PathBuf::from(socket);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (_view, view) = watch::channel(Arc::new(view(guests)));
     let (sender, notes) = mpsc::channel(64);
     let began = Instant::now();
+    if what == "grid" {
+        let grid = GridView { hosts_up: 3, hosts_down: 1, failovers: 7, failovers_failed: 2 };
+        let (_view, view) = watch::channel(Arc::new(grid));
+        runtime.block_on(Edge { socket, began, view, notes, asked: Arc::default() }.run());
+        return drop(sender);
+    }
+    let (_view, view) = watch::channel(Arc::new(view(what.parse().unwrap())));
     runtime.spawn(Edge { socket, began, view, notes, asked: Arc::default() }.run());
     let mut gather = Gather::default();
     let now = || Time(u64::try_from(began.elapsed().as_millis()).unwrap());
