@@ -74,7 +74,7 @@ bench-grid: ## an aggregator with 2,000 simulated hosts: CPU per sample, memory,
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p roost-benches --bin bench-grid
 
-bench-memory: ## page sharing of real guests, and how many a host holds, beside ksmtuned and the kernel, as root on a machine whose KSM nobody else uses; 40 minutes
+bench-memory: ## page sharing of real guests, and how many a host holds, beside ksmtuned and the kernel, as root on a machine whose KSM nobody else uses; 35 minutes
 	$(CARGO) build --release --locked --workspace --bins
 	$(CARGO) run --release --locked -p roost-benches --bin bench-memory
 

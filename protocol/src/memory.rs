@@ -10,6 +10,8 @@ pub const CAUSES: usize = 12;
 /// Acts that a host remembers and tells; older ones are dropped.
 pub const ACTS: usize = 64;
 
+/// Message version of trust groups; an older agent would merge what must not be.
+pub const TRUST_SINCE: u32 = 5;
 /// Sizes of guests that a host counts room for.
 pub const SIZES: usize = 16;
 

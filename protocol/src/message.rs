@@ -16,9 +16,9 @@ use crate::probe::GuestProbes;
 use crate::{Epoch, Generation, GridId, GuestId, HostId, Millis, OperationId, Stamp};
 
 /// The newest message version this build speaks, and the oldest.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// See [`VERSION`]; always N−1.
-pub const OLDEST: u32 = 3;
+pub const OLDEST: u32 = 4;
 /// Time between heartbeats.
 pub const BEAT_EVERY: Millis = Millis::seconds(2);
 /// Guests one host may report; more is a fault or an attack (a host runs 50).

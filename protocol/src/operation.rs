@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::backup::{self, BackupOptions, BackupPolicy, RestoreOrder};
 use crate::failover;
 use crate::guest::{GuestSpec, Power};
-use crate::{Epoch, GuestId, Millis, OperationId, PointId};
+use crate::{Epoch, GuestId, Millis, OperationId, PointId, memory};
 
 /// One thing to do to one guest. Idempotent by `operation`: the second arrival is answered with the first's outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -162,7 +162,11 @@ impl Verb {
 
     /// The first message version that has this verb; a host that speaks an older one is not sent it.
     pub fn since(&self) -> u32 {
-        if matches!(self, Verb::HandOver { .. }) {
+        if let Verb::Create { spec, .. } = self
+            && spec.memory.as_ref().is_some_and(|wish| wish.trust.is_some())
+        {
+            memory::TRUST_SINCE
+        } else if matches!(self, Verb::HandOver { .. }) {
             failover::SINCE
         } else if self.beside() || matches!(self, Verb::Restore { .. }) {
             backup::SINCE

@@ -1,7 +1,7 @@
 //! Pages of guests of different trust groups are never merged: a guest that is started on a host of another group than
 //! its own runs with memory that the kernel leaves alone. The mark says so, for another host may merge it again.
 
-use roost_libvirt::{Hypervisor, XmlForm};
+use roost_libvirt::{Error, Hypervisor, XmlForm};
 use roost_protocol::GuestId;
 use roost_protocol::memory::{MemoryPolicy, MemoryWish};
 use roost_protocol::operation::{Failure, FailureCode};
@@ -18,22 +18,36 @@ const BACKING: &str = "memoryBacking";
 const APART: &str = "apart";
 
 /// Before a guest of ours is started: its definition is as this host's policy has it. One that runs stays as it is, and
-/// its definition tells how.
-pub(super) fn keep(hypervisor: &Hypervisor, guest: GuestId, policy: &MemoryPolicy) -> Result<(), Failure> {
-    let runs = hypervisor.domain(&guest.bytes()).map(|domain| domain.state.is_active());
-    if runs.map_err(|error| hypervisor_failure(&error))? {
-        return Ok(());
+/// its definition tells how. Nobody is kept from starting: where it can't be set apart it runs mergeable, and the agent
+/// ends merging for as long as it does.
+pub(super) fn keep(hypervisor: &Hypervisor, guest: GuestId, policy: &MemoryPolicy) {
+    match set(hypervisor, guest, policy) {
+        Ok(false) => {}
+        Ok(true) => tracing::info!(%guest, "its pages are merged as its trust group and the host's have it"),
+        Err(why) => {
+            tracing::warn!(%guest, why = why.text, "it is not set apart from guests of other trust groups");
+        }
+    }
+}
+
+/// True where the definition was changed.
+fn set(hypervisor: &Hypervisor, guest: GuestId, policy: &MemoryPolicy) -> Result<bool, Failure> {
+    let failed = |error: Error| hypervisor_failure(&error);
+    if hypervisor.domain(&guest.bytes()).map_err(failed)?.state.is_active() {
+        return Ok(false);
     }
     let form = XmlForm { inactive: true, secure: true, ..XmlForm::default() };
-    let xml = hypervisor.xml(&guest.bytes(), form).map_err(|error| hypervisor_failure(&error))?;
-    let Some(changed) = changed(&xml, policy)? else { return Ok(()) };
-    hypervisor.define(&changed).map_err(|error| hypervisor_failure(&error))?;
-    tracing::info!(%guest, "its pages are merged from now on as its trust group and the host's have it");
-    Ok(())
+    let xml = hypervisor.xml(&guest.bytes(), form).map_err(failed)?;
+    let Some(changed) = changed(&xml, policy)? else { return Ok(false) };
+    hypervisor.define(&changed).map_err(failed)?;
+    Ok(true)
 }
 
 /// The definition as it has to be; `None` when it is, or is not ours.
 fn changed(xml: &str, policy: &MemoryPolicy) -> Result<Option<String>, Failure> {
+    if !xml.contains(MARKER) {
+        return Ok(None);
+    }
     let invalid = |text: String| failure(FailureCode::Invalid, text);
     let mut root = import::tree(xml).map_err(|error| invalid(error.to_string()))?;
     let alone = root.child(BACKING).and_then(|backing| backing.child(ALONE)).is_some();
@@ -45,7 +59,7 @@ fn changed(xml: &str, policy: &MemoryPolicy) -> Result<Option<String>, Failure> 
         ..MemoryWish::default()
     };
     let wanted = wish.share && !policy.merges(&wish);
-    if wanted == apart {
+    if wanted == apart && (alone || !wanted) {
         return Ok(None);
     }
     mark.attributes.retain(|(name, _)| name != APART);
@@ -108,6 +122,10 @@ mod test {
                 assert!(apart.contains(" apart='yes'") && apart.contains("a &amp;&#10;b"), "{apart}");
                 assert_eq!(apart.contains("locked"), !backing.is_empty(), "{apart}");
                 assert_eq!(changed(&apart, other), None, "{apart}");
+                // Somebody took it out by hand.
+                let half = apart.replace("<nosharepages></nosharepages>", "");
+                assert!(changed(&half, other).unwrap().contains("nosharepages"), "{half}");
+                assert!(!changed(&half, own).unwrap().contains("apart"), "{half}");
                 let again = changed(&apart, own).unwrap();
                 assert!(!again.contains("nosharepages") && !again.contains("apart"), "{again}");
                 assert_eq!(again.contains("locked"), !backing.is_empty(), "{again}");
@@ -124,6 +142,7 @@ mod test {
             let other = "<domain><metadata><x:guest xmlns:x='urn:other'/></metadata></domain>";
             assert_eq!(changed(other, &host(trust)), Ok(None));
         }
-        assert!(changed("<domain", &host("")).is_err());
+        assert_eq!(changed("<?odd?><domain", &host("red")), Ok(None), "nor even read");
+        assert!(changed(&guest("", "<"), &host("")).is_err());
     }
 }

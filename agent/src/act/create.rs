@@ -235,6 +235,8 @@ fn check(spec: &GuestSpec) -> Result<(), Failure> {
         && cmdline.len() > CMDLINE
     {
         format!("the kernel's command line has more than {CMDLINE} bytes")
+    } else if let Some(problem) = spec.memory.as_ref().and_then(|wish| wish.problem(spec.memory_mib)) {
+        problem
     } else {
         return Ok(());
     };

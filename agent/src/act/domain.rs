@@ -221,7 +221,7 @@ impl Tools {
             Task::Start { guest, paused } => {
                 await_served(&self.place, *guest);
                 let policy = self.policy.borrow().policy.clone();
-                apart::keep(&hypervisor, *guest, &policy)?;
+                apart::keep(&hypervisor, *guest, &policy);
                 if *paused { hypervisor.start_paused(&uuid) } else { hypervisor.start(&uuid) }
             }
             Task::Shutdown { .. } => hypervisor.shutdown(&uuid, ShutdownMode::Default),

@@ -87,7 +87,7 @@ pub(crate) fn domain(parts: &Parts<'_>) -> Option<String> {
          <clock offset='utc'/>\
          <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash><devices>",
         parts.guest,
-        owed(spec.memory.as_ref()),
+        owed(spec.memory.as_ref())?,
         backing(spec.memory.as_ref()),
         boot(parts.kernel)?,
         translator(parts.accelerator),
@@ -118,12 +118,14 @@ pub(crate) fn domain(parts: &Parts<'_>) -> Option<String> {
 }
 
 /// What it is owed of memory, on the mark: it goes wherever the definition goes.
-fn owed(wish: Option<&MemoryWish>) -> String {
-    let Some(MemoryWish { weight, floor_mib, squeeze, trust, .. }) = wish else { return String::new() };
+fn owed(wish: Option<&MemoryWish>) -> Option<String> {
+    let Some(MemoryWish { weight, floor_mib, squeeze, trust, .. }) = wish else { return Some(String::new()) };
     let floor = floor_mib.map(|floor| format!(" floor='{}'", floor.0)).unwrap_or_default();
-    // Its letters were checked.
-    let trust = trust.as_ref().map(|trust| format!(" trust='{trust}'")).unwrap_or_default();
-    format!(" weight='{weight}'{floor} squeeze='{}'{trust}", if *squeeze { "yes" } else { "no" })
+    let trust = match trust {
+        Some(trust) => format!(" trust='{}'", escape(trust)?),
+        None => String::new(),
+    };
+    Some(format!(" weight='{weight}'{floor} squeeze='{}'{trust}", if *squeeze { "yes" } else { "no" }))
 }
 
 fn backing(wish: Option<&MemoryWish>) -> &'static str {
@@ -215,9 +217,10 @@ mod test {
 
     fn made(name: &str, cmdline: &str) -> Option<String> {
         let kernel = MadeKernel { kernel: "/i/k".into(), initrd: Some("/i/<r>".into()), cmdline: cmdline.into() };
+        let wish = MemoryWish { trust: Some(name.into()), ..MemoryWish::default() };
         domain(&Parts {
             guest: GuestId::from_u128(1),
-            spec: &spec(name),
+            spec: &GuestSpec { memory: Some(wish), ..spec(name) },
             accelerator: Accelerator::Tcg,
             disks: &[MadeDisk { path: "/g/a&b.qcow2".into(), format: Format::Qcow2 }],
             kernel: Some(&kernel),
@@ -228,9 +231,16 @@ mod test {
     #[test]
     fn no_text_from_outside_can_add_an_element() {
         let plain = elements(&made("plain", "quiet").unwrap());
-        for hostile in
-            ["</name><devices><hostdev/>", "a'b\"c", "]]>", "<!--", "&lt;", "emoji 🦀\nline", &"x".repeat(300)]
-        {
+        for hostile in [
+            "</name><devices><hostdev/>",
+            "'/></metadata><devices><hostdev/>",
+            "a'b\"c",
+            "]]>",
+            "<!--",
+            "&lt;",
+            "emoji 🦀\nline",
+            &"x".repeat(300),
+        ] {
             assert_eq!(elements(&made(hostile, hostile).unwrap()), plain, "{hostile}");
         }
         assert_eq!(made("a\u{0}b", ""), None);

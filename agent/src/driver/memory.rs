@@ -22,8 +22,8 @@ use crate::observe::memory::Eye;
 use crate::observe::memory::guests::Guests;
 use crate::report::link::wall;
 
-/// Between looks until it is known what fits: before that no start is refused.
-const FIRST: Millis = Millis(100);
+/// Between looks until it is known what fits, for before that no start is refused; and so many, should libvirt be away.
+const FIRST: (Millis, u32) = (Millis(100), 20);
 /// The alarm's code.
 const CODE: &str = "memory-short";
 
@@ -70,7 +70,9 @@ impl Density {
         self.in_force.send_replace(InForce::of(policy.as_deref(), &self.file));
         match &self.thread {
             Some(thread) => thread.unpark(),
-            None => tracing::warn!("the aggregator's memory policy is kept; it counts once tune_memory is true"),
+            None => tracing::warn!(
+                "the aggregator's memory policy is kept; but for its trust group it counts once tune_memory is true"
+            ),
         }
     }
 }
@@ -94,7 +96,7 @@ impl Tuner {
         if let Some(found) = ksm::found(&self.found, &self.boot) {
             state.knobs_before(found);
         }
-        let (mut freshness, mut rest) = (Millis(0), FIRST);
+        let (mut freshness, mut known, mut looks) = (Millis(0), false, 0u32);
         while !self.events.is_closed() {
             let now = Time(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
             tell(self.keeper.beat());
@@ -114,13 +116,13 @@ impl Tuner {
                 if hypervisor.is_some() {
                     let room = Room::of(&sample, &policy, &state);
                     // The agent is busy: the next look is soon.
-                    if self.events.try_send(Event::Room(Box::new(room))).is_ok() {
-                        rest = LOOK_EVERY;
-                    }
+                    known |= self.events.try_send(Event::Room(Box::new(room))).is_ok();
                 }
                 self.report.send_replace(Some(state.report(&sample, &policy)));
                 self.carry_out(&sample, plan, hypervisor.as_deref());
             }
+            looks = looks.saturating_add(1);
+            let rest = if known || looks > FIRST.1 { LOOK_EVERY } else { FIRST.0 };
             // Sooner when the policy changes.
             thread::park_timeout(Duration::from_millis(rest.0));
         }

@@ -2,11 +2,13 @@
 
 use super::law::{Bucket, Buckets, LANES};
 
-/// First byte of every chunk. Since 2 whoever reads skips lanes that it doesn't know, so that more of them need no new
+/// First byte of a chunk. Since 2 whoever reads skips lanes that it doesn't know, so that more of them need no new
 /// version.
 const VERSION: u8 = 2;
-/// With eleven lanes, otherwise the same.
+/// The same for readers that know eleven lanes and stop at more: as long as there are no more, they can read on.
 const ELEVEN: u8 = 1;
+/// The mask's first bit that those don't know.
+const TWELFTH: u64 = 1 << 13;
 /// Most buckets that are read of one chunk; ours have at most 1,440.
 const MOST: usize = 4_096;
 /// Numbers of a bucket: its lanes, its count and its peak.
@@ -23,7 +25,7 @@ pub(crate) struct Chunk {
 impl Chunk {
     /// An empty one that begins at `start`.
     pub(crate) fn new(start: u64) -> Self {
-        Self { bytes: vec![VERSION], at: start, last: [0; NUMBERS] }
+        Self { bytes: vec![ELEVEN], at: start, last: [0; NUMBERS] }
     }
 
     /// Of all these; none of them may be before `start`.
@@ -38,7 +40,13 @@ impl Chunk {
         let numbers = numbers(bucket);
         put(&mut self.bytes, at.saturating_sub(self.at));
         let differs = |lane: &usize| numbers[*lane] != self.last[*lane];
-        put(&mut self.bytes, (0..NUMBERS).filter(differs).map(|lane| 1 << lane).sum());
+        let mask: u64 = (0..NUMBERS).filter(differs).map(|lane| 1 << lane).sum();
+        if mask >= TWELFTH
+            && let Some(version) = self.bytes.first_mut()
+        {
+            *version = VERSION;
+        }
+        put(&mut self.bytes, mask);
         for lane in (0..NUMBERS).filter(differs) {
             put(&mut self.bytes, zigzag(numbers[lane].wrapping_sub(self.last[lane])));
         }

@@ -164,6 +164,15 @@ impl Eye {
         Some((mib(pages), merged.map(mib)))
     }
 
+    /// Whether a QEMU lets the kernel merge its guest's memory, as it was started; `None` when that can't be read.
+    pub(crate) fn merges(&self, pid: u32) -> Option<bool> {
+        let line = fs::read(self.root.join(format!("proc/{pid}/cmdline"))).ok()?;
+        let mut arguments = line.split(|byte| *byte == 0);
+        arguments.find(|argument| *argument == b"-machine")?;
+        let alone = |option: &[u8]| option == b"mem-merge=off";
+        Some(!arguments.next()?.split(|byte| *byte == b',').any(alone))
+    }
+
     /// CPU time that a process has used.
     pub(crate) fn cpu(&self, pid: u32) -> Option<Millis> {
         self.millis(proc::process_ticks(self.text(&format!("proc/{pid}/stat"))?.as_bytes())?)

@@ -80,7 +80,7 @@ fn card(schema: &Schema, item: &Value, form: &Form) -> String {
     let (mut lines, mut tables) = (bare(form), String::new());
     for property in schema.properties.iter().filter(|property| !item[property.name].is_null()) {
         let value = &item[property.name];
-        match (listed(property), value.as_array().filter(|items| !items.is_empty())) {
+        match (listed(property, form), value.as_array().filter(|items| !items.is_empty())) {
             (Some(columns), Some(items)) => {
                 tables += &format!("\n{}\n", property.name.to_ascii_uppercase());
                 tables.extend(table(&columns, items, form).lines().map(|line| format!("  {line}\n")));
@@ -105,9 +105,10 @@ fn rows(lines: &mut Table, name: &str, property: &Property, value: &Value, form:
 }
 
 /// The columns of a list of things; nothing of any other property.
-fn listed(property: &Property) -> Option<Vec<&'static Property>> {
+fn listed(property: &Property, form: &Form) -> Option<Vec<&'static Property>> {
     let FieldKind::List(of) = property.kind else { return None };
-    let columns: Vec<_> = roost_registry::schema(of)?.columns(Show::Table).collect();
+    let least = if form.output == "wide" { Show::Wide } else { Show::Table };
+    let columns: Vec<_> = roost_registry::schema(of)?.columns(least).collect();
     (!columns.is_empty()).then_some(columns)
 }
 
@@ -285,6 +286,14 @@ web1                        host-1      running   yes       2       512         
         let card = one(schema, &guests()[0], &Form { output: "table".into(), ..Form::default() }).unwrap();
         assert!(card.lines().next().unwrap().starts_with("ID"));
         assert!(card.ends_with("\nDISKS\n  TARGET  PATH  FORMAT\n  vda     /i/a  raw\n"), "{card}");
+    }
+
+    #[test]
+    fn lists_of_a_card_are_as_wide_as_asked() {
+        let schema = roost_registry::schema("guest_room").unwrap();
+        let room = json!({"name": "g", "hosts": [{"name": "h1", "more": 3, "at_least": false, "saved_mib": 70}]});
+        let card = |output: &str| one(schema, &room, &Form { output: output.into(), ..Form::default() }).unwrap();
+        assert!(!card("table").contains("70") && card("wide").contains("SAVED_MIB"), "{}", card("wide"));
     }
 
     #[test]

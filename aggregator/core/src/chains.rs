@@ -59,6 +59,8 @@ pub struct Failover {
     pub started: Option<Stamp>,
     /// Why it doesn't run yet.
     pub trouble: Option<String>,
+    /// The first try to start it failed.
+    pub stumbled: bool,
 }
 
 /// Takeovers since the aggregator started: what hosts told when they were first heard is not counted.
@@ -90,6 +92,7 @@ fn failover(to: HostId, notes: &[Noted], place: usize, won: &Noted) -> Option<Fa
     let next = |kind: NoteKind| after.iter().find(|note| note.kind == kind);
     let (chosen, started) = (next(NoteKind::Source), next(NoteKind::Started).map(|note| note.at));
     let trouble = after.iter().rev().find(|note| note.kind == NoteKind::NotStarted).filter(|_| started.is_none());
+    let tried = after.iter().find(|note| matches!(note.kind, NoteKind::Started | NoteKind::NotStarted));
     Some(Failover {
         ward: won.ward,
         guest: None,
@@ -106,6 +109,7 @@ fn failover(to: HostId, notes: &[Noted], place: usize, won: &Noted) -> Option<Fa
         copy_age: chosen.and_then(|note| note.span),
         started,
         trouble: trouble.map(|note| note.text.clone()),
+        stumbled: tried.is_some_and(|note| note.kind == NoteKind::NotStarted),
     })
 }
 
@@ -145,13 +149,20 @@ impl Grid {
     fn count_failovers(&mut self, id: HostId) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let missed = failovers(id, &host.notes).into_iter().filter(|one| one.detected.is_some());
-        let all: BTreeMap<(u64, Stamp), bool> =
-            missed.map(|one| ((one.ward, one.won), one.trouble.is_some())).collect();
-        let Some(before) = host.failovers_counted.replace(all.clone()) else { return };
-        for (key, failed) in all {
-            let known = before.get(&key);
-            self.tally.begun += u64::from(known.is_none());
-            self.tally.failed += u64::from(failed && known != Some(&true));
+        let first = host.failovers_counted.is_none();
+        let counted = host.failovers_counted.get_or_insert_default();
+        for one in missed {
+            // What its notes don't tell now they may tell again later.
+            let key = (one.won, one.ward);
+            let known = counted.get(&key).copied();
+            counted.insert(key, one.stumbled || known == Some(true));
+            if !first {
+                self.tally.begun += u64::from(known.is_none());
+                self.tally.failed += u64::from(one.stumbled && known != Some(true));
+            }
+        }
+        while counted.len() > 2 * NOTES {
+            counted.pop_first();
         }
     }
 

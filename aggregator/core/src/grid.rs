@@ -59,7 +59,7 @@ pub struct Host {
     /// Takeovers by it that people were told of, by ward and epoch.
     pub failovers_told: BTreeSet<(u64, Option<Epoch>)>,
     /// Those that were counted, by ward and moment, and whether they failed; none: it told of none yet.
-    pub failovers_counted: Option<BTreeMap<(u64, Stamp), bool>>,
+    pub failovers_counted: Option<BTreeMap<(Stamp, u64), bool>>,
     /// Guests that were to be handed over while it is drained, and when that may be tried again.
     pub drained: BTreeMap<GuestId, Time>,
     /// The message version spoken with it.

@@ -2,7 +2,7 @@
 //! tells nothing, and the host goes on as it was told; only a word of an admin takes it back.
 
 use roost_protocol::HostId;
-use roost_protocol::memory::{MemoryOrder, MemoryPolicy};
+use roost_protocol::memory::{MemoryOrder, MemoryPolicy, TRUST_SINCE};
 
 use crate::call::{CallErrorCode, Done, Reply};
 use crate::calls::error;
@@ -28,6 +28,11 @@ impl Grid {
         let record = self.member(id)?;
         if let Some(problem) = order.policy.as_ref().and_then(MemoryPolicy::problem) {
             return Err(error(CallErrorCode::Invalid, format!("{problem}; give other values")));
+        }
+        let old = self.hosts.get(&id).is_some_and(|host| host.version < TRUST_SINCE);
+        if old && order.policy.as_ref().is_some_and(|policy| policy.trust.is_some()) {
+            let text = format!("the agent of host {} is too old for trust groups: upgrade it", record.name);
+            return Err(error(CallErrorCode::WrongState, text));
         }
         if record.memory.as_ref() == Some(&order) {
             return Ok(Done::Nothing);

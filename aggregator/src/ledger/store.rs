@@ -51,6 +51,8 @@ const MIGRATIONS: &[M<'static>] = &[
      CREATE TABLE told(id TEXT PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
     ),
     M::up("CREATE TABLE probe(id BLOB PRIMARY KEY, record BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;"),
+    // Notifiers by file: a program that doesn't know them must not take their rows for damage.
+    M::up(""),
 ];
 
 /// What was kept from the last run.

@@ -76,8 +76,10 @@ impl Folder {
             length += more;
         }
         file.sync_data().map_err(|error| undone(&file, kept, error))?;
-        // Its name, should it be new.
-        File::open(&self.0).and_then(|folder| folder.sync_all()).map_err(|error| ("keep", error))
+        // Its name and the folder's, should they be new.
+        let folders = [Some(self.0.as_path()), self.0.parent()];
+        let kept = folders.into_iter().flatten().try_for_each(|folder| File::open(folder)?.sync_all());
+        kept.map_err(|error| ("keep", error))
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Definition {
     /// Its driver takes memory from the balloon before the guest kills a program.
     pub(crate) rescue: bool,
     pub(crate) wish: MemoryWish,
-    /// Its pages may be merged; also where its owner lets them, a host may not (`act/apart.rs`).
+    /// Its pages may be merged; where its owner lets them a host may not (`act/apart.rs`).
     pub(crate) mergeable: bool,
     pub(crate) balloon: bool,
     /// Made by an agent, as its metadata says.

@@ -69,9 +69,11 @@ impl Guests {
             if self.known.contains_key(&id) {
                 continue;
             }
-            // A definition of its own for the next start doesn't matter to the one that runs.
+            // As it is to be started next: what it has in full doesn't follow its balloon there.
             let xml = hypervisor.xml(&uuid, XmlForm { inactive: true, ..XmlForm::default() });
-            let Some(definition) = xml.ok().and_then(|xml| definition::read(&xml)) else { continue };
+            let Some(mut definition) = xml.ok().and_then(|xml| definition::read(&xml)) else { continue };
+            // One that was saved, or edited while it runs, was started by another definition than that.
+            definition.mergeable = eye.merges(pid).unwrap_or(definition.mergeable);
             let age = eye.age(pid).unwrap_or_default();
             let known =
                 Known { pid, since: now, age, cpu: None, cpu_permille: 0, definition, balloon: None, fair: None };

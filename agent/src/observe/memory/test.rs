@@ -72,6 +72,20 @@ fn an_old_kernel_lacks_things_and_that_is_all() {
 }
 
 #[test]
+fn whether_a_guest_is_merged_is_read_off_its_qemu() {
+    let root = kernel(&[
+        (
+            "proc/1/cmdline",
+            "/usr/bin/qemu-system-x86_64\0-name\0mem-merge=off\0-machine\0pc-q35-10.0,usb=off\0-m\x0064\0",
+        ),
+        ("proc/2/cmdline", "/usr/bin/qemu-system-x86_64\0-machine\0pc-q35-10.0,mem-merge=off,usb=off\0"),
+        ("proc/3/cmdline", ""),
+    ]);
+    let eye = Eye::new(root.path());
+    assert_eq!([1, 2, 3, 4].map(|pid| eye.merges(pid)), [Some(true), Some(false), None, None]);
+}
+
+#[test]
 fn this_kernel_is_read() {
     let mut eye = Eye::new(Path::new("/"));
     let host = eye.host().unwrap();

@@ -122,6 +122,17 @@ fn takeovers_are_counted_once_each_and_not_those_that_were_before_the_aggregator
     let all = rig.grid.hosts()[&HOST].notes.clone();
     rig.remembers(0, all);
     assert_eq!(rig.grid.tally(), Tally { begun: 1, failed: 1 }, "after a break nothing is counted twice");
+    let whole = rig.grid.hosts()[&HOST].notes.clone();
+    // So many of another ward that the takeover's own are no longer known here, until the host tells all it has.
+    let noise = |at| Noted { ward: 77, ..note(NoteKind::Heard, at, &[DEAD]) };
+    (0..40).for_each(|round| rig.notes((0..48).map(|at| noise(100_000 + round * 48 + at)).collect()));
+    assert!(rig.grid.failovers().is_empty());
+    rig.remembers(0, whole);
+    assert_eq!((rig.grid.failovers().len(), rig.grid.tally()), (2, Tally { begun: 1, failed: 1 }));
+    let at = |kind, at| note(kind, at, &[DEAD]);
+    let second = [NoteKind::Suspect, NoteKind::Won, NoteKind::NotStarted, NoteKind::Started];
+    rig.notes(second.into_iter().zip(200_000..).map(|(kind, time)| at(kind, time)).collect());
+    assert_eq!(rig.grid.tally(), Tally { begun: 2, failed: 2 }, "told at once, and it runs by now");
     let mut rig = Rig::new();
     rig.remembers(0, Vec::new());
     rig.notes(vec![note(NoteKind::Candidacy, 1, &[DEAD]), note(NoteKind::Won, 2, &[HOST])]);

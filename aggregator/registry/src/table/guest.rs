@@ -79,7 +79,8 @@ pub(super) const TABLE: &[Operation] = &[
     },
     Operation {
         detail: "What would fit now, with merging and balloons as they are: each host counts for itself, by what guests of \
-                 this size take there, and is asked at the moment. Processors and disks are not counted.",
+                 this size take there, and is asked at the moment. Processors and disks are not counted, nor that it takes \
+                 more where its trust group is not the host's.",
         inputs: &[REF_GUEST],
         errors: &["not_found", "ambiguous"],
         cli: cli("guest", "room"),
