@@ -85,7 +85,10 @@ pub(super) fn set_alone(root: &mut Element, alone: bool) {
     if let Some(backing) = root.children.iter_mut().find(|child| child.name == BACKING) {
         backing.children.retain(|child| child.name != ALONE);
     } else if alone {
-        root.children.push(Element { name: BACKING.into(), ..Element::default() });
+        // Where libvirt itself writes it: elsewhere its check by libxml2 may stumble, though any order is allowed.
+        let memory = |child: &Element| matches!(child.name.as_str(), "memory" | "maxMemory" | "currentMemory");
+        let behind = root.children.iter().rposition(memory).map_or(0, |last| last + 1);
+        root.children.insert(behind, Element { name: BACKING.into(), ..Element::default() });
     }
     let backing = root.children.iter_mut().find(|child| child.name == BACKING);
     if let Some(backing) = backing.filter(|_| alone) {

@@ -231,7 +231,7 @@ mod test {
         for word in [
             "726f6f73-742d-8074-8069-616c2d6f6e65",
             NAME,
-            "<memory unit='MiB'>1024<",
+            "<memory unit='MiB'>1024</memory><memoryBacking>",
             "<vcpu>2<",
             "/trial/nvram-new",
             "file='/trial/vda.qcow2'",
