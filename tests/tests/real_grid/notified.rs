@@ -1,5 +1,5 @@
-//! People and programs are told of alarms: by mail, webhook, syslog and SNMP, to receivers that others wrote. What our webhook
-//! says has the shape of what the real Alertmanager says.
+//! People and programs are told of alarms: by mail, webhook, syslog and SNMP, to receivers that others wrote, and by a file.
+//! What our webhook says has the shape of what the real Alertmanager says.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 /// A silent host is down after 15 s.
 const SOON: Duration = Duration::from_secs(60);
-const NAMES: [&str; 7] = ["mail", "hook", "safe", "log", "udp", "trap", "inform"];
+const NAMES: [&str; 8] = ["mail", "hook", "safe", "log", "udp", "trap", "inform", "file"];
 /// What rsyslog and snmptrapd write, and how what they took begins.
 const LOGS: [(&str, &str); 2] = [("imtcp", "imtcp 1 roost host-down "), ("imudp", "imudp 1 roost host-down ")];
 /// roostHostDown and roostHostUp, and the PDUs by which they come.
@@ -40,6 +40,7 @@ fn real_grid_tells_people_and_programs_of_a_host_that_is_down_and_up_again() {
         grid.start_agent(1)?;
         told(grid, &folder, "it is over", "over: host h1 is down", "resolved", "cleared")?;
         nothing_twice(grid, &folder)?;
+        as_common_base_events(grid)?;
         as_alertmanager(&folder, &address)
     });
 }
@@ -118,7 +119,8 @@ fn add(grid: &Grid, folder: &Path, address: &str) -> Result<()> {
         let to = ["--kind", "syslog", "--server", &server, "--transport", transport];
         grid.roost(&[&["notifier", "create", "--name", name][..], &to].concat())?;
     }
-    for notifier in [&mail, &hook, &safe, &trap, &inform] {
+    let file = json!({"name": "file", "kind": "file"});
+    for notifier in [&mail, &hook, &safe, &trap, &inform, &file] {
         let made = grid.api.post("/notifiers", notifier)?;
         ensure!(!made.to_string().contains("hidden"), "{made}");
     }
@@ -225,6 +227,24 @@ fn nothing_twice(grid: &Grid, folder: &Path) -> Result<()> {
     }
     let log = fs::read_to_string(grid.log(0))?;
     ensure!(!log.contains("hidden-"), "a secret in the log");
+    Ok(())
+}
+
+/// Python's parser takes each line of the file, which the killed aggregator went on with.
+fn as_common_base_events(grid: &Grid) -> Result<()> {
+    let file = grid.folder.join("aggregator/events/file.xml");
+    let script = "import sys, xml.etree.ElementTree as tree\n\
+                  for line in open(sys.argv[1]):\n    \
+                  event = tree.fromstring(line)\n    \
+                  print(event.tag, event.get('extensionName'), event.get('msg'))";
+    let told = grid::output(Command::new("/usr/bin/python3").args(["-c", script]).arg(&file))?;
+    let tag = "{http://www.ibm.com/AC/commonbaseevent1_0_1}CommonBaseEvent";
+    ensure!(told.lines().all(|line| line.starts_with(tag)), "{told}");
+    for (kind, begins) in [("alarm.raised", "host h1 is down"), ("alarm.cleared", "over: host h1 is down")] {
+        let count = told.lines().filter(|line| line.starts_with(&format!("{tag} {kind} {begins}"))).count();
+        ensure!(count == 1, "{count} of {kind}: {told}");
+    }
+    ensure!(told.contains("notifier.test"), "{told}");
     Ok(())
 }
 
