@@ -1,5 +1,5 @@
-//! Pages of guests of different trust groups are never merged: a guest that is started on a host of another group than
-//! its own runs with memory that the kernel leaves alone. The mark says so, for another host may merge it again.
+//! Pages of guests of different trust groups are kept apart: a guest that is started on a host of another group than its
+//! own runs with memory that the kernel leaves alone. The mark says so, for another host may merge it again.
 
 use roost_libvirt::{Error, Hypervisor, XmlForm};
 use roost_protocol::GuestId;

@@ -20,7 +20,7 @@ use super::at_once::{LONG, alarm, inside, serial, tail};
 
 /// What is given back is back within this.
 const GIVEN_BACK: Duration = Duration::from_secs(30);
-/// A guest is left alone for its first 120 s, and boots slowly before that.
+/// A guest is left alone for its first 120 s unless its host is near the reserve, and boots slowly before that.
 const SETTLED: Duration = Duration::from_secs(300);
 /// MiB of the made-up host, and what of it is available when it has enough, is short, and is very short.
 const HOST: u64 = 2_048;
