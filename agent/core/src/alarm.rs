@@ -21,6 +21,7 @@ use rule::Trend;
 pub struct Picture<'a> {
     pub host: &'a HostSample,
     pub memory: MiB,
+    /// In order of id.
     pub guests: &'a [GuestReport],
     /// Of those that run.
     pub samples: &'a BTreeMap<GuestId, GuestSample>,
@@ -72,7 +73,7 @@ impl Alarms {
 
     /// Guests that are gone have no alarms.
     fn forget_gone(&mut self, wall: Stamp, picture: &Picture<'_>) -> Vec<(Alarm, bool)> {
-        let there = |guest: GuestId| picture.guests.iter().any(|report| report.id == guest);
+        let there = |guest: GuestId| picture.guests.binary_search_by_key(&guest, |report| report.id).is_ok();
         let mut turns = Vec::new();
         self.dampers.retain(|(code, guest), damper| {
             let gone = guest.is_some_and(|guest| !there(guest));
@@ -112,11 +113,17 @@ fn guest_down(report: &GuestReport) -> Reading {
         | PowerState::Crashed
         | PowerState::Suspended => Level::Good,
     };
-    let why = if report.reason.is_empty() { String::new() } else { format!(" ({})", report.reason) };
-    let text = format!(
-        "{} should run and does not{why}; the host keeps trying to start it: look at its last events",
-        report.name
-    );
+    let text = match level {
+        // Of every guest, each second.
+        Level::Good => String::new(),
+        Level::Between | Level::Bad => {
+            let why = if report.reason.is_empty() { String::new() } else { format!(" ({})", report.reason) };
+            format!(
+                "{} should run and does not{why}; the host keeps trying to start it: look at its last events",
+                report.name
+            )
+        }
+    };
     Reading { code: "guest-down", guest: Some(report.id), level, text }
 }
 

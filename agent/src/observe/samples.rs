@@ -1,5 +1,6 @@
-//! A sample of the host and its guests each second, from files in /proc that are kept open: 2 µs a guest, where a full
-//! statistics call of libvirt costs 3 ms and more. What only QEMU knows is asked for rarely, all guests in one call.
+//! A sample of the host and its guests each second, from files in /proc that are kept open: some µs a guest, where a full
+//! statistics call of libvirt costs 3 ms and more. The kernel sums up over threads and processors for each read, so no file
+//! is read that can't tell anything new. What only QEMU knows is asked for rarely, all guests in one call.
 
 mod host;
 
@@ -29,6 +30,8 @@ use host::Host;
 const EVERY: Duration = Duration::from_secs(1);
 /// Between two looks for processes of guests when nothing was told; a walk over /proc costs 20 µs a process.
 const WALK_EVERY: u32 = 60;
+/// Rounds between two looks at how much memory a guest holds: the width of the finest history.
+const RESIDENT_EVERY: u32 = 10;
 /// Between two questions to all QEMUs.
 const BALLOON_EVERY: Duration = Duration::from_secs(30);
 /// Largest file of /proc that is read; with 256 CPUs /proc/stat's first line is what counts.
@@ -112,7 +115,7 @@ impl Sampler {
             }
             let now = Instant::now();
             let host = self.host.sample(now, &mut self.buffer);
-            let guests = self.guests(now);
+            let guests = self.guests(now, round % RESIDENT_EVERY == 0);
             match events.try_send(Event::Sampled { host, guests: guests.clone() }) {
                 Ok(()) => self.told(guests),
                 // The agent is busy: the change is told a second later.
@@ -142,10 +145,10 @@ impl Sampler {
     }
 
     /// Samples that differ from those told before.
-    fn guests(&mut self, now: Instant) -> Vec<GuestSample> {
+    fn guests(&mut self, now: Instant, whole: bool) -> Vec<GuestSample> {
         let (buffer, mut news, before) = (&mut self.buffer, Vec::new(), self.guests.len());
         let doors = self.doors.borrow().clone();
-        self.guests.retain(|id, guest| match guest.sample(*id, now, buffer) {
+        self.guests.retain(|id, guest| match guest.sample(*id, now, whole, buffer) {
             Some(mut sample) => {
                 sample.access = doors.get(id).cloned().unwrap_or_default();
                 if guest.told.as_ref() != Some(&sample) {
@@ -179,6 +182,7 @@ struct Guest {
     /// Absent where we may not read it.
     io: Option<File>,
     before: Option<Counters>,
+    resident: MiB,
     balloon: Balloon,
     taps: Vec<Tap>,
     told: Option<GuestSample>,
@@ -223,7 +227,17 @@ impl Guest {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         let io = File::open(folder.join("io")).ok();
         let (stat, statm) = (File::open(folder.join("stat"))?, File::open(folder.join("statm"))?);
-        Ok(Self { pid, stat, statm, io, before: None, balloon: (None, None), taps: Vec::new(), told: None })
+        Ok(Self {
+            pid,
+            stat,
+            statm,
+            io,
+            before: None,
+            resident: MiB(0),
+            balloon: (None, None),
+            taps: Vec::new(),
+            told: None,
+        })
     }
 
     /// Its taps have these names now.
@@ -251,13 +265,22 @@ impl Guest {
         bytes
     }
 
-    /// `None` when the process is gone.
-    fn sample(&mut self, id: GuestId, now: Instant, buffer: &mut [u8]) -> Option<GuestSample> {
+    /// `None` when the process is gone. `whole`: with a look at its memory.
+    fn sample(&mut self, id: GuestId, now: Instant, whole: bool, buffer: &mut [u8]) -> Option<GuestSample> {
         let ticks = proc::process_ticks(read(&self.stat, buffer)?)?;
-        let pages = proc::resident_pages(read(&self.statm, buffer)?)?;
-        let io = self.io.as_ref().and_then(|io| read(io, buffer)).and_then(proc::disk_bytes);
+        if whole || self.before.is_none() {
+            let pages = proc::resident_pages(read(&self.statm, buffer)?)?;
+            self.resident = MiB::of_bytes(pages.saturating_mul(page_bytes()));
+        }
+        let disk = match self.before {
+            // Nothing is read or written without a processor; what took less than a tick is told with the next.
+            Some(before) if before.ticks == ticks => before.disk,
+            Some(_) | None => {
+                self.io.as_ref().and_then(|io| read(io, buffer)).and_then(proc::disk_bytes).unwrap_or_default()
+            }
+        };
         let network = self.network(buffer);
-        let counters = Counters { at: now, ticks, disk: io.unwrap_or((0, 0)), network };
+        let counters = Counters { at: now, ticks, disk, network };
         let before = self.before.replace(counters).unwrap_or(counters);
         let span = now.duration_since(before.at);
         let (received, sent) = network.unwrap_or_default();
@@ -265,7 +288,7 @@ impl Guest {
         Some(GuestSample {
             id,
             cpu_permille: permille(ticks.saturating_sub(before.ticks), span),
-            resident_mib: MiB(pages.saturating_mul(page_bytes()) >> 20),
+            resident_mib: self.resident,
             read_bps: per_second(counters.disk.0.saturating_sub(before.disk.0), span),
             write_bps: per_second(counters.disk.1.saturating_sub(before.disk.1), span),
             balloon_mib: self.balloon.0,
@@ -318,11 +341,36 @@ mod test {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let mut guest = Guest::open(child.id()).unwrap();
         let (id, mut buffer, now) = (GuestId::from_u128(1), vec![0; BUFFER], Instant::now());
-        let sample = guest.sample(id, now, &mut buffer).unwrap();
+        let sample = guest.sample(id, now, true, &mut buffer).unwrap();
         assert_eq!((sample.cpu_permille, sample.read_bps), (0, 0), "the first has nothing to compare with");
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(guest.sample(id, now + EVERY, &mut buffer), None);
+        assert_eq!(guest.sample(id, now + EVERY, true, &mut buffer), None);
+    }
+
+    #[test]
+    fn a_process_that_had_no_processor_keeps_its_bytes_and_memory_is_seen_in_a_whole_look() {
+        let mut guest = Guest::open(std::process::id()).unwrap();
+        let (id, mut buffer, now) = (GuestId::from_u128(1), vec![0; BUFFER], Instant::now());
+        let first = guest.sample(id, now, false, &mut buffer).unwrap();
+        assert!(first.resident_mib > MiB(0), "the first look is a whole one");
+        guest.resident = MiB(0);
+        let counted = guest.before.as_mut().unwrap();
+        (counted.ticks, counted.disk) = (u64::MAX, (0, 7));
+        let moved = guest.sample(id, now + EVERY, false, &mut buffer).unwrap();
+        assert_ne!(guest.before.unwrap().disk, (0, 7), "ticks differ, so bytes are read");
+        assert_eq!(moved.resident_mib, MiB(0), "no whole look");
+        assert!(guest.sample(id, now + EVERY, true, &mut buffer).unwrap().resident_mib > MiB(0));
+        // A child that sleeps has no ticks at all.
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut guest = Guest::open(child.id()).unwrap();
+        let ticks = guest.sample(id, now, true, &mut buffer).map(|_| guest.before.unwrap().ticks);
+        guest.before.as_mut().unwrap().disk = (3, 9);
+        let still = guest.sample(id, now + EVERY, false, &mut buffer).map(|sample| (sample.read_bps, sample.write_bps));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(ticks, guest.before.map(|counted| counted.ticks), "it slept");
+        assert_eq!((still, guest.before.unwrap().disk), (Some((0, 0)), (3, 9)));
     }
 
     #[test]
@@ -331,14 +379,14 @@ mod test {
         let (id, mut buffer, now) = (GuestId::from_u128(1), vec![0; BUFFER], Instant::now());
         guest.plug(&["lo".into(), "../lo".into(), "none-such".into()]);
         assert_eq!(guest.taps.len(), 1);
-        let sample = guest.sample(id, now, &mut buffer).unwrap();
+        let sample = guest.sample(id, now, true, &mut buffer).unwrap();
         assert_eq!((sample.receive_bps, sample.transmit_bps), (0, 0), "nothing to compare with");
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.send_to(&[0; 30_000], socket.local_addr().unwrap()).unwrap();
-        let sample = guest.sample(id, now + EVERY, &mut buffer).unwrap();
+        let sample = guest.sample(id, now + EVERY, true, &mut buffer).unwrap();
         assert!(sample.receive_bps >= 30_000 && sample.transmit_bps >= 30_000, "{sample:?}");
         guest.plug(&["other".into()]);
-        let sample = guest.sample(id, now + 2 * EVERY, &mut buffer).unwrap();
+        let sample = guest.sample(id, now + 2 * EVERY, true, &mut buffer).unwrap();
         assert_eq!((sample.receive_bps, sample.transmit_bps), (0, 0), "another tap's count is no traffic");
     }
 

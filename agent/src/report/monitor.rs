@@ -152,7 +152,8 @@ impl Monitor {
         if fresh {
             self.number(now, wall, &reports);
         }
-        self.samples.retain(|guest, _| reports.iter().any(|report| report.id == *guest && runs(report)));
+        let of = |guest: &GuestId| reports.binary_search_by_key(guest, |report| report.id).ok();
+        self.samples.retain(|guest, _| of(guest).is_some_and(|at| runs(&reports[at])));
         self.remember(wall);
         let (host, facts) = agent.host();
         let judged = self.judge(now, wall, facts, &reports, fresh);
