@@ -35,7 +35,7 @@ impl Severity {
 /// How much an alarm of this code matters; one that isn't known here is an error.
 pub fn severity(code: &str) -> Severity {
     match code {
-        "cpu-busy" | "agent-version" => Severity::Info,
+        "cpu-busy" | "agent-version" | "test" => Severity::Info,
         "memory-pressure" | "io-pressure" | "disk-low" | "disk-filling" | "aggregator-away" | "store-filling"
         | "clock-off" => Severity::Warning,
         "answers-without-lease"

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use roost_aggregator_core::{Grid, Protection};
+use roost_aggregator_core::{Grid, Protection, Tally};
 
 use super::Api;
 use super::problem::Problem;
@@ -27,6 +27,7 @@ struct Counts {
     protected: usize,
     unprotected: usize,
     failovers: usize,
+    tally: Tally,
     generation: u64,
     notifiers: usize,
     failing: usize,
@@ -46,6 +47,10 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, Pro
     let help = "Guests that wish failover, and no host would go on with them now";
     one(&mut text, "roost_guests_unprotected", "gauge", help, counts.unprotected);
     one(&mut text, "roost_failovers_remembered", "gauge", "Takeovers that hosts remember", counts.failovers);
+    let help = "Takeovers of guests whose host was missed, since the start";
+    one(&mut text, "roost_failovers_total", "counter", help, counts.tally.begun);
+    let help = "Of these, those whose guest could not be started at the first try";
+    one(&mut text, "roost_failovers_failed_total", "counter", help, counts.tally.failed);
     one(&mut text, "roost_document_generation", "gauge", "Generation of the grid document", counts.generation);
     one(&mut text, "roost_notifiers", "gauge", "Notifiers", counts.notifiers);
     let help = "Notifiers whose last delivery failed";
@@ -69,6 +74,7 @@ fn count(grid: &Grid) -> Counts {
         protected: 0,
         unprotected: 0,
         failovers: grid.failovers().len(),
+        tally: grid.tally(),
         generation: grid.intent().generation.0,
         notifiers: grid.intent().telling.notifiers.len(),
         failing: grid.intent().telling.notifiers.keys().filter(|name| grid.health(name).failing.is_some()).count(),
