@@ -139,13 +139,14 @@ impl Upgrade<'_, '_> {
     }
 
     fn look(&mut self) -> Result<Grid, Failure> {
-        let all = |operation: &str, path: &str| {
+        let all = |operation: &str, path: &str, fields: &str| {
             let missing =
                 || Failure::new(Exit::Failed, format!("list {path}"), "it is not in the table", "report this");
             let list = find(operation).ok_or_else(missing)?;
-            perform::all(&self.client, list, Request { path: vec![path.into()], ..Request::default() }, None)
+            let query = vec![("fields".into(), fields.into())];
+            perform::all(&self.client, list, Request { path: vec![path.into()], query, body: None }, None)
         };
-        let grid = Grid::read(&all("host.list", "hosts")?, &all("guest.list", "guests")?);
+        let grid = Grid::read(&all("host.list", "hosts", decide::HOST)?, &all("guest.list", "guests", decide::GUEST)?);
         self.away = None;
         Ok(grid)
     }

@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+/// What is read of a host, and of a guest.
+pub(super) const HOST: &str = "id,name,state,boot_id,maintenance,image,alarms";
+pub(super) const GUEST: &str = "id,name,host_name,state,protected,unprotected_because";
+
 /// The grid as it is now.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Grid {
