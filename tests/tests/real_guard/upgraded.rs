@@ -72,7 +72,12 @@ fn is_refused_where_it_harms(grid: &Grid) -> Result<()> {
     refused(grid, &["host", "upgrade", "h1", "--restart-only"], "h3 is in maintenance")?;
     let stray = ["bash", "-c", "exec -a qemu-system-x86_64 sleep 600"];
     let stray = grid.lab.spawn(3, &grid.folder.join("stray.log"), &stray)?;
-    eventually("its agent sees it", START, || refused(grid, &["host", "reboot", "h3"], "execute on this host"))?;
+    eventually("it is what it plays", START, || {
+        let line = grid.lab.exec(3, &["cat", &format!("/proc/{stray}/cmdline")])?;
+        ensure!(line.starts_with("qemu-system"), "{line:?}");
+        Ok(())
+    })?;
+    refused(grid, &["host", "reboot", "h3"], "execute on this host")?;
     grid.lab.exec(3, &["kill", "-KILL", &stray.to_string()])?;
     ensure!(!asked(grid, 3).exists(), "it was restarted");
     grid.roost(&["host", "resume", "h3"]).map(drop)
