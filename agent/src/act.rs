@@ -15,6 +15,7 @@ pub(crate) mod picture;
 pub(crate) mod place;
 pub(crate) mod points;
 pub(crate) mod prove;
+pub(crate) mod reboot;
 pub(crate) mod restore;
 #[cfg(test)]
 mod test;

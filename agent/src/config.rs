@@ -176,6 +176,8 @@ pub(crate) struct Config {
     /// How soon another host goes on with a guest of this one that dies: after 11 s (fast), 22 s (normal) or 47.5 s (calm).
     /// The sooner, the shorter a cut that its guests sit out. For councils that are chosen from then on.
     pub(crate) failover_profile: FailoverProfile,
+    /// What restarts this machine when an admin asks the aggregator for that, program and arguments; empty: nothing does.
+    pub(crate) reboot_command: Vec<String>,
 }
 
 /// A set of timers that was tested as a whole.
@@ -198,7 +200,7 @@ impl FailoverProfile {
 }
 
 /// All keys of the file, for suggestions; a test holds them to the struct.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "libvirt_uri",
     "state_dir",
     "images_dir",
@@ -221,6 +223,7 @@ const KEYS: [&str; 22] = [
     "history_limit_mib",
     "guard_socket",
     "failover_profile",
+    "reboot_command",
 ];
 
 impl Default for Config {
@@ -248,6 +251,7 @@ impl Default for Config {
             history_limit_mib: 1_024,
             guard_socket: None,
             failover_profile: FailoverProfile::Normal,
+            reboot_command: vec!["systemctl".into(), "reboot".into()],
         }
     }
 }

@@ -15,9 +15,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::act::domain::{Slot, hypervisor_failure};
+use crate::act::reboot::Reboot;
 use crate::act::{backup, failure, fence, io_failure, picture, watchdog};
 use crate::files;
 use crate::history::History;
+use crate::slots::Search;
 
 /// Where pictures of trials lie, in the state folder.
 pub(crate) const PICTURES: &str = "pictures";
@@ -37,6 +39,8 @@ pub(crate) struct Looks {
     pub(crate) memory: watch::Receiver<Option<MemoryReport>>,
     /// Where the guard listens, if there is one.
     pub(crate) guard: Option<PathBuf>,
+    pub(crate) search: Search,
+    pub(crate) reboot: Reboot,
 }
 
 impl Looks {
@@ -48,6 +52,8 @@ impl Looks {
             Look::Memory => self.memory(),
             Look::Power(device) => Handle::current().block_on(fence::power(&device)).map(Seen::Power),
             Look::Watchdog => Handle::current().block_on(watchdog::test(self.guard.as_deref())).map(|()| Seen::Begun),
+            Look::NewerImage => Handle::current().block_on(self.search.ask()).map(Seen::Newer),
+            Look::Reboot { boot } => Handle::current().block_on(self.reboot.begin(&boot)).map(|()| Seen::Begun),
         };
         seen.unwrap_or_else(Seen::Nothing)
     }
@@ -113,7 +119,9 @@ mod test {
         let dir = tempfile::tempdir().unwrap();
         let (_sender, hypervisor) = tokio::sync::watch::channel(None);
         let (tuner, memory) = tokio::sync::watch::channel(None);
-        let looks = Looks { hypervisor, pictures: dir.path().to_owned(), history: None, memory, guard: None };
+        let (search, reboot) = (Search::default(), Reboot::new("", &[]));
+        let pictures = dir.path().to_owned();
+        let looks = Looks { hypervisor, pictures, history: None, memory, guard: None, search, reboot };
         let Seen::Nothing(why) = looks.answer(Look::Memory) else { panic!() };
         assert_eq!(why.code, FailureCode::Busy, "it looks just now");
         drop(tuner);

@@ -47,6 +47,7 @@ use tokio::sync::{mpsc, watch};
 use act::domain::{Slot, Workers};
 use act::place::Place;
 use act::points::Points;
+use act::reboot::Reboot;
 use act::xml::Accelerator;
 use config::{Arguments, Command, Config, SnmpCommand};
 use driver::Driver;
@@ -60,6 +61,7 @@ use report::identity::Store;
 use report::join::{self, Applicant};
 use report::link::Link;
 use report::service;
+use slots::Search;
 
 /// Events that may wait for the driver; a list of 512 domains is one event.
 const EVENTS: usize = 1_024;
@@ -117,10 +119,7 @@ async fn run(
     token: Option<String>,
 ) -> anyhow::Result<()> {
     let stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let token = match token {
-        Some(token) => Some(token),
-        None => config.join_token()?,
-    };
+    let token = token.map_or_else(|| config.join_token(), |token| Ok(Some(token)))?;
     let token = token.map(|text| JoinToken::parse(&text)).transpose()?;
     files::make_folder(&config.state_dir, 0o711).with_context(|| format!("make {}", config.state_dir.display()))?;
     let place = Place::open(&config.images(), &config.guests()).context("make the folders of images and guests")?;
@@ -156,7 +155,9 @@ async fn run(
     let details = details::start(watcher.hypervisor(), demand.clone())?;
     let monitor = monitoring::start(&config, (details, demand), probes, began, aggregator.is_some()).await?;
     let (hypervisor, pictures) = (watcher.hypervisor(), config.state_dir.join(look::PICTURES));
-    let looks = Looks { hypervisor, pictures, history: monitor.history(), memory, guard: config.guard_socket.clone() };
+    let (guard_at, reboot) = (config.guard_socket.clone(), Reboot::new(&facts.boot_id, &config.reboot_command));
+    let (history, search) = (monitor.history(), Search::default());
+    let looks = Looks { hypervisor, pictures, history, memory, guard: guard_at, search, reboot };
     tokio::spawn(Link { store, aggregator, token, host, facts, looks, events: link_sender }.run());
     Driver {
         agent,

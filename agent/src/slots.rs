@@ -1,6 +1,7 @@
 //! `roost-agent image`: newer images of this host, kept on its data disk beside what it booted from, started by kexec and
 //! left again where they don't come up (docs/decisions/0026). What is chosen is in `choose.rs`.
 
+mod asked;
 mod choose;
 mod manifest;
 mod shelf;
@@ -15,12 +16,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use data_encoding::HEXLOWER;
+use nix::fcntl::{Flock, FlockArg};
 use roost_protocol::Stamp;
-use roost_protocol::host::RunningImage;
+use roost_protocol::host::{NextImage, RunningImage};
 
 use crate::boot::tool;
 use crate::observe::facts;
 use crate::{console, files};
+pub(crate) use asked::Search;
 use choose::{Choice, Name, Record, Slot};
 use manifest::{FILES, Manifest};
 use shelf::Shelf;
@@ -43,6 +46,8 @@ const PANIC: &str = "panic=10";
 const MEMORY: &str = "/run/roost/next";
 /// Why a newer image does not run; the agent makes an alarm of it.
 pub(crate) const PASSED_OVER: &str = "/run/roost/image-passed-over";
+/// There where it was asked to run what it booted, and no newer image.
+const FLOOR: &str = "/run/roost/image-floor";
 /// Where newer images are looked for.
 pub(crate) const UPDATE: &str = "/run/roost/update";
 /// A new image has so long to be connected to the aggregator.
@@ -93,6 +98,9 @@ pub(crate) fn begin(floor: bool, line: &str, answers: &str, leave: impl Fn() -> 
     };
     if floor {
         found.push("image=floor was asked for: newer images are left alone".into());
+        if let Err(why) = fs::write(FLOOR, "") {
+            crate::say(&format!("roost: write {FLOOR}: {why}"));
+        }
     } else if running(line).is_none()
         && let Err(why) = go_up(&shelf, line, answers, leave)
     {
@@ -203,6 +211,9 @@ fn update(from: Option<&str>) -> anyhow::Result<()> {
         bail!("there is no data disk: a newer image could not be kept");
     }
     files::make_folder(Path::new(FOLDER), 0o700).with_context(|| format!("make {FOLDER}"))?;
+    // One at a time: the timer's, and one that was asked for.
+    let turn = fs::File::create(Path::new(FOLDER).join("turn")).context("open the slots' lock")?;
+    let _turn = Flock::lock(turn, FlockArg::LockExclusive).map_err(|(_, why)| why).context("wait for my turn")?;
     let (shelf, line) = (open()?, command_line());
     let running = running(&line);
     let date = date_of(running, &shelf.look().0)?;
@@ -307,7 +318,21 @@ pub(crate) fn image() -> Option<RunningImage> {
         None => (facts::release(&fs::read_to_string(facts::OS_RELEASE).ok()?, "IMAGE_VERSION")?, own),
     };
     let slot = slot.map(|name| name.word().to_owned());
-    Some(RunningImage { version, made: Stamp(made.saturating_mul(1_000)), slot })
+    Some(RunningImage { version, made: stamp(made), slot, next: next() })
+}
+
+/// The newer image that the next start uses, read from two small files.
+pub(crate) fn next() -> Option<NextImage> {
+    if Path::new(FLOOR).exists() {
+        return None;
+    }
+    let slots = open().ok()?.look().0;
+    let next = choose::next(date_of(running(&command_line()), &slots).ok()?, slots)?;
+    Some(NextImage { version: next.version, made: stamp(next.date) })
+}
+
+fn stamp(date: u64) -> Stamp {
+    Stamp(date.saturating_mul(1_000))
 }
 
 /// The slot that this system was started from; none: it is the floor.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use quinn::Connection;
 use roost_protocol::HostId;
 use roost_protocol::fence::{FenceDevice, Power};
-use roost_protocol::look::{History, Look, Past, Picture, SINCE, Seen};
+use roost_protocol::look::{History, Look, Newer, Past, Picture, SINCE, Seen};
 use roost_protocol::memory::MemoryReport;
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::transport::{self, TransportError};
@@ -68,6 +68,16 @@ pub(crate) async fn power(handle: &Handle, by: HostId, device: FenceDevice) -> R
 /// Has the host's guard test its watchdog, which ends the host.
 pub(crate) async fn test_watchdog(handle: &Handle, host: HostId) -> Result<Result<(), Failure>, Away> {
     look(handle, host, Look::Watchdog, |seen| matches!(seen, Seen::Begun).then_some(())).await
+}
+
+/// Has the host look for a newer image, or tell of the search that goes on.
+pub(crate) async fn newer_image(handle: &Handle, host: HostId) -> Result<Result<Newer, Failure>, Away> {
+    look(handle, host, Look::NewerImage, |seen| if let Seen::Newer(newer) = seen { Some(newer) } else { None }).await
+}
+
+/// Has the host's agent restart it, if it is still in this boot.
+pub(crate) async fn reboot(handle: &Handle, host: HostId, boot: String) -> Result<Result<(), Failure>, Away> {
+    look(handle, host, Look::Reboot { boot }, |seen| matches!(seen, Seen::Begun).then_some(())).await
 }
 
 async fn ask(connection: &Connection, what: &Look) -> Result<Seen, TransportError> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{MiB, Stamp};
 
-/// What changes only with a reboot or an upgrade.
+/// What changes with a reboot or an upgrade, and seldom else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct HostFacts {
     #[n(0)]
@@ -54,6 +54,18 @@ pub struct RunningImage {
     /// On its data disk, `a` or `b`; absent: its stick, or the network.
     #[n(2)]
     pub slot: Option<String>,
+    /// What the next start uses, where that is a newer one.
+    #[n(3)]
+    pub next: Option<NextImage>,
+}
+
+/// An image that lies on a host's data disk and is newer than what runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct NextImage {
+    #[n(0)]
+    pub version: String,
+    #[n(1)]
+    pub made: Stamp,
 }
 
 /// What guests run on; found by trying it, not by looking for a device.

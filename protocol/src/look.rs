@@ -4,6 +4,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::fence::{FenceDevice, Power};
+use crate::host::NextImage;
 use crate::memory::MemoryReport;
 use crate::operation::Failure;
 use crate::{GuestId, MiB, Millis, Stamp};
@@ -42,6 +43,16 @@ pub enum Look {
     /// Whether the host's watchdog works: its guard has it end the host, unless something executes there.
     #[n(5)]
     Watchdog,
+    /// Has the host look for a newer image now, unless it does so already.
+    #[n(6)]
+    NewerImage,
+    /// Has the host restart, unless something executes there.
+    #[n(7)]
+    Reboot {
+        /// Its boot id: the start that is to end. What comes twice restarts it once.
+        #[n(0)]
+        boot: String,
+    },
 }
 
 /// Which history.
@@ -74,9 +85,25 @@ pub enum Seen {
     Memory(#[n(0)] Box<MemoryReport>),
     #[n(4)]
     Power(#[n(0)] Power),
-    /// It is being tried; the guard's report tells what came of it.
+    /// It was begun; what the host reports tells what came of it.
     #[n(5)]
     Begun,
+    #[n(6)]
+    Newer(#[n(0)] Newer),
+}
+
+/// How the search for a newer image stands.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Newer {
+    /// It goes on: ask again.
+    #[n(0)]
+    Looking,
+    /// The next start uses this one.
+    #[n(1)]
+    Waits(#[n(0)] NextImage),
+    /// What runs is the newest.
+    #[n(2)]
+    None,
 }
 
 /// What was sampled, in order of time. Where nothing was, there is no moment.

@@ -280,4 +280,7 @@ pub struct Beat {
     /// The host's guard, when it or what it holds changed. Since version 4.
     #[n(10)]
     pub guard: Option<Box<GuardReport>>,
+    /// The host's facts, when they changed since the first message.
+    #[n(11)]
+    pub facts: Option<Box<HostFacts>>,
 }

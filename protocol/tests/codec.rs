@@ -15,7 +15,7 @@ use roost_protocol::guest::{
     Boot, Desired, Disk, DiskSpec, GuestReport, GuestSample, GuestSpec, NicSpec, Power, PowerState,
 };
 use roost_protocol::host::{
-    Alarm, DiskUse, Freshness, HostFacts, HostSample, NicRate, Pressure, RunningImage, Virtualization,
+    Alarm, DiskUse, Freshness, HostFacts, HostSample, NextImage, NicRate, Pressure, RunningImage, Virtualization,
 };
 use roost_protocol::memory::MemoryWish;
 use roost_protocol::message::{Beat, Der, FRAME, Hello, Refusal, Refused, Snapshot, ToAgent, ToAggregator, Welcome};
@@ -88,8 +88,9 @@ fn facts() -> impl Strategy<Value = HostFacts> {
         Just(Virtualization::Unknown),
     ];
     let words = (text(), text(), text(), text(), text());
-    let image = (text(), any::<u64>(), proptest::option::of(text()));
-    let image = image.prop_map(|(version, made, slot)| RunningImage { version, made: Stamp(made), slot });
+    let next = (text(), stamp()).prop_map(|(version, made)| NextImage { version, made });
+    let image = (text(), stamp(), of(text()), of(next));
+    let image = image.prop_map(|(version, made, slot, next)| RunningImage { version, made, slot, next });
     let newer = (proptest::option::of(text()), proptest::option::of(text()), proptest::option::of(image));
     (words, any::<u32>(), mib(), virtualization, texts(), newer).prop_map(
         |(words, cpus, memory_mib, virtualization, addresses, (peer_listen, system, image))| {
@@ -219,6 +220,7 @@ fn beat() -> impl Strategy<Value = Beat> {
             backup: None,
             document: None,
             guard: None,
+            facts: None,
         }
     })
 }

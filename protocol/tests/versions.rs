@@ -137,6 +137,7 @@ fn golden_beat() -> Beat {
         backup: None,
         document: None,
         guard: None,
+        facts: None,
     }
 }
 

@@ -237,7 +237,7 @@ impl Agent {
             Event::LedgerFailed { lost, why } => self.ledger_failed(now, lost, why, &mut actions),
             Event::LedgerRecovered => self.ledger_recovered(&mut actions),
             Event::Condition { alarm, raised } => self.condition(alarm, raised),
-            Event::Facts(facts) => self.config.facts = facts,
+            Event::Facts(facts) => self.facts_told(facts),
             Event::StoreOpened { points } => self.store_opened(now, points),
             Event::StoreAway { why } => self.store_away(now, &why),
             Event::StoreRoom { total, free, used } => self.store_room(now, Room { total, free, used }),
@@ -252,6 +252,13 @@ impl Agent {
             Event::GuardAway { why } => self.guard_away(now, &why),
         }
         actions
+    }
+
+    fn facts_told(&mut self, facts: HostFacts) {
+        if facts != self.config.facts {
+            self.config.facts = facts;
+            self.beats.facts_changed();
+        }
     }
 
     fn link_up(&mut self, now: Now, welcome: Welcome, actions: &mut Vec<Action>) {

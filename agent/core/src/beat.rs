@@ -35,6 +35,7 @@ struct Link {
     snapshot: bool,
     alarms: bool,
     document: bool,
+    facts: bool,
 }
 
 impl Beats {
@@ -43,7 +44,7 @@ impl Beats {
     }
 
     pub(crate) fn link_up(&mut self, now: Time) {
-        self.link = Some(Link { next: now, snapshot: true, alarms: false, document: false });
+        self.link = Some(Link { next: now, snapshot: true, alarms: false, document: false, facts: false });
     }
 
     pub(crate) fn link_down(&mut self) {
@@ -67,6 +68,13 @@ impl Beats {
     pub(crate) fn document_changed(&mut self) {
         if let Some(link) = &mut self.link {
             link.document = true;
+        }
+    }
+
+    /// The host's facts are others than those of the first message.
+    pub(crate) fn facts_changed(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.facts = true;
         }
     }
 
@@ -118,13 +126,15 @@ impl Agent {
         let snapshot = self.looked && std::mem::take(&mut link.snapshot);
         let alarms = std::mem::take(&mut link.alarms);
         let document = !snapshot && std::mem::take(&mut link.document);
+        let facts = !snapshot && std::mem::take(&mut link.facts);
+        let facts = facts.then(|| Box::new(self.config.facts.clone()));
         self.beats.sequence += 1;
         let known = &self.guests.known;
         self.beats.samples.retain(|guest, _| known.contains_key(guest));
         let guard = self.guard_news(snapshot);
         let message = match snapshot {
             true => ToAggregator::Snapshot(Snapshot { guard, ..self.snapshot(now.time) }),
-            false => ToAggregator::Beat(Beat { guard, ..self.changes(now.time, alarms, document) }),
+            false => ToAggregator::Beat(Beat { guard, facts, ..self.changes(now.time, alarms, document) }),
         };
         self.guests.dirty.clear();
         self.backup_told(now.time);
@@ -165,6 +175,39 @@ impl Agent {
             document: document.then_some(self.document),
             backup: self.backup_beat(now).map(Box::new),
             guard: None,
+            facts: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use roost_protocol::host::HostFacts;
+    use roost_protocol::message::{VERSION, Welcome};
+    use roost_protocol::{Epoch, Generation, GridId, HostId, Stamp};
+
+    use super::*;
+    use crate::event::Event;
+    use crate::ledger::Kept;
+    use crate::sample::config;
+
+    #[test]
+    fn what_a_host_is_travels_when_it_changes_and_not_again() {
+        let mut agent = Agent::new(config(HostId::from_u128(1), false), Kept::default());
+        let mut now = 0;
+        let mut told = |agent: &mut Agent, event: Event| {
+            now += BEAT_EVERY.0;
+            let beat = |action| if let Action::Send(ToAggregator::Beat(beat)) = action { beat.facts } else { None };
+            agent.on(Time(now), Stamp(now), event).into_iter().find_map(beat)
+        };
+        let welcome =
+            Welcome { version: VERSION, grid: GridId::from_bytes([0; 16]), epoch: Epoch(1), document: Generation(0) };
+        told(&mut agent, Event::HypervisorUp { domains: Vec::new(), host_booted: false });
+        told(&mut agent, Event::LinkUp { welcome });
+        let facts = HostFacts { boot_id: "b".into(), ..HostFacts::default() };
+        assert_eq!(told(&mut agent, Event::Tick), None, "the first message had them");
+        assert_eq!(told(&mut agent, Event::Facts(facts.clone())), Some(Box::new(facts.clone())));
+        assert_eq!(told(&mut agent, Event::Tick), None);
+        assert_eq!(told(&mut agent, Event::Facts(facts)), None, "nothing new");
     }
 }

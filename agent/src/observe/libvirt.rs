@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{disks, facts, translate};
 use crate::backoff::Backoff;
+use crate::slots;
 
 /// Events that may wait while domains are read; should more come, all domains are read again.
 const SIGNALS: usize = 4_096;
@@ -274,6 +275,9 @@ impl Watch {
     fn refresh_facts(&mut self, hypervisor: &Hypervisor) {
         let mut facts = self.facts.clone();
         facts.addresses = facts::addresses();
+        if let Some(image) = &mut facts.image {
+            image.next = slots::next();
+        }
         if let Ok(versions) = hypervisor.version() {
             facts.hypervisor = format!("libvirt {}, QEMU {}", versions.libvirt, versions.qemu);
         }

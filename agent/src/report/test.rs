@@ -44,6 +44,8 @@ impl Rig {
 
     fn looks(&self) -> Looks {
         Looks {
+            search: crate::slots::Search::default(),
+            reboot: crate::Reboot::new("", &[]),
             hypervisor: watch::channel(None).1,
             pictures: self.dir.path().join("pictures"),
             history: None,

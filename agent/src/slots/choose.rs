@@ -88,6 +88,19 @@ pub(super) fn choose(floor: u64, slots: &[Slot]) -> Choice {
     }
 }
 
+/// What the next start uses, where that is newer than what runs. What was given up there is passed over there too.
+pub(super) fn next(running: u64, mut slots: Vec<Slot>) -> Option<Manifest> {
+    loop {
+        match choose(running, &slots) {
+            Choice::Floor => return None,
+            Choice::GiveUp(name, _) => slots.retain(|slot| slot.name != name),
+            Choice::Start(name, _) => {
+                return slots.into_iter().find(|slot| slot.name == name).map(|slot| slot.manifest);
+            }
+        }
+    }
+}
+
 /// The slot that a new image is written to: never that which runs, nor the newest that is good.
 pub(super) fn room(running: Option<Name>, slots: &[Slot]) -> Name {
     let worth = |name: &Name| {
@@ -156,6 +169,17 @@ mod test {
         let told = passed_over(11, &slots).unwrap();
         assert!(told.contains("2 starts"), "{told}");
         assert_eq!(passed_over(12, &slots), None, "it runs after all");
+    }
+
+    #[test]
+    fn the_next_start_s_image_is_told_where_it_is_newer_and_not_given_up() {
+        let date = |slots: &[Slot]| next(11, slots.to_vec()).map(|manifest| manifest.date);
+        let (a, b) = (Name::A, Name::B);
+        assert_eq!(date(&[]), None);
+        assert_eq!(date(&[slot(a, 11, Good), slot(b, 10, Good)]), None, "it runs");
+        assert_eq!(date(&[slot(a, 11, Good), slot(b, 12, Trial(0))]), Some(12));
+        assert_eq!(date(&[slot(a, 11, Trial(1)), slot(b, 12, bad())]), None);
+        assert_eq!(date(&[slot(a, 12, Good), slot(b, 13, Trial(TRIES))]), Some(12), "the newest will be given up");
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(crate) fn command() -> Command {
             "Exit codes: 0 ok, 1 failed, 2 usage, 3 login, 4 not found, 5 wrong state, 6 timeout, 7 partly done, 130 interrupted",
         );
     for name in nouns() {
-        root = root.subcommand(noun(name));
+        let noun = noun(name);
+        root = root.subcommand(if name == "host" { noun.subcommand(upgrade()) } else { noun });
     }
     root = root.subcommands(own());
     if let Some(list) = find("guest.list") {
@@ -76,6 +77,23 @@ fn noun(name: &'static str) -> Command {
         noun = noun.subcommand(operation(Command::new(verb).about(entry.summary), entry));
     }
     noun
+}
+
+fn upgrade() -> Command {
+    let switch =
+        |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    let hosts = Arg::new("names").value_name("NAMES").num_args(0..).help("Hosts, by name or id; none: all");
+    Command::new("upgrade")
+        .about("Bring hosts to their newest image, one after the other")
+        .arg(hosts)
+        .arg(switch("one-by-one", "Needed unless one host is named"))
+        .arg(switch("restart-only", "Look for no image: drain, restart and resume each host"))
+        .arg(switch("force", "Begin although another host is away or a guest is not protected"))
+        .after_help(
+            "A host looks for a newer image, is drained, restarts, and takes part again; the next one follows once all guests \
+             are protected as before. A host that comes back with the image before ends it, and so does a guest that can't \
+             be handed over. Ctrl-C leaves the host as it is; the same command goes on.",
+        )
 }
 
 fn operation(mut command: Command, operation: &'static Operation) -> Command {

@@ -190,6 +190,10 @@ fn of_host(host: &Value) -> Check {
     if agent != env!("CARGO_PKG_VERSION") {
         return version(&format!("the agent on {about}"), agent);
     }
+    if let Some(next) = host["image"]["next"]["version"].as_str() {
+        let found = format!("image {next} waits for its next start");
+        return check(Verdict::Warn, &about, found, "roost host upgrade, with its name");
+    }
     let guests = host["guests_running"].as_u64().unwrap_or(0);
     check(Verdict::Ok, &about, format!("up, {guests} guests running, agent {agent}"), "")
 }
@@ -214,6 +218,7 @@ mod test {
             ("stale", json!(true)),
             ("clock_offset_s", json!(-60.5)),
             ("agent_version", json!("0.0.1")),
+            ("image", json!({"version": "1", "next": {"version": "2"}})),
             ("alarms", json!([{"code": "state-disk-full", "text": "full"}])),
         ] {
             let found = but(member, value);

@@ -14,6 +14,7 @@ pub(crate) enum Exit {
     WrongState,
     Timeout,
     PartlyDone,
+    Interrupted,
 }
 
 impl Exit {
@@ -26,6 +27,7 @@ impl Exit {
             Exit::WrongState => 5,
             Exit::Timeout => 6,
             Exit::PartlyDone => 7,
+            Exit::Interrupted => 130,
         }
     }
 }
@@ -128,6 +130,7 @@ fn hint_of(exit: Exit, code: Option<&str>) -> &'static str {
             "roost host list; roost doctor"
         }
         (Exit::Failed | Exit::PartlyDone, Some("no_space")) => "free space on the host",
+        (Exit::Interrupted, _) => "the same command again",
         (Exit::Failed | Exit::PartlyDone, _) => "roost doctor; then the server's log",
     }
 }

@@ -18,6 +18,7 @@ mod size;
 #[cfg(test)]
 mod story;
 mod trust;
+mod upgrade;
 mod wait;
 
 use std::io::{self, IsTerminal};

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::input::{switch, text};
 use crate::out::Out;
 use crate::render::Form;
-use crate::{command, demo, doctor, events, login, perform};
+use crate::{command, demo, doctor, events, login, perform, upgrade};
 
 /// What surrounds the command, handed in so that tests have their own.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +84,9 @@ fn dispatch(matches: &ArgMatches, around: &Surroundings, out: &mut Out<'_>) -> R
         "explain" => {
             let asked = rest.subcommand().and_then(|(noun, rest)| Some((command::explained(noun)?, rest)));
             asked.map_or(Ok(()), |(explain, rest)| operation(explain, rest, around, out))
+        }
+        "host" if rest.subcommand_name() == Some("upgrade") => {
+            rest.subcommand().map_or(Ok(()), |(_, rest)| upgrade::upgrade(rest, &|| client(rest, around), out))
         }
         _ => {
             let found = rest.subcommand().and_then(|(verb, rest)| Some((find_cli(noun, verb)?, rest)));

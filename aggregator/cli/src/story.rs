@@ -380,3 +380,35 @@ fn a_host_s_memory_policy_is_set_in_part_refused_and_cleared() {
         json!({"sharing": "always", "balloons": false, "overcommit_permille": 1_500, "reserve_least_mib": 1_024});
     assert_eq!((body, seen.len()), (given, 3));
 }
+
+#[test]
+fn hosts_are_upgraded_in_turn_and_what_was_refused_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = json!({"version": "1.0", "made": "2026-11-01T00:00:00Z"});
+    let hosts = json!({"items": [
+        {"id": "1", "name": "h1", "state": "up", "image": image, "alarms": []},
+        {"id": "2", "name": "h2", "state": "down", "image": image, "alarms": []},
+    ]});
+    let away = json!({"code": "target_away", "status": 502, "detail": "no manifest is served there"});
+    let server = server(vec![
+        ("GET /api/v1/hosts", 200, hosts),
+        ("GET /api/v1/guests", 200, json!({"items": []})),
+        ("POST /api/v1/hosts/h1/actions/fetch-image", 200, json!({"state": "none"})),
+        ("POST /api/v1/hosts/h1/actions/fetch-image", 502, away),
+    ]);
+    let around = around(&server, folder.path());
+    let (code, _, talk) = told("roost host upgrade", &around);
+    assert_eq!(code, 2);
+    assert!(talk.contains("try:   add --one-by-one"), "{talk}");
+    let (code, _, talk) = told("roost host upgrade h9", &around);
+    assert_eq!(code, 4);
+    assert!(talk.contains("there is no such host"), "{talk}");
+    let (code, _, talk) = told("roost host upgrade --one-by-one", &around);
+    assert_eq!(code, 5);
+    let begun =
+        "h1: looks for a newer image\nh1: runs the newest image already, 1.0\nerror: upgrade h2\nwhy:   h2 is down\n";
+    assert!(talk.starts_with(begun), "{talk}");
+    let (code, _, talk) = told("roost host upgrade h1", &around);
+    assert_eq!(code, 1);
+    assert!(talk.contains("why:   no manifest is served there"), "{talk}");
+}

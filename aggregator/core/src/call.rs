@@ -70,6 +70,10 @@ pub enum Call {
     WatchdogTestBegun {
         host: HostId,
     },
+    /// A host's agent has begun to restart it.
+    RebootBegun {
+        host: HostId,
+    },
     PutJoinToken {
         id: String,
         record: JoinTokenRecord,

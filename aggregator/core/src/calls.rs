@@ -49,6 +49,7 @@ impl Grid {
             Call::SetFence { host, device } => self.set_fence(now, &by, host, device, actions),
             Call::FenceTested { host, device } => self.fence_tested(now, &by, host, &device, actions),
             Call::WatchdogTestBegun { host } => self.watchdog_test_begun(now, &by, host, actions),
+            Call::RebootBegun { host } => self.reboot_begun(now, &by, host, actions),
             Call::PutJoinToken { id, record } => self.put_join_token(now, id, record, actions),
             Call::DeleteJoinToken { id } => self.delete_join_token(&id, actions),
             Call::PutUser { name, record, create } => self.put_user(now, &by, name, record, create, actions),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roost_protocol::failover::GuardReport;
 use roost_protocol::guest::{GuestReport, GuestSample, digest};
-use roost_protocol::host::{Freshness, HostSample};
+use roost_protocol::host::{Freshness, HostFacts, HostSample};
 use roost_protocol::message::{
     Beat, GUESTS_PER_HOST, Hello, OLDEST, Refusal, Refused, Snapshot, TEXT, ToAgent, ToAggregator, VERSION, Welcome,
 };
@@ -243,9 +243,20 @@ impl Grid {
         if let Some(guard) = beat.guard {
             self.guard_told(now, id, *guard, false, actions);
         }
+        if let Some(facts) = beat.facts {
+            self.facts_told(now, id, *facts);
+        }
         let same = self.hosts.get(&id).is_some_and(|host| host.digest == beat.digest);
         let message = ToAgent::BeatSeen { sequence: beat.sequence, want_snapshot: !same };
         actions.push(Action::Send { link, message });
+    }
+
+    /// What others are told of its addresses may be new.
+    fn facts_told(&mut self, now: Now, id: HostId, facts: HostFacts) {
+        if let Some(host) = self.hosts.get_mut(&id) {
+            host.facts = Some(facts);
+        }
+        self.peers_changed(now, id);
     }
 
     /// Whoever votes with its guard is told soon of where it is.

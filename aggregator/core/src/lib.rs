@@ -25,6 +25,7 @@ mod placement;
 mod places;
 mod probes;
 mod protection;
+pub mod reboot;
 mod takeover;
 #[cfg(test)]
 mod test;

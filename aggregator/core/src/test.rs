@@ -6,6 +6,7 @@ mod guards;
 mod maintenance;
 mod peers;
 mod placement;
+mod reboot;
 mod takeover;
 mod watchdog;
 
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 
 use roost_protocol::backup::SetSummary;
 use roost_protocol::guest::{Boot, GuestReport, GuestSpec, PowerState};
-use roost_protocol::host::HostFacts;
+use roost_protocol::host::{HostFacts, NextImage, RunningImage};
 use roost_protocol::message::{Beat, Hello, ToAggregator, VERSION};
 use roost_protocol::operation::Verb;
 use roost_protocol::{Epoch, Generation, GridId, GuestId, HostId, MiB, Millis, OperationId, PointId, Stamp, Time};
@@ -246,4 +247,16 @@ fn a_name_is_given_once_whatever_way_the_guest_comes() {
     let gone = Beat { gone: vec![GuestId::from_u128(1)], ..Beat::default() };
     rig.tell(Event::Received { link: LINK, message: ToAggregator::Beat(gone) });
     assert_eq!(rig.import("there"), Ok(()), "the name is free again");
+}
+
+#[test]
+fn what_a_host_says_of_itself_is_shown_anew_when_it_changes() {
+    let mut rig = Rig::new();
+    let next = Some(NextImage { version: "2".into(), made: Stamp(2) });
+    let image = Some(RunningImage { version: "1".into(), next, ..RunningImage::default() });
+    let facts = HostFacts { image, ..HostFacts::default() };
+    let beat = Beat { facts: Some(Box::new(facts.clone())), ..Beat::default() };
+    rig.tell(Event::Received { link: LINK, message: ToAggregator::Beat(beat) });
+    rig.beat();
+    assert_eq!(rig.grid.hosts()[&HOST].facts, Some(facts));
 }

@@ -99,6 +99,8 @@ static SCHEMAS: &[Schema] = &[
         properties: PRESSURE,
     },
     Schema { name: "image", help: "A host image that runs", properties: IMAGE },
+    Schema { name: "newer_image", help: "How the search for a newer host image stands", properties: NEWER_IMAGE },
+    Schema { name: "next_image", help: "A newer one that the next start uses", properties: NEXT_IMAGE },
     Schema { name: "alarm", help: "A condition that is raised until it clears", properties: ALARM },
     Schema { name: "operation", help: "Slow work that goes on after the answer", properties: OPERATION },
     Schema { name: "progress", help: "How far an operation is", properties: PROGRESS },
@@ -163,6 +165,7 @@ const HOST: &[Property] = &[
     maybe(wide("kernel", Text, "Kernel release")),
     maybe(wide("system", Text, "Its operating system")),
     maybe(hidden("image", Object("image"), "The image of ours that it was started from")),
+    maybe(hidden("boot_id", Text, "Another one after each start of it")),
     maybe(shown("cpus", Integer, "Logical CPUs")),
     maybe(shown("memory_mib", Integer, "Memory, MiB")),
     restless(maybe(shown("memory_available_mib", Integer, "Memory to be had, MiB"))),
@@ -191,7 +194,16 @@ const IMAGE: &[Property] = &[
     shown("version", Text, "What whoever signed it calls it"),
     shown("made", Time, "Hosts take what was made later"),
     maybe(shown("slot", Choice(&["a", "b"]), "On its data disk; absent: its stick, or the network")),
+    maybe(shown("next", Object("next_image"), "What its next start uses, where that is a newer one")),
 ];
+
+const NEWER_IMAGE: &[Property] = &[
+    shown("state", Choice(&["looking", "waits", "none"]), "It goes on; one waits for the next start; the newest runs"),
+    maybe(shown("image", Object("next_image"), "What waits")),
+];
+
+const NEXT_IMAGE: &[Property] =
+    &[shown("version", Text, "What whoever signed it calls it"), shown("made", Time, "It was made then")];
 
 const GUEST: &[Property] = &[
     ID,

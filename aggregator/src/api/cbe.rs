@@ -169,8 +169,8 @@ impl Situation {
             "operation.ended" => Situation::Request("REQUEST COMPLETED", well),
             "replica.following" | "guest.protected" => Situation::Dependency(true),
             "replica.broken" | "replica.behind" | "guest.unprotected" => Situation::Dependency(false),
-            "host.zone" | "host.memory" | "host.fence" | "host.watchdog" | "host.maintenance" | "guest.probes"
-            | "backup.policy" | "user.changed" | "notifier.changed" => Situation::Configure,
+            "host.zone" | "host.memory" | "host.fence" | "host.watchdog" | "host.reboot" | "host.maintenance"
+            | "guest.probes" | "backup.policy" | "user.changed" | "notifier.changed" => Situation::Configure,
             _ => Situation::Report("STATUS"),
         }
     }

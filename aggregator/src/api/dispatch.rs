@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::Api;
 use super::input::Input;
 use super::ops::{
-    alarm, backup, event, failover, fence, grid, guest, history, host, memory, notifier, operation, policy, room,
-    session, silence, token, user, watchdog,
+    alarm, backup, event, failover, fence, grid, guest, history, host, image, memory, notifier, operation, policy,
+    room, session, silence, token, user, watchdog,
 };
 use super::page::Page;
 use super::problem::Problem;
@@ -119,6 +119,8 @@ pub(crate) fn handler(name: &str) -> Option<Handler> {
         "host.test_fence" => fence::test,
         "host.clear_fence" => fence::clear,
         "host.test_watchdog" => watchdog::test,
+        "host.fetch_image" => image::fetch,
+        "host.reboot" => image::reboot,
         "host.resume" => host::resume,
         "host.history" => history::of_host,
         "report.guests" => history::report_of_guests,

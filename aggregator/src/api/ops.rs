@@ -11,6 +11,7 @@ pub(super) mod grid;
 pub(super) mod guest;
 pub(super) mod history;
 pub(super) mod host;
+pub(super) mod image;
 pub(super) mod memory;
 pub(super) mod notifier;
 pub(super) mod operation;

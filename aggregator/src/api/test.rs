@@ -11,6 +11,7 @@ use super::fake::{Answer, Fake, guest};
 mod access;
 mod backup;
 mod formats;
+mod image;
 mod memory;
 mod repeat;
 mod stream;

@@ -1,7 +1,7 @@
 //! What callers see of the grid's parts: each property of the registry's schemas, made from the core's types.
 
 pub(crate) mod backup;
-mod facts;
+pub(crate) mod facts;
 pub(crate) mod failover;
 pub(crate) mod history;
 pub(crate) mod memory;

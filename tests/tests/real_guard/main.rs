@@ -11,6 +11,7 @@ mod joined;
 mod states;
 mod takeover;
 mod tested;
+mod upgraded;
 mod witness;
 
 use std::time::Duration;

@@ -26,7 +26,7 @@ const FENCE_TEST: &[&str] = &[
     "changed",
 ];
 
-const WATCHDOG_TEST: &[&str] = &[
+const ENDS_HOST: &[&str] = &[
     "not_found",
     "ambiguous",
     "wrong_state",
@@ -36,6 +36,9 @@ const WATCHDOG_TEST: &[&str] = &[
     "timed_out",
     "changed",
 ];
+
+const FETCH_IMAGE: &[&str] =
+    &["not_found", "ambiguous", "wrong_state", "unsupported", "target_away", "host_unreachable", "timed_out"];
 
 const SET_MEMORY: &[&str] =
     &["not_found", "ambiguous", "invalid", "unsupported", "host_unreachable", "timed_out", "busy"];
@@ -233,13 +236,43 @@ pub(super) const TABLE: &[Operation] = &[
                  and it must be in maintenance. `roost host get` shows what came of it once the host is back; a watchdog \
                  that does not fire within 20 s has failed, and the host is left as it was.",
         inputs: &[REF_HOST],
-        errors: WATCHDOG_TEST,
+        errors: ENDS_HOST,
         cli: cli("host", "test-watchdog"),
         ..write(
             "host.test_watchdog",
             "Test whether a host's watchdog ends it: the host restarts",
             Http::Post,
             "/hosts/{ref}/actions/test-watchdog",
+            Output::Object("host"),
+        )
+    },
+    Operation {
+        detail: "It looks where its answer `update=` says, as it does each hour, and takes what is newer and signed; the next \
+                 start uses that. An answer that it still looks is given after 12 s: ask again, which begins no second \
+                 search.",
+        inputs: &[REF_HOST],
+        errors: FETCH_IMAGE,
+        cli: cli("host", "fetch-image"),
+        ..write(
+            "host.fetch_image",
+            "Have a host look for a newer host image now",
+            Http::Post,
+            "/hosts/{ref}/actions/fetch-image",
+            Output::Object("newer_image"),
+        )
+    },
+    Operation {
+        detail: "By `reboot_command` in its agent.toml. Nothing may be up there, and it must be in maintenance; its agent looks \
+                 again for processes of guests. `boot_id` is another one once it is back. `roost host upgrade` does this \
+                 with all that belongs to it.",
+        inputs: &[REF_HOST],
+        errors: ENDS_HOST,
+        cli: cli("host", "reboot"),
+        ..write(
+            "host.reboot",
+            "Restart a host that is in maintenance and runs no guest",
+            Http::Post,
+            "/hosts/{ref}/actions/reboot",
             Output::Object("host"),
         )
     },

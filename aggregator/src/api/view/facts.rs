@@ -1,6 +1,6 @@
 //! What callers see of a host's facts.
 
-use roost_protocol::host::Virtualization;
+use roost_protocol::host::{NextImage, RunningImage, Virtualization};
 use serde_json::{Value, json};
 
 use super::{HostView, some_text, time};
@@ -22,16 +22,22 @@ impl HostView<'_> {
             "hypervisor" => some_text(&facts.hypervisor),
             "kernel" => some_text(&facts.kernel),
             "system" => json!(facts.system),
-            "image" => json!(
-                facts
-                    .image
-                    .as_ref()
-                    .map(|image| { json!({"version": image.version, "made": time(image.made), "slot": image.slot}) })
-            ),
+            "image" => json!(facts.image.as_ref().map(image)),
+            "boot_id" => json!(facts.boot_id),
             "cpus" => json!(facts.cpus),
             "memory_mib" => json!(facts.memory_mib),
             "addresses" => json!(facts.addresses),
             _ => Value::Null,
         }
     }
+}
+
+fn image(image: &RunningImage) -> Value {
+    let next = image.next.as_ref().map(next_image);
+    json!({"version": image.version, "made": time(image.made), "slot": image.slot, "next": next})
+}
+
+/// An image that a host's next start uses.
+pub(crate) fn next_image(image: &NextImage) -> Value {
+    json!({"version": image.version, "made": time(image.made)})
 }
