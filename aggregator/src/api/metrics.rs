@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use roost_aggregator_core::{Grid, Protection, Tally};
+use roost_aggregator_core::chains::Tally;
+use roost_aggregator_core::{Grid, Protection};
 
 use super::Api;
 use super::problem::Problem;
