@@ -119,7 +119,7 @@ mod test {
         let dir = tempfile::tempdir().unwrap();
         let (_sender, hypervisor) = tokio::sync::watch::channel(None);
         let (tuner, memory) = tokio::sync::watch::channel(None);
-        let (search, reboot) = (Search::default(), Reboot::new("", &[]));
+        let (search, reboot) = (Search::default(), Reboot::new("", &[], Default::default()));
         let pictures = dir.path().to_owned();
         let looks = Looks { hypervisor, pictures, history: None, memory, guard: None, search, reboot };
         let Seen::Nothing(why) = looks.answer(Look::Memory) else { panic!() };

@@ -155,7 +155,8 @@ async fn run(
     let details = details::start(watcher.hypervisor(), demand.clone())?;
     let monitor = monitoring::start(&config, (details, demand), probes, began, aggregator.is_some()).await?;
     let (hypervisor, pictures) = (watcher.hypervisor(), config.state_dir.join(look::PICTURES));
-    let (guard_at, reboot) = (config.guard_socket.clone(), Reboot::new(&facts.boot_id, &config.reboot_command));
+    let (guard_at, reboot) =
+        (config.guard_socket.clone(), Reboot::new(&facts.boot_id, &config.reboot_command, workers.gate()));
     let (history, search) = (monitor.history(), Search::default());
     let looks = Looks { hypervisor, pictures, history, memory, guard: guard_at, search, reboot };
     tokio::spawn(Link { store, aggregator, token, host, facts, looks, events: link_sender }.run());

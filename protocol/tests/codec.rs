@@ -206,23 +206,25 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
 
 fn beat() -> impl Strategy<Value = Beat> {
     let lists = (vec(guest_report(), 0..3), vec(guest_id(), 0..3), of(vec(alarm(), 0..3)), vec(guest_sample(), 0..3));
-    (any::<(u64, u64)>(), lists, freshness(), of(host_sample())).prop_map(|(numbers, lists, freshness, sample)| {
-        let ((sequence, digest), (guests, gone, alarms, samples)) = (numbers, lists);
-        Beat {
-            sequence,
-            guests,
-            gone,
-            alarms,
-            freshness,
-            sample,
-            samples,
-            digest,
-            backup: None,
-            document: None,
-            guard: None,
-            facts: None,
-        }
-    })
+    (any::<(u64, u64)>(), lists, freshness(), of(host_sample()), of(facts())).prop_map(
+        |(numbers, lists, freshness, sample, facts)| {
+            let ((sequence, digest), (guests, gone, alarms, samples)) = (numbers, lists);
+            Beat {
+                sequence,
+                guests,
+                gone,
+                alarms,
+                freshness,
+                sample,
+                samples,
+                digest,
+                backup: None,
+                document: None,
+                guard: None,
+                facts: facts.map(Box::new),
+            }
+        },
+    )
 }
 
 fn spec() -> impl Strategy<Value = GuestSpec> {

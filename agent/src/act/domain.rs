@@ -18,6 +18,7 @@ use super::create::Maker;
 use super::failure;
 use super::place::Place;
 use super::points::{Hands, Points};
+use super::reboot::Gate;
 use super::restore::pull::await_served;
 use super::xml::Accelerator;
 
@@ -57,6 +58,7 @@ pub(crate) struct Workers {
     /// Set for tasks that nobody waits for any more.
     unwanted: Arc<Mutex<HashMap<TaskId, Arc<AtomicBool>>>>,
     waiting: Arc<AtomicUsize>,
+    gate: Gate,
     events: mpsc::Sender<Event>,
 }
 
@@ -85,7 +87,12 @@ impl Workers {
         let (short, long, points) = (lane(SHORT), lane(LONG), lane(POINTS));
         let (pulls, others) = (lane(PULLS), lane(OTHERS));
         let (unwanted, waiting) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
-        Self { tools, short, long, points, pulls, others, unwanted, waiting, events }
+        Self { tools, short, long, points, pulls, others, unwanted, waiting, gate: Gate::default(), events }
+    }
+
+    /// What guests are changed through.
+    pub(crate) fn gate(&self) -> Gate {
+        self.gate.clone()
     }
 
     /// Begins a task; returns at once. Its end comes as [`Event::Finished`].
@@ -119,11 +126,15 @@ impl Workers {
         let all = self.unwanted.clone();
         flags(&all).insert(task, flag.clone());
         let crowded = waiting.fetch_add(1, Ordering::Relaxed) >= WAITING;
+        // Copies that are cut off are gone on with; all else keeps this host from restarting until it ends.
+        let within = if is_copying(&what) { Some(None) } else { self.gate.enter().map(Some) };
         tokio::spawn(async move {
-            let result = match (crowded, lane.acquire().await) {
-                (false, Ok(_permit)) => in_time(tools, task, what, limit, &flag, &events).await,
-                (true, _) | (false, Err(_)) => Err(failure(FailureCode::Busy, "too many tasks wait on this host")),
+            let result = match (crowded, &within, lane.acquire().await) {
+                (false, Some(_), Ok(_permit)) => in_time(tools, task, what, limit, &flag, &events).await,
+                (_, None, _) => Err(failure(FailureCode::Busy, "this host is about to restart")),
+                (true, ..) | (_, _, Err(_)) => Err(failure(FailureCode::Busy, "too many tasks wait on this host")),
             };
+            drop(within);
             waiting.fetch_sub(1, Ordering::Relaxed);
             flags(&all).remove(&task);
             // Nobody listens any more only when the agent ends.
@@ -139,6 +150,14 @@ impl Workers {
             flag.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// Reads guests, or writes points, which are whole or not there.
+fn is_copying(task: &Task) -> bool {
+    matches!(
+        task,
+        Task::Backup { .. } | Task::Ship { .. } | Task::Verify { .. } | Task::Prune { .. } | Task::Pin { .. }
+    )
 }
 
 /// The map is whole after every change, so a thread that died in one leaves it usable.

@@ -1,11 +1,13 @@
 //! Restarts this host, once for each time that it is asked, and never while a guest executes.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use roost_protocol::operation::{Failure, FailureCode};
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -22,6 +24,56 @@ const WORDS: usize = 512;
 /// QEMU, as distributions call it.
 const NAMES: [&str; 3] = ["qemu-system-", "qemu-kvm", "kvm"];
 
+/// What changes guests goes through, unless this host is about to restart; it restarts when nothing is within.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<std::sync::Mutex<Passage>>);
+
+#[derive(Debug, Default)]
+struct Passage {
+    within: usize,
+    shut: Option<Instant>,
+}
+
+/// Something that is within; dropping it leaves.
+#[derive(Debug)]
+pub(crate) struct Within(Gate);
+
+impl Gate {
+    /// None: this host is about to restart.
+    pub(crate) fn enter(&self) -> Option<Within> {
+        let mut passage = self.passage();
+        if passage.shut.is_some_and(|at| at.elapsed() < GOES_WITHIN) {
+            return None;
+        }
+        passage.within += 1;
+        Some(Within(self.clone()))
+    }
+
+    /// False, and as it was: something is within.
+    fn shut(&self) -> bool {
+        let mut passage = self.passage();
+        if passage.within == 0 {
+            passage.shut = Some(Instant::now());
+        }
+        passage.within == 0
+    }
+
+    fn open(&self) {
+        self.passage().shut = None;
+    }
+
+    /// Whole after every change.
+    fn passage(&self) -> std::sync::MutexGuard<'_, Passage> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        self.0.passage().within -= 1;
+    }
+}
+
 /// What restarts this host.
 #[derive(Clone, Debug)]
 pub(crate) struct Reboot {
@@ -30,12 +82,13 @@ pub(crate) struct Reboot {
     /// Program and arguments; empty: none may.
     pub(crate) program: Vec<String>,
     pub(crate) proc: PathBuf,
+    gate: Gate,
     begun: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Reboot {
-    pub(crate) fn new(boot: &str, program: &[String]) -> Self {
-        Self { boot: boot.into(), program: program.to_vec(), proc: "/proc".into(), begun: Arc::default() }
+    pub(crate) fn new(boot: &str, program: &[String], gate: Gate) -> Self {
+        Self { boot: boot.into(), program: program.to_vec(), proc: "/proc".into(), gate, begun: Arc::default() }
     }
 
     /// Done: it has begun. `boot`: the start of this host that is to end.
@@ -51,15 +104,26 @@ impl Reboot {
         if begun.is_some_and(|at| at.elapsed() < GOES_WITHIN) {
             return Ok(());
         }
+        if !self.gate.shut() {
+            let text = "this host starts, makes, changes or removes a guest just now";
+            return Err(failure(FailureCode::WrongState, text));
+        }
+        let ended = self.if_nothing_executes(program, words).await;
+        match ended {
+            Ok(()) => *begun = Some(Instant::now()),
+            Err(_) => self.gate.open(),
+        }
+        ended
+    }
+
+    async fn if_nothing_executes(&self, program: &str, words: &[String]) -> Result<(), Failure> {
         let guests = executing(&self.proc).map_err(|error| io_failure("look for processes of guests", &error))?;
         if let Some(first) = guests.first() {
             let text = format!("{} processes of guests execute on this host, such as process {first}", guests.len());
             return Err(failure(FailureCode::WrongState, text));
         }
         tracing::warn!(program, "this host is restarted, as its aggregator asks");
-        run(program, words).await?;
-        *begun = Some(Instant::now());
-        Ok(())
+        run(program, words).await
     }
 }
 
@@ -82,9 +146,12 @@ fn executing(proc: &Path) -> std::io::Result<Vec<u32>> {
     for entry in fs::read_dir(proc)? {
         let path = entry?.path();
         let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
-        // One that ended meanwhile executes nothing.
-        if fs::read(path.join("cmdline")).is_ok_and(|line| is_guest(&line)) {
-            found.push(pid);
+        match fs::read(path.join("cmdline")) {
+            Ok(line) if is_guest(&line) => found.push(pid),
+            Ok(_) => {}
+            // One that ended meanwhile executes nothing.
+            Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32) => {}
+            Err(error) => return Err(error),
         }
     }
     found.sort_unstable();
@@ -117,7 +184,7 @@ mod test {
         }
         fs::create_dir_all(folder.path().join("proc")).unwrap();
         let script = format!("printf x >> {}/ran", folder.path().display());
-        let mut reboot = Reboot::new("now", &["sh".into(), "-c".into(), script]);
+        let mut reboot = Reboot::new("now", &["sh".into(), "-c".into(), script], Gate::default());
         reboot.proc = folder.path().join("proc");
         (folder, reboot)
     }
@@ -137,6 +204,21 @@ mod test {
         assert_eq!(ran(&folder), 1);
         let why = reboot.begin("before").await.unwrap_err();
         assert!(why.code == FailureCode::WrongState && why.text.contains("was restarted since"), "{why:?}");
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_on_a_host_that_goes_and_it_does_not_go_in_the_middle_of_something() {
+        let (folder, reboot) = rig(&["/sbin/init"]);
+        let within = reboot.gate.enter().unwrap();
+        assert_eq!(reboot.begin("now").await.unwrap_err().code, FailureCode::WrongState);
+        drop(within);
+        assert!(reboot.gate.enter().is_some(), "a refusal shuts nothing");
+        reboot.begin("now").await.unwrap();
+        assert_eq!((ran(&folder), reboot.gate.enter().is_some()), (1, false));
+        let (folder, mut failing) = rig(&["/sbin/init"]);
+        failing.program = vec!["false".into()];
+        failing.begin("now").await.unwrap_err();
+        assert_eq!((ran(&folder), failing.gate.enter().is_some()), (0, true), "it stays, so guests may start");
     }
 
     #[tokio::test]

@@ -218,6 +218,8 @@ struct Counters {
     at: Instant,
     ticks: u64,
     disk: (u64, u64),
+    /// When the bytes of disks were read.
+    disk_at: Instant,
     /// Absent where the guest has no tap, or has other ones than before.
     network: Option<(u64, u64)>,
 }
@@ -272,25 +274,23 @@ impl Guest {
             let pages = proc::resident_pages(read(&self.statm, buffer)?)?;
             self.resident = MiB::of_bytes(pages.saturating_mul(page_bytes()));
         }
-        let disk = match self.before {
-            // Nothing is read or written without a processor; what took less than a tick is told with the next.
-            Some(before) if before.ticks == ticks => before.disk,
-            Some(_) | None => {
-                self.io.as_ref().and_then(|io| read(io, buffer)).and_then(proc::disk_bytes).unwrap_or_default()
-            }
-        };
+        // Nothing is read or written without a processor; what took less than a tick is told with the next.
+        let moved = self.before.is_none_or(|before| before.ticks != ticks);
+        let io = self.io.as_ref().filter(|_| moved).and_then(|io| read(io, buffer)).and_then(proc::disk_bytes);
+        let last = self.before.map(|before| (before.disk, before.disk_at));
+        let (disk, disk_at) = io.map(|bytes| (bytes, now)).or(last).unwrap_or(((0, 0), now));
         let network = self.network(buffer);
-        let counters = Counters { at: now, ticks, disk, network };
+        let counters = Counters { at: now, ticks, disk, disk_at, network };
         let before = self.before.replace(counters).unwrap_or(counters);
-        let span = now.duration_since(before.at);
+        let (span, disk_span) = (now.duration_since(before.at), disk_at.duration_since(before.disk_at));
         let (received, sent) = network.unwrap_or_default();
         let (received_before, sent_before) = before.network.unwrap_or((received, sent));
         Some(GuestSample {
             id,
             cpu_permille: permille(ticks.saturating_sub(before.ticks), span),
             resident_mib: self.resident,
-            read_bps: per_second(counters.disk.0.saturating_sub(before.disk.0), span),
-            write_bps: per_second(counters.disk.1.saturating_sub(before.disk.1), span),
+            read_bps: per_second(counters.disk.0.saturating_sub(before.disk.0), disk_span),
+            write_bps: per_second(counters.disk.1.saturating_sub(before.disk.1), disk_span),
             balloon_mib: self.balloon.0,
             available_mib: self.balloon.1,
             access: Vec::new(),

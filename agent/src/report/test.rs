@@ -45,7 +45,7 @@ impl Rig {
     fn looks(&self) -> Looks {
         Looks {
             search: crate::slots::Search::default(),
-            reboot: crate::Reboot::new("", &[]),
+            reboot: crate::Reboot::new("", &[], Default::default()),
             hypervisor: watch::channel(None).1,
             pictures: self.dir.path().join("pictures"),
             history: None,

@@ -1,8 +1,9 @@
 //! A newer image that is looked for because somebody asked: by a process of its own, as the hourly timer does it.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use roost_protocol::look::Newer;
 use roost_protocol::operation::{Failure, FailureCode};
@@ -19,18 +20,27 @@ const WITHIN: Duration = Duration::from_secs(12);
 const LONGEST: Duration = Duration::from_secs(3_600);
 /// Letters of what went wrong.
 const WORDS: usize = 1_024;
+/// An end that nobody asked about for so long is an old one.
+const FRESH: Duration = Duration::from_secs(60);
 
 type Ended = Result<(), Failure>;
 
+/// How it ended, and when.
+type Going = JoinHandle<(Ended, Instant)>;
+
 /// At most one search at a time; who asks meanwhile is told of that one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Search(Arc<Mutex<Option<JoinHandle<Ended>>>>);
+pub(crate) struct Search(Arc<Mutex<Option<Going>>>);
 
 impl Search {
     /// Begins a search, or tells of the one that goes on or has ended since it was asked of last.
     pub(crate) async fn ask(&self) -> Result<Newer, Failure> {
         if super::image().is_none() {
             let text = "this host was not started from a host image: its packages are its administrator's";
+            return Err(failure(FailureCode::Unsupported, text));
+        }
+        if Path::new(super::FLOOR).exists() {
+            let text = "image=floor was asked for at this host's start: it uses no newer image";
             return Err(failure(FailureCode::Unsupported, text));
         }
         let ended = self.wait(WITHIN, || Box::pin(look())).await;
@@ -44,9 +54,21 @@ impl Search {
     async fn wait(&self, within: Duration, look: impl Fn() -> Looking) -> Option<Ended> {
         let end = async {
             let mut search = self.0.lock().await;
-            let ended = search.get_or_insert_with(|| tokio::spawn(look())).await;
-            *search = None;
-            ended.unwrap_or_else(|why| Err(failure(FailureCode::Internal, format!("look for a newer image: {why}"))))
+            loop {
+                let begin = || {
+                    let looking = look();
+                    tokio::spawn(async { (looking.await, Instant::now()) })
+                };
+                let ended = search.get_or_insert_with(begin).await;
+                *search = None;
+                match ended {
+                    Ok((_, at)) if at.elapsed() > FRESH => {}
+                    Ok((ended, _)) => return ended,
+                    Err(why) => {
+                        return Err(failure(FailureCode::Internal, format!("look for a newer image: {why}")));
+                    }
+                }
+            }
         };
         timeout(within, end).await.ok()
     }

@@ -34,6 +34,11 @@ impl Until {
         match self {
             Until::Calm => (Duration::from_secs(120), "roost guest list -o wide; --force begins all the same"),
             Until::Empty => (Duration::from_secs(1_800), "roost host if-lost NAME says why; the same command goes on"),
+            Until::Heard => (Duration::from_secs(120), "is it switched on, and roost-agent running there?"),
+            Until::Going => (
+                Duration::from_secs(300),
+                "is its agent of this version, and does its reboot_command restart it? It stays drained: roost host resume NAME",
+            ),
             // Two starts of an image that does not come up, its trial, and a server's own checks before them.
             Until::Back => {
                 (Duration::from_secs(2_400), "look at its console; once it is back the same command goes on")
@@ -113,6 +118,9 @@ impl Upgrade<'_, '_> {
                     continue;
                 }
             };
+            if self.interrupt.came_already() {
+                return Err(self.interrupted(name));
+            }
             let step = decide::next(&grid, name, &run, &self.wish);
             let waits = if let Step::Wait(until, _) = &step { Some(*until) } else { None };
             let begun = since.filter(|(until, _)| *until == waits).map_or_else(Instant::now, |(_, begun)| begun);
@@ -183,10 +191,10 @@ impl Upgrade<'_, '_> {
         match self.ask("host.reboot", "reboot", name) {
             Ok(_) => self.say(name, "restarts"),
             // It may have gone before its answer came: whether it did is seen by its boot id.
-            Err(why) if matches!(why.code.as_deref(), Some("host_unreachable" | "timed_out")) => {
+            Err(why) if matches!(why.code.as_deref(), None | Some("host_unreachable" | "timed_out")) => {
                 self.say(name, &format!("was asked to restart, and gave no answer: {}", why.why));
             }
-            Err(why) if why.code.as_deref() == Some("wrong_state") && begun.elapsed() < BUSY => {
+            Err(why) if matches!(why.code.as_deref(), Some("wrong_state" | "busy")) && begun.elapsed() < BUSY => {
                 self.say(name, &format!("can't restart yet: {}", why.why));
                 self.pause(name)?;
                 return Ok(false);
@@ -228,14 +236,19 @@ impl Upgrade<'_, '_> {
     }
 
     fn pause(&mut self, name: &str) -> Result<(), Failure> {
-        if !self.interrupt.came() {
-            return Ok(());
-        }
+        if self.interrupt.came() { Err(self.interrupted(name)) } else { Ok(()) }
+    }
+
+    fn interrupted(&self, name: &str) -> Failure {
+        let again = match self.wish.restart_only {
+            true => "the same command begins anew: name the hosts that are left",
+            false => "the same command goes on",
+        };
         let hint = format!(
-            "the same command goes on; what was begun with {name} stays as it is (roost host get {name}), and if it is \
-             in maintenance roost host resume {name} ends that"
+            "{again}; what was begun with {name} stays as it is (roost host get {name}), and if it is in maintenance \
+             roost host resume {name} ends that"
         );
-        Err(Failure::new(Exit::Interrupted, format!("upgrade {name}"), "interrupted", hint))
+        Failure::new(Exit::Interrupted, format!("upgrade {name}"), "interrupted", hint)
     }
 
     /// What is new.

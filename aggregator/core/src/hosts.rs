@@ -253,10 +253,13 @@ impl Grid {
 
     /// What others are told of its addresses may be new.
     fn facts_told(&mut self, now: Now, id: HostId, facts: HostFacts) {
-        if let Some(host) = self.hosts.get_mut(&id) {
-            host.facts = Some(facts);
+        let Some(host) = self.hosts.get_mut(&id).filter(|host| host.facts.as_ref() != Some(&facts)) else { return };
+        let place = |facts: &HostFacts| (facts.addresses.clone(), facts.peer_listen.clone());
+        let elsewhere = host.facts.as_ref().map(place) != Some(place(&facts));
+        host.facts = Some(facts);
+        if elsewhere {
+            self.peers_changed(now, id);
         }
-        self.peers_changed(now, id);
     }
 
     /// Whoever votes with its guard is told soon of where it is.

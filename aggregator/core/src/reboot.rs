@@ -2,6 +2,7 @@
 
 use roost_protocol::HostId;
 use roost_protocol::guest::PowerState;
+use roost_protocol::host::Maintenance as Stage;
 
 use crate::call::{CallError, CallErrorCode, Done, Reply};
 use crate::calls::error;
@@ -35,16 +36,23 @@ impl Grid {
         if self.maintenance(host.id).is_none() {
             return no(format!("{what}, which is not in maintenance: roost host drain, and resume it afterwards"));
         }
+        // A guest that is being handed over is off before it is elsewhere.
+        if self.maintenance_stage(host) == Some(Stage::Draining) {
+            return no(format!("{what}, which is not drained yet: roost host if-lost says what is still there"));
+        }
+        if let Some(first) = self.commands.waiting_on(host.id).next() {
+            return no(format!("{what}, on which work is going on: wait for operation {}", first.id));
+        }
         match host.guests.values().filter(|guest| is_up(guest.report.state)).count() {
             0 => Ok(()),
             some => no(format!("{what}, and {some} of its guests are up: hand them over or stop them")),
         }
     }
 
-    /// The host's agent has begun.
+    /// Its agent is about to be asked.
     pub(crate) fn reboot_begun(&mut self, now: Now, by: &str, id: HostId, actions: &mut Vec<Action>) -> Reply {
         let record = self.member(id)?;
-        let text = format!("host {} restarts, asked by {by}", record.name);
+        let text = format!("host {} is asked to restart, by {by}", record.name);
         self.publish(now, Line::info("host.reboot", text).host(id).user(by), actions);
         Ok(Done::Nothing)
     }

@@ -126,7 +126,10 @@ impl Link<'_> {
         }
     }
 
-    async fn heard(&self, message: ToAggregator) -> Result<(), Why> {
+    async fn heard(&self, mut message: ToAggregator) -> Result<(), Why> {
+        if let ToAggregator::Beat(beat) = &mut message {
+            beat.facts.iter_mut().for_each(|facts| shorten(facts));
+        }
         match message {
             ToAggregator::Hello(_) => Err(self.refuse("it said Hello twice")),
             ToAggregator::Renew { request } => self.renew(&request).await,
@@ -207,7 +210,10 @@ fn shorten(facts: &mut HostFacts) {
     let texts =
         [&mut facts.name, &mut facts.agent_version, &mut facts.boot_id, &mut facts.hypervisor, &mut facts.kernel];
     facts.addresses.truncate(ADDRESSES);
-    let image = facts.image.iter_mut().flat_map(|image| [Some(&mut image.version), image.slot.as_mut()]).flatten();
+    let image = facts.image.iter_mut().flat_map(|image| {
+        let next = image.next.as_mut().map(|next| &mut next.version);
+        [Some(&mut image.version), image.slot.as_mut(), next].into_iter().flatten()
+    });
     let maybe = facts.peer_listen.iter_mut().chain(&mut facts.system).chain(image);
     for text in texts.into_iter().chain(&mut facts.addresses).chain(maybe) {
         if let Some((end, _)) = text.char_indices().nth(TEXT) {

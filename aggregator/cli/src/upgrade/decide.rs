@@ -98,8 +98,12 @@ pub(super) enum Step {
 pub(super) enum Until {
     /// All guests of the grid are protected before anything is begun.
     Calm,
+    /// A host that is missed since a moment ago, or since the aggregator's start, is there or down.
+    Heard,
     /// The host has no guests.
     Empty,
+    /// It has ended the start of it that it was asked to end.
+    Going,
     /// It is back.
     Back,
     /// All guests are protected again.
@@ -119,6 +123,7 @@ pub(super) fn next(grid: &Grid, name: &str, run: &Run, wish: &Wish) -> Step {
     };
     match run {
         Run::Restarting { boot, wanted } => after(grid, host, boot, wanted.as_ref(), wish),
+        _ if host.is_missed() => Step::Wait(Until::Heard, format!("{name} is {}", host.state)),
         _ if host.state != "up" => {
             Step::Stop(format!("{name} is {}", host.state), "is it switched on, and roost-agent running there?".into())
         }
@@ -185,6 +190,9 @@ fn others(grid: &Grid, host: &Host, wish: &Wish) -> Option<Step> {
     }
     for other in grid.hosts.iter().filter(|other| other.id != host.id) {
         let (name, again) = (&other.name, "then again; --force begins all the same");
+        if other.is_missed() {
+            return Some(Step::Wait(Until::Heard, format!("{name} is {}", other.state)));
+        }
         if other.state != "up" {
             return Some(Step::Stop(format!("{name} is {}", other.state), format!("bring it back, {again}")));
         }
@@ -201,8 +209,8 @@ fn others(grid: &Grid, host: &Host, wish: &Wish) -> Option<Step> {
 
 /// Once it was asked to restart.
 fn after(grid: &Grid, host: &Host, boot: &str, wanted: Option<&Image>, wish: &Wish) -> Step {
-    if host.boot == boot {
-        return Step::Wait(Until::Back, "is about to restart".into());
+    if host.boot == boot && host.state == "up" {
+        return Step::Wait(Until::Going, "is about to restart".into());
     }
     if host.state != "up" {
         return Step::Wait(Until::Back, "restarts".into());
@@ -267,6 +275,11 @@ impl Host {
             waits: Image::read(&host["image"]["next"]),
             passed_over: passed_over.next(),
         }
+    }
+
+    /// Not yet known whether it is there.
+    fn is_missed(&self) -> bool {
+        matches!(self.state.as_str(), "suspect" | "never")
     }
 
     fn drains(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Ctrl-C as an answer to wait for: what goes on is told before the command ends. The second ends it at once.
 
+use std::cell::Cell;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -12,7 +13,10 @@ use crate::failure::{Exit, Failure};
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// From when it is made, this process is not ended by Ctrl-C.
-pub(super) struct Interrupt(Receiver<()>);
+pub(super) struct Interrupt {
+    signals: Receiver<()>,
+    came: Cell<bool>,
+}
 
 impl Interrupt {
     /// For this thread and those it starts from now on.
@@ -29,11 +33,23 @@ impl Interrupt {
             let _second = signals.wait();
             std::process::exit(i32::from(Exit::Interrupted.code()));
         });
-        Ok(Self(came))
+        Ok(Self { signals: came, came: Cell::new(false) })
     }
 
     /// Whether it came before the next look is due.
     pub(super) fn came(&self) -> bool {
-        self.0.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout)
+        self.within(LOOK_EVERY)
+    }
+
+    /// Whether it came before now.
+    pub(super) fn came_already(&self) -> bool {
+        self.within(Duration::ZERO)
+    }
+
+    fn within(&self, wait: Duration) -> bool {
+        if !self.came.get() {
+            self.came.set(self.signals.recv_timeout(wait) != Err(RecvTimeoutError::Timeout));
+        }
+        self.came.get()
     }
 }

@@ -34,11 +34,12 @@ const ENDS_HOST: &[&str] = &[
     "target_away",
     "host_unreachable",
     "timed_out",
+    "busy",
     "changed",
 ];
 
 const FETCH_IMAGE: &[&str] =
-    &["not_found", "ambiguous", "wrong_state", "unsupported", "target_away", "host_unreachable", "timed_out"];
+    &["not_found", "ambiguous", "wrong_state", "unsupported", "target_away", "host_unreachable", "timed_out", "busy"];
 
 const SET_MEMORY: &[&str] =
     &["not_found", "ambiguous", "invalid", "unsupported", "host_unreachable", "timed_out", "busy"];

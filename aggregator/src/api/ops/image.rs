@@ -34,7 +34,8 @@ pub(crate) async fn reboot(api: &Api, caller: &Caller, mut input: Input) -> Done
         grid.may_reboot(host).map_err(Problem::from)
     });
     let boot = may.await??;
-    look::reboot(&api.handle, host, boot).await?.map_err(Problem::from)?;
+    // First: of a host that goes at once no answer comes.
     api.handle.call(&caller.user, Call::RebootBegun { host }).await?;
+    look::reboot(&api.handle, host, boot).await?.map_err(Problem::from)?;
     shown(api, host).await
 }
