@@ -68,7 +68,9 @@ fn a_host_is_searched_drained_restarted_resumed_and_waited_for() {
     grid = moved(maintained(grid, 0, "drained"));
     let restart = Step::Restart { boot: "h1-boot-1".into(), wanted: image(NEW) };
     assert_eq!(asked(&grid, &found()), restart);
-    waits(asked(&grid, &restarting()), Until::Back, "about to");
+    waits(asked(&grid, &restarting()), Until::Going, "about to");
+    grid.hosts[0].state = "suspect".into();
+    waits(asked(&grid, &restarting()), Until::Back, "restarts");
     grid.hosts[0].boot = "h1-boot-2".into();
     grid.hosts[0].state = "down".into();
     waits(asked(&grid, &restarting()), Until::Back, "restarts");
@@ -91,6 +93,11 @@ fn nothing_is_begun_while_the_grid_can_t_do_without_the_host() {
     let mut away = grid();
     away.hosts[1].state = "down".into();
     stops(asked(&away, &found()), "h2 is down");
+    for (which, name) in ["h1", "h2"].into_iter().enumerate() {
+        let mut missed = grid();
+        missed.hosts[which].state = "suspect".into();
+        waits(asked(&missed, &found()), Until::Heard, name);
+    }
     stops(asked(&maintained(grid(), 2, "on"), &found()), "h3 is in maintenance");
     stops(asked(&maintained(grid(), 2, "drained"), &found()), "h3 is in maintenance");
     stops(asked(&maintained(grid(), 0, "on"), &found()), "somebody else");

@@ -35,3 +35,14 @@ fn a_host_restarts_only_in_maintenance_and_where_nothing_is_up() {
     assert!(no(&rig).contains("not up"), "{}", no(&rig));
     assert!(rig.grid.may_look_for_image(HOST).is_err());
 }
+
+#[test]
+fn a_host_does_not_restart_in_the_middle_of_work_or_while_it_is_drained() {
+    let mut rig = Rig::new();
+    says(&mut rig, &[]);
+    rig.make("desk").unwrap();
+    let what = Call::Maintenance { host: HOST, drain: Some(false) };
+    rig.tell(Event::Called { call: CallId(2), by: "ada".into(), what });
+    assert!(no(&rig).contains("work is going on"), "{}", no(&rig));
+    assert!(rig.grid.may_test_watchdog(HOST).is_err());
+}
