@@ -92,7 +92,8 @@ fn upgrade() -> Command {
         .after_help(
             "A host looks for a newer image, is drained, restarts, and takes part again; the next one follows once all guests \
              are protected as before. A host that comes back with the image before ends it, and so does a guest that can't \
-             be handed over. Ctrl-C leaves the host as it is; the same command goes on.",
+             be handed over. Ctrl-C leaves the host as it is; the same command goes on, but with --restart-only it begins anew: \
+             name the hosts that are left. A drained host among those that are meant is taken for one that an earlier run left.",
         )
 }
 
