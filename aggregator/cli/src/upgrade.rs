@@ -241,7 +241,7 @@ impl Upgrade<'_, '_> {
 
     fn interrupted(&self, name: &str) -> Failure {
         let again = match self.wish.restart_only {
-            true => "the same command begins anew: name the hosts that are left",
+            true => "the same command goes on, but restarts those again that were done: name the hosts that are left",
             false => "the same command goes on",
         };
         let hint = format!(
