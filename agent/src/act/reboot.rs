@@ -42,7 +42,7 @@ impl Gate {
     /// None: this host is about to restart.
     pub(crate) fn enter(&self) -> Option<Within> {
         let mut passage = self.passage();
-        if passage.shut.is_some_and(|at| at.elapsed() < GOES_WITHIN) {
+        if passage.is_shut() {
             return None;
         }
         passage.within += 1;
@@ -50,7 +50,7 @@ impl Gate {
     }
 
     /// False, and as it was: something is within.
-    fn shut(&self) -> bool {
+    pub(super) fn shut(&self) -> bool {
         let mut passage = self.passage();
         if passage.within == 0 {
             passage.shut = Some(Instant::now());
@@ -65,6 +65,12 @@ impl Gate {
     /// Whole after every change.
     fn passage(&self) -> std::sync::MutexGuard<'_, Passage> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Passage {
+    fn is_shut(&self) -> bool {
+        self.shut.is_some_and(|at| at.elapsed() < GOES_WITHIN)
     }
 }
 
@@ -83,12 +89,13 @@ pub(crate) struct Reboot {
     pub(crate) program: Vec<String>,
     pub(crate) proc: PathBuf,
     gate: Gate,
-    begun: Arc<Mutex<Option<Instant>>>,
+    /// One who asks at a time.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Reboot {
     pub(crate) fn new(boot: &str, program: &[String], gate: Gate) -> Self {
-        Self { boot: boot.into(), program: program.to_vec(), proc: "/proc".into(), gate, begun: Arc::default() }
+        Self { boot: boot.into(), program: program.to_vec(), proc: "/proc".into(), gate, turn: Arc::default() }
     }
 
     /// Done: it has begun. `boot`: the start of this host that is to end.
@@ -100,8 +107,8 @@ impl Reboot {
             let text = "reboot_command is empty in this host's settings: it is not restarted from afar";
             return Err(failure(FailureCode::Unsupported, text));
         };
-        let mut begun = self.begun.lock().await;
-        if begun.is_some_and(|at| at.elapsed() < GOES_WITHIN) {
+        let _turn = self.turn.lock().await;
+        if self.gate.passage().is_shut() {
             return Ok(());
         }
         if !self.gate.shut() {
@@ -109,9 +116,8 @@ impl Reboot {
             return Err(failure(FailureCode::WrongState, text));
         }
         let ended = self.if_nothing_executes(program, words).await;
-        match ended {
-            Ok(()) => *begun = Some(Instant::now()),
-            Err(_) => self.gate.open(),
+        if ended.is_err() {
+            self.gate.open();
         }
         ended
     }

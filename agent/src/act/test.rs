@@ -128,6 +128,27 @@ fn image(path: &str, format: &str) -> DiskSpec {
     DiskSpec::Image { path: path.into(), format: format.into() }
 }
 
+#[tokio::test]
+async fn nothing_is_begun_with_guests_on_a_host_that_is_about_to_restart_but_copies_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::open(&dir.path().join("images"), &dir.path().join("guests")).unwrap();
+    let (_slot, slot) = watch::channel(None);
+    let ((sender, mut events), policies) = (mpsc::channel(64), watch::channel(InForce::default()).1);
+    let workers = Workers::new((slot, policies), place, Accelerator::Tcg, None, sender);
+    let guest = GuestId::from_u128(1);
+    let mut why = async |what: Task| {
+        workers.run(TaskId(1), what);
+        let Event::Finished { result, .. } = events.recv().await.unwrap() else { panic!("it ends") };
+        result.unwrap_err().text
+    };
+    let free = why(Task::Start { guest, paused: false }).await;
+    assert!(!free.contains("restart"), "it is begun, and there is no libvirt: {free}");
+    assert!(workers.gate().shut(), "what ended is not within any more");
+    assert_eq!(why(Task::Start { guest, paused: false }).await, "this host is about to restart");
+    let copy = Task::Pin { guest, point: roost_protocol::PointId::from_u128(2), pinned: true };
+    assert!(!why(copy).await.contains("restart"));
+}
+
 #[test]
 fn real_a_guest_lives_its_whole_life() {
     in_a_host("act::test::real_a_guest_lives_its_whole_life", a_guest_lives_its_whole_life);

@@ -205,7 +205,7 @@ fn cost(message: &ToAggregator) -> u64 {
     }
 }
 
-/// What people read is bounded; nothing is compared with it.
+/// What people read is bounded; of what is compared, a kernel's boot id is far shorter.
 fn shorten(facts: &mut HostFacts) {
     let texts =
         [&mut facts.name, &mut facts.agent_version, &mut facts.boot_id, &mut facts.hypervisor, &mut facts.kernel];
@@ -219,5 +219,24 @@ fn shorten(facts: &mut HostFacts) {
         if let Some((end, _)) = text.char_indices().nth(TEXT) {
             text.truncate(end);
         }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use roost_protocol::host::{NextImage, RunningImage};
+
+    use super::*;
+
+    #[test]
+    fn every_text_of_a_host_s_facts_is_cut() {
+        let long = || "x".repeat(TEXT + 1);
+        let next = Some(NextImage { version: long(), ..NextImage::default() });
+        let image = Some(RunningImage { version: long(), slot: Some(long()), next, ..RunningImage::default() });
+        let addresses = vec![long(); ADDRESSES + 1];
+        let mut facts = HostFacts { name: long(), system: Some(long()), addresses, image, ..HostFacts::default() };
+        shorten(&mut facts);
+        assert!(!format!("{facts:?}").contains(&long()));
+        assert_eq!(facts.addresses.len(), ADDRESSES);
     }
 }
