@@ -41,7 +41,9 @@ image: ## the host image, as root: kernel, initrd and stick image in target/imag
 image-test: ## the host image boots in QEMU and joins: from a stick, by network, with answers of each kind, makes a guest, is updated and goes back; an hour
 	tests/lab/deps.sh image
 	$(CARGO) build --release --locked -p roost-agent -p roost-guard
-	os-image/build quick
+	mkdir -p target/image/secure-boot
+	[ -e target/image/secure-boot/db.crt ] || openssl req -new -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=test/ -keyout target/image/secure-boot/db.key -out target/image/secure-boot/db.crt
+	SECURE_BOOT=target/image/secure-boot os-image/build quick
 	$(CARGO) build --locked --workspace --bins
 	ROOST_REAL=1 ROOST_IMAGE=$(CURDIR)/target/image/quick $(CARGO) nextest run --locked --profile image --workspace
 

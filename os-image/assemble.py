@@ -2,18 +2,24 @@
 """Makes the image inside the folder of Debian packages that `build` prepared; it is the root directory here.
 
 usage: assemble.py OUT VERSION quick|full
-/recipe holds this folder (os-image), bin/ with our programs, and image.pub, the key whose images it takes. Leaves in OUT: vmlinuz, initrd.img, usb.img, root.img,
-packages.txt, sizes.txt. Everything is sorted and dated SOURCE_DATE_EPOCH: same packages, same programs, same bytes.
+/recipe holds this folder (os-image), bin/ with our programs, and image.pub, the key whose images it takes; secure-boot/ with
+db.key and db.crt where Secure Boot is wanted. Leaves in OUT: vmlinuz, initrd.img, usb.img, roost.iso, root.img, packages.txt,
+sizes.txt; for Secure Boot roost.efi and usb-secure-boot.img. Everything is sorted and dated SOURCE_DATE_EPOCH: same packages,
+same programs, same bytes, but for the signatures of Secure Boot, which say when they were made.
 """
-import collections, fnmatch, glob, hashlib, json, os, re, shutil, stat, struct, subprocess, sys
+import collections, fnmatch, glob, hashlib, json, os, re, shutil, stat, struct, subprocess, sys, time
 
 RECIPE = '/recipe'
-LIMIT = 100_000_000  # bytes of what is booted (R1)
+SIGNER = f'{RECIPE}/secure-boot/db'  # .key and .crt, where Secure Boot is wanted
+LIMIT = 100_000_000  # bytes of each thing that is shipped to be booted (R1)
 ESP_MIB = 190  # two versions of the files fit
 EPOCH = int(os.environ['SOURCE_DATE_EPOCH'])
 LIBRARIES = ['usr/lib/x86_64-linux-gnu', 'usr/lib', 'usr/lib/x86_64-linux-gnu/systemd', 'usr/lib/systemd',
              'usr/lib/x86_64-linux-gnu/pulseaudio', 'usr/lib64']
+LOADER = '/usr/lib/systemd/boot/efi/systemd-bootx64.efi'
+OWNER = '5c3b6a4c-0000-4000-8000-000000000004'  # of the key that is enrolled
 CONSOLE = 'console=tty0 console=ttyS0,115200'
+RESCUE = CONSOLE + ' rescue SYSTEMD_SULOGIN_FORCE=1'
 
 
 def run(*command, **options):
@@ -292,25 +298,43 @@ def initrd(out, kernel, level):
     shutil.rmtree(second)
 
 
-def stick(out, version):
-    """A disk image that starts by UEFI (systemd-boot) and by BIOS (GRUB); both start the same two files."""
-    tree, boot, disk = f'{out}/esp', f'{out}/esp.img', f'{out}/usb.img'
-    for folder in ('EFI/BOOT', 'loader/entries', 'grub', f'roost/{version}'):
-        os.makedirs(f'{tree}/{folder}')
-    shutil.copyfile('/usr/lib/systemd/boot/efi/systemd-bootx64.efi', f'{tree}/EFI/BOOT/BOOTX64.EFI')
-    write(tree, 'loader/loader.conf', 'timeout 3\ndefault roost.conf\neditor no\n')
-    for name, title, more in (('roost', 'Roost host', ''), ('rescue', 'Roost host, rescue shell', ' rescue SYSTEMD_SULOGIN_FORCE=1')):
-        write(tree, f'loader/entries/{name}.conf', f'title {title} {version}\nversion {version}\nlinux /roost/{version}/vmlinuz\n'
-              f'initrd /roost/{version}/initrd.img\noptions {CONSOLE}{more}\n')
-    grub = 'set timeout=3\nserial --unit=0 --speed=115200\nterminal_input console serial\nterminal_output console serial\n'
-    for title, more in (('Roost host', ''), ('Roost host, rescue shell', ' rescue SYSTEMD_SULOGIN_FORCE=1')):
-        grub += f'menuentry "{title} {version}" {{\n  linux /roost/{version}/vmlinuz {CONSOLE}{more}\n' \
+def grub_entries(version):
+    """What GRUB offers, on a stick and on a disc."""
+    text = 'set timeout=3\nserial --unit=0 --speed=115200\nterminal_input console serial\nterminal_output console serial\n'
+    for title, parameters in (('Roost host', CONSOLE), ('Roost host, rescue shell', RESCUE)):
+        text += f'menuentry "{title} {version}" {{\n  linux /roost/{version}/vmlinuz {parameters}\n' \
                 f'  initrd /roost/{version}/initrd.img\n}}\n'
-    write(tree, 'grub/grub.cfg', grub)
-    shutil.copyfile(f'{RECIPE}/roost.conf', f'{tree}/roost.conf')
+    return text
+
+
+def two_files(out, tree, version):
+    """What is started, and where it finds its answers."""
+    os.makedirs(f'{tree}/roost/{version}')
     for name in ('vmlinuz', 'initrd.img'):
         shutil.copyfile(f'{out}/{name}', f'{tree}/roost/{version}/{name}')
+    shutil.copyfile(f'{RECIPE}/roost.conf', f'{tree}/roost.conf')
+
+
+def stick(out, version):
+    """A disk image that starts by UEFI (systemd-boot) and by BIOS (GRUB); both start the same two files."""
+    tree, disk = f'{out}/esp', f'{out}/usb.img'
+    for folder in ('EFI/BOOT', 'loader/entries', 'grub'):
+        os.makedirs(f'{tree}/{folder}')
+    shutil.copyfile(LOADER, f'{tree}/EFI/BOOT/BOOTX64.EFI')
+    write(tree, 'loader/loader.conf', 'timeout 3\ndefault roost.conf\neditor no\n')
+    for name, title, parameters in (('roost', 'Roost host', CONSOLE), ('rescue', 'Roost host, rescue shell', RESCUE)):
+        write(tree, f'loader/entries/{name}.conf', f'title {title} {version}\nversion {version}\nlinux /roost/{version}/vmlinuz\n'
+              f'initrd /roost/{version}/initrd.img\noptions {parameters}\n')
+    write(tree, 'grub/grub.cfg', grub_entries(version))
+    two_files(out, tree, version)
+    partitioned(tree, disk)
+    bios(out, disk)
+
+
+def partitioned(tree, disk):
+    """A disk image with room for GRUB and one partition that any system can open; the tree is gone then."""
     date(tree)
+    boot = f'{disk}.boot'
     with open(boot, 'wb') as file:
         file.truncate(ESP_MIB << 20)
     run('mkfs.vfat', '-F32', '-n', 'ROOST-BOOT', '-i', '20260101', '--invariant', boot, stdout=subprocess.DEVNULL)
@@ -323,9 +347,55 @@ def stick(out, version):
             f'uuid=5C3B6A4C-0000-4000-8000-000000000003\n'
     run('sfdisk', '-q', '--no-reread', '--no-tell-kernel', disk, input=table.encode())
     run('dd', f'if={boot}', f'of={disk}', 'bs=1M', 'seek=2', 'conv=notrunc,sparse', 'status=none')
-    bios(out, disk)
     os.remove(boot)
     shutil.rmtree(tree)
+
+
+def disc(out, version):
+    """A hybrid ISO image, for virtual media: starts by BIOS and UEFI, as a disc and as a disk."""
+    tree = f'{out}/disc'
+    write(tree, 'boot/grub/grub.cfg', grub_entries(version))
+    two_files(out, tree, version)
+    date(tree)
+    day = time.strftime('%Y%m%d%H%M%S00', time.gmtime(EPOCH))
+    modules = 'iso9660 part_gpt part_msdos fat normal linux search configfile serial terminal all_video gzio'
+    run('grub-mkrescue', '-o', f'{out}/roost.iso', '--compress=xz', '--fonts=', '--locales=', '--themes=',
+        f'--install-modules={modules}', tree, '--', '-volid', 'ROOST-HOST', '-volume_date', 'uuid', day, stderr=subprocess.DEVNULL)
+    shutil.rmtree(tree)
+
+
+def sign(path):
+    """By the user's key for Secure Boot."""
+    run('sbsign', '--key', f'{SIGNER}.key', '--cert', f'{SIGNER}.crt', '--output', path, path, stderr=subprocess.DEVNULL)
+
+
+def for_secure_boot(out, kernel, version):
+    """roost.efi, one file with all that is started, its parameters too, and a stick with it; signed by the user's key.
+
+    The stick brings the key for firmware in setup mode: systemd-boot offers to enrol it, and does so by itself in a VM.
+    """
+    tree, rescue, unified = f'{out}/esp', f'{out}/rescue.efi', f'{out}/roost.efi'
+    for folder in ('EFI/BOOT', 'EFI/Linux', 'loader/keys/auto'):
+        os.makedirs(f'{tree}/{folder}')
+    profile = lambda name, title: f'--profile=ID={name}\nTITLE={title}'
+    run('ukify', 'build', profile('rescue', 'rescue shell'), f'--cmdline={RESCUE}', f'--output={rescue}')
+    run('ukify', 'build', f'--linux={out}/vmlinuz', f'--initrd={out}/initrd.img', profile('main', 'host'),
+        f'--cmdline={CONSOLE}', f'--join-profile={rescue}', f'--uname={kernel}', f'--output={unified}',
+        f'--os-release=ID=roost\nPRETTY_NAME="Roost {version}"\nVERSION_ID={version}\n')
+    os.remove(rescue)
+    sign(unified)
+    shutil.copyfile(unified, f'{tree}/EFI/Linux/roost-{version}.efi')
+    shutil.copyfile(LOADER, f'{tree}/EFI/BOOT/BOOTX64.EFI')
+    sign(f'{tree}/EFI/BOOT/BOOTX64.EFI')
+    write(tree, 'loader/loader.conf', 'timeout 3\neditor no\nsecure-boot-enroll if-safe\n')
+    # Not sbvarsign: firmware refuses what it makes of PK.
+    run('cert-to-efi-sig-list', '-g', OWNER, f'{SIGNER}.crt', f'{out}/db.esl')
+    for variable in ('PK', 'KEK', 'db'):
+        run('sign-efi-sig-list', '-k', f'{SIGNER}.key', '-c', f'{SIGNER}.crt', variable, f'{out}/db.esl',
+            f'{tree}/loader/keys/auto/{variable}.auth', stdout=subprocess.DEVNULL)
+    os.remove(f'{out}/db.esl')
+    shutil.copyfile(f'{RECIPE}/roost.conf', f'{tree}/roost.conf')
+    partitioned(tree, f'{out}/usb-secure-boot.img')
 
 
 def bios(out, disk):
@@ -395,10 +465,12 @@ def account(root, out, kernel):
     rows += [(part, bytes_ * image // total) for part, bytes_ in sorted(alone.items(), key=lambda item: -item[1])]
     whole = sum(os.path.getsize(f'{out}/{name}') for name in ('vmlinuz', 'initrd.img'))
     rows.append(('first stage (busybox, modules)', whole - sum(size for _, size in rows)))
+    rows.append(('vmlinuz and initrd.img', whole))
+    shipped = [(name, os.path.getsize(f'{out}/{name}')) for name in ('roost.iso', 'roost.efi') if os.path.exists(f'{out}/{name}')]
     with open(f'{out}/sizes.txt', 'w') as file:
-        for part, size in rows + [('vmlinuz and initrd.img', whole)]:
+        for part, size in rows + shipped:
             file.write(f'{part:<34}{size:>12,}\n')
-    return whole
+    return max([whole] + [size for _, size in shipped])
 
 
 def main(out, version, mode):
@@ -413,12 +485,20 @@ def main(out, version, mode):
                'full': ['-comp', 'xz', '-Xbcj', 'x86', '-b', '1M']}[mode]
     run('mksquashfs', root, f'{out}/root.img', *packing, '-noappend', '-no-progress', '-quiet', '-no-xattrs', '-reproducible')
     shutil.copyfile(f'/boot/vmlinuz-{kernel}', f'{out}/vmlinuz')
+    secure = os.path.exists(f'{SIGNER}.key')
+    if secure:
+        # An image that an update brings is started by a kernel that knows firmware's keys, and looks at one signature.
+        run('sbattach', '--remove', f'{out}/vmlinuz')
+        sign(f'{out}/vmlinuz')
     initrd(out, kernel, 3 if mode == 'quick' else 19)
     stick(out, version)
+    disc(out, version)
+    if secure:
+        for_secure_boot(out, kernel, version)
     whole = account(root, out, kernel)
     shutil.rmtree(root)
     if mode == 'full' and whole >= LIMIT:
-        sys.exit(f'assemble: {whole} bytes are booted, the limit is {LIMIT}')
+        sys.exit(f'assemble: {whole} bytes are shipped, the limit is {LIMIT}')
 
 
 main(*sys.argv[1:])

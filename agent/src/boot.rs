@@ -8,8 +8,9 @@ mod network;
 mod settings;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -24,6 +25,8 @@ use disks::{Choice, Disk};
 const BROUGHT: &str = "/run/roost/roost.conf";
 /// What the page on the console reads.
 pub(crate) const FINDINGS: &str = "/run/roost/findings";
+/// Labels and file systems of what may have been booted from: a stick, or a disc.
+const MEDIA: [(&str, &str); 2] = [(disks::BOOT, "vfat"), ("ROOST-HOST", "iso9660")];
 const TOKEN: &str = "/run/roost/join-token";
 /// Where the data disk is mounted.
 const DATA: &str = "/data";
@@ -128,23 +131,25 @@ fn gather(line: &str) -> Answers {
 
 /// roost.conf on the medium that was booted from, if there is one within this time.
 fn medium(wait: Duration) -> Option<Vec<u8>> {
-    let path = appears("ROOST-BOOT", wait)?;
+    let (path, kind) = appears(&MEDIA, wait)?;
     let at = Path::new("/run/roost/medium");
     files::make_folder(at, 0o700).ok()?;
-    tool(Command::new("mount").args(["-t", "vfat", "-o", "ro"]).arg(&path).arg(at)).ok()?;
+    tool(Command::new("mount").args(["-t", kind, "-o", "ro", &path]).arg(at)).ok()?;
     let read = files::read_bounded(&at.join("roost.conf"), LIMIT);
     // It can be pulled from now on.
     let _left = tool(Command::new("umount").arg(at));
     read.ok().flatten()
 }
 
-/// The device with this label, waiting for it.
-fn appears(label: &str, wait: Duration) -> Option<PathBuf> {
+/// The device with the first of these labels and the file system of that one, waiting for it.
+fn appears(wanted: &[(&str, &'static str)], wait: Duration) -> Option<(String, &'static str)> {
     let until = Instant::now() + wait;
     loop {
-        let seen = list().ok().and_then(|disks| disks.into_iter().find(|disk| disk.label == label));
+        let disks = list().unwrap_or_default();
+        let seen =
+            wanted.iter().find_map(|(label, kind)| Some((disks.iter().find(|disk| disk.label == *label)?, *kind)));
         match seen {
-            Some(disk) => return Some(disk.path.into()),
+            Some((disk, kind)) => return Some((disk.path.clone(), kind)),
             None if Instant::now() >= until => return None,
             None => std::thread::sleep(LOOK),
         }
@@ -156,10 +161,16 @@ fn data_disk(answers: &Answers, line: &str) -> anyhow::Result<Vec<String>> {
     if answers.data {
         // Also where one may be made: `format=` stays among the answers, and a second disk must not be made because the
         // first is slow to show itself.
-        appears(disks::LABEL, APPEARS);
+        appears(&[(disks::LABEL, "xfs")], APPEARS);
     }
-    let (path, new) = match disks::choose(&list()?, answers) {
+    let mut choice = disks::choose(&list()?, answers);
+    if let Choice::Divide(disk) = &choice {
+        divide(disk)?;
+        choice = disks::choose(&list()?, answers);
+    }
+    let (path, new) = match choice {
         Choice::None(why) => bail!(why),
+        Choice::Divide(disk) => bail!("a part was made on {disk}, and it does not show itself"),
         Choice::Mount(path) => (path, false),
         Choice::Format(path) => {
             make(&path)?;
@@ -190,18 +201,36 @@ fn mount(path: &str) -> anyhow::Result<()> {
     tool(Command::new("mount").args(["-t", "xfs", "-o", "noatime", path, DATA]))
 }
 
-/// Never over anything: lsblk saw nothing there, blkid looks again, and mkfs itself refuses.
+/// Never over anything: lsblk saw nothing there, wipefs looks again, and mkfs itself refuses.
 fn make(path: &str) -> anyhow::Result<()> {
-    let looked = Command::new("blkid").args(["-p", path]).output().context("run blkid")?;
-    if looked.status.code() != Some(2) {
-        bail!("{path} holds something: {}", String::from_utf8_lossy(&looked.stdout).trim());
+    let mut wipefs = Command::new("wipefs");
+    let looked = wipefs.args(["--no-act", "--noheadings", "--output", "TYPE", path]).output().context("run wipefs")?;
+    let (held, why) = (String::from_utf8_lossy(&looked.stdout), String::from_utf8_lossy(&looked.stderr));
+    if !looked.status.success() || !held.trim().is_empty() {
+        bail!("{path} is not blank: {} {}", held.trim(), why.trim());
     }
     tool(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1", "-L", disks::LABEL, path]))?;
     tool(Command::new("udevadm").args(["settle", "-t", "10"]))
 }
 
+/// One more part, over the room that no part has. The copy of the table belongs at the end of the disk, and lies where
+/// the image ended that was written to it.
+fn divide(disk: &str) -> anyhow::Result<()> {
+    tool(Command::new("sfdisk").args(["-q", "--relocate", "gpt-bak-std", disk]))?;
+    let mut sfdisk = Command::new("sfdisk");
+    let started = sfdisk.args(["-q", "--append", disk]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut sfdisk = started.context("run sfdisk")?;
+    let part = format!("type=linux, name={}\n", disks::LABEL);
+    sfdisk.stdin.take().context("sfdisk's input")?.write_all(part.as_bytes()).context("tell sfdisk")?;
+    let ended = sfdisk.wait_with_output().context("wait for sfdisk")?;
+    if !ended.status.success() {
+        bail!("sfdisk: {}", String::from_utf8_lossy(&ended.stderr).trim());
+    }
+    tool(Command::new("udevadm").args(["settle", "-t", "10"]))
+}
+
 fn list() -> anyhow::Result<Vec<Disk>> {
-    let asked = ["--json", "--bytes", "-o", "PATH,TYPE,SIZE,RM,RO,TRAN,FSTYPE,LABEL,PTTYPE"];
+    let asked = ["--json", "--bytes", "--tree=PATH", "-o", "PATH,TYPE,SIZE,RM,RO,TRAN,FSTYPE,LABEL,PARTLABEL,PTTYPE"];
     let told = Command::new("lsblk").args(asked).output().context("run lsblk")?;
     disks::parse(&told.stdout).context("read what lsblk told")
 }

@@ -318,7 +318,8 @@ pub(crate) fn image() -> Option<RunningImage> {
         None => (facts::release(&fs::read_to_string(facts::OS_RELEASE).ok()?, "IMAGE_VERSION")?, own),
     };
     let slot = slot.map(|name| name.word().to_owned());
-    Some(RunningImage { version, made: stamp(made), slot, next: next() })
+    let secure_boot = Some(facts::is_secure_boot(Path::new(facts::SECURE_BOOT)));
+    Some(RunningImage { version, made: stamp(made), slot, next: next(), secure_boot })
 }
 
 /// The newer image that the next start uses, read from two small files.

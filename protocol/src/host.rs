@@ -57,6 +57,9 @@ pub struct RunningImage {
     /// What the next start uses, where that is a newer one.
     #[n(3)]
     pub next: Option<NextImage>,
+    /// The machine starts only what is signed by a key that it knows (UEFI's Secure Boot). Absent: an older agent.
+    #[n(4)]
+    pub secure_boot: Option<bool>,
 }
 
 /// An image that lies on a host's data disk and is newer than what runs.

@@ -89,8 +89,14 @@ fn facts() -> impl Strategy<Value = HostFacts> {
     ];
     let words = (text(), text(), text(), text(), text());
     let next = (text(), stamp()).prop_map(|(version, made)| NextImage { version, made });
-    let image = (text(), stamp(), of(text()), of(next));
-    let image = image.prop_map(|(version, made, slot, next)| RunningImage { version, made, slot, next });
+    let image = (text(), stamp(), of(text()), of(next), of(any::<bool>()));
+    let image = image.prop_map(|(version, made, slot, next, secure_boot)| RunningImage {
+        version,
+        made,
+        slot,
+        next,
+        secure_boot,
+    });
     let newer = (proptest::option::of(text()), proptest::option::of(text()), proptest::option::of(image));
     (words, any::<u32>(), mib(), virtualization, texts(), newer).prop_map(
         |(words, cpus, memory_mib, virtualization, addresses, (peer_listen, system, image))| {

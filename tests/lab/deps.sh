@@ -23,7 +23,7 @@ tests="$tests $fence openipmi:a-virtual-management-board ipmitool:speaks-IPMI"
 # Debian 13 has another pysnmp, with other names in it.
 ! apt-cache show python3-pysnmp4 > /dev/null 2>&1 || tests="$tests python3-pysnmp4:SNMP-client"
 
-image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick dnsmasq-base:network-boot e2fsprogs:disks-in-its-tests xfsprogs:disks-in-its-tests snmp:SNMP-clients"
+image="mmdebstrap:host-image debian-archive-keyring:its-packages python3:its-lists mtools:answers-on-a-stick xorriso:answers-on-a-disc openssl:keys-for-Secure-Boot dnsmasq-base:network-boot e2fsprogs:disks-in-its-tests xfsprogs:disks-in-its-tests snmp:SNMP-clients"
 
 need_cargo=1.95
 here=$(cd "$(dirname "$0")" && pwd)

@@ -33,7 +33,7 @@ pub(super) struct Answers {
     pub(super) dns: Option<String>,
     /// Of SNMPv2c, for reading; nobody is answered without.
     pub(super) community: Option<String>,
-    /// The blank disk that may become the data disk: `blank`, or its path.
+    /// What may become the data disk: the `blank` one, a blank one by its path, or the `rest` of that with the stick's image.
     pub(super) format: Option<String>,
     /// Where newer images are served.
     pub(super) update: Option<String>,
@@ -172,8 +172,8 @@ fn check(key: &str, value: &str) -> Result<(), String> {
         },
         "gateway" | "dns" if !is_ip(value) => Err(format!("{value:?} is no address")),
         "update" if !value.starts_with("http://") => Err(format!("{value:?} does not begin with http://")),
-        "format" if value != "blank" && !value.starts_with("/dev/") => {
-            Err(format!("{value:?} is neither `blank` nor a disk such as /dev/sdb"))
+        "format" if !["blank", "rest"].contains(&value) && !value.starts_with("/dev/") => {
+            Err(format!("{value:?} is neither `blank` nor `rest` nor a disk such as /dev/sdb"))
         }
         _ => Ok(()),
     }
@@ -235,6 +235,7 @@ mod test {
         refused("name=a\\\"b", "letters");
         refused("name=a b", "letters");
         refused("format=yes", "neither");
+        assert_eq!(from_file("format=rest").format.as_deref(), Some("rest"));
         refused("gateway=router", "no address");
         refused("address=10.0.0.7/300", "ADDRESS/PREFIX");
         refused("data=all", "none");

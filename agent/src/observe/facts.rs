@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use roost_libvirt::kvm::{self, KvmVerdict};
 use roost_protocol::MiB;
@@ -11,6 +12,8 @@ use sysinfo::{Networks, System};
 use super::proc;
 /// What the distribution calls itself.
 pub(crate) const OS_RELEASE: &str = "/etc/os-release";
+/// UEFI's variable that says whether it starts only what is signed.
+pub(crate) const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
 /// Addresses that are told; more say nothing to a person.
 const ADDRESSES: usize = 16;
@@ -47,6 +50,11 @@ pub(crate) fn release(text: &str, key: &str) -> Option<String> {
     Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty())
 }
 
+/// The variable's file has its attributes in four bytes, then its value. Without UEFI there is none.
+pub(crate) fn is_secure_boot(variable: &Path) -> bool {
+    fs::read(variable).is_ok_and(|bytes| bytes.get(4..) == Some(&[1]))
+}
+
 /// Tells one boot from another: the kernel's boot id, and when the first process began, because in a container or a
 /// test's namespace the kernel stays and the host boots all the same.
 pub(crate) fn boot_id() -> String {
@@ -76,6 +84,19 @@ fn useful(address: &IpAddr) -> bool {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn secure_boot_is_on_where_firmware_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("SecureBoot");
+        let says = |bytes: &[u8]| {
+            fs::write(&file, bytes).unwrap();
+            is_secure_boot(&file)
+        };
+        assert!(says(&[6, 0, 0, 0, 1]));
+        assert!(!says(&[6, 0, 0, 0, 0]) && !says(&[1]) && !says(b""));
+        assert!(!is_secure_boot(&folder.path().join("none")));
+    }
 
     #[test]
     fn lines_of_os_release_are_read_with_and_without_quotes() {

@@ -195,6 +195,7 @@ const IMAGE: &[Property] = &[
     shown("made", Time, "Hosts take what was made later"),
     maybe(shown("slot", Choice(&["a", "b"]), "On its data disk; absent: its stick, or the network")),
     maybe(shown("next", Object("next_image"), "What its next start uses, where that is a newer one")),
+    maybe(shown("secure_boot", Boolean, "Its firmware starts only what is signed by a key that it knows")),
 ];
 
 const NEWER_IMAGE: &[Property] = &[

@@ -26,6 +26,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub(crate) enum Firmware {
     Bios,
     Uefi,
+    /// That starts only what is signed; a fresh one waits for its first key.
+    SecureBoot,
 }
 
 /// A machine to be started.
@@ -55,6 +57,27 @@ fn part(name: &str) -> Result<PathBuf> {
     let path = image().context("ROOST_IMAGE")?.join(name);
     ensure!(path.is_file(), "{} is not built: make image-test", path.display());
     Ok(path)
+}
+
+/// A copy of the image of a stick, with this roost.conf.
+pub(crate) fn written(grid: &Grid, image: &str, answers: &str) -> Result<PathBuf> {
+    let (stick, file) = (grid.folder.join("stick.img"), grid.folder.join("roost.conf"));
+    fs::copy(part(image)?, &stick)?;
+    fs::write(&file, answers)?;
+    let partition = format!("{}@@{BOOT_PARTITION}", stick.display());
+    output(Command::new("mcopy").args(["-o", "-i", &partition]).arg(&file).arg("::roost.conf"))?;
+    Ok(stick)
+}
+
+/// The ISO image with this roost.conf in it, put there as README.md says.
+pub(crate) fn burnt(grid: &Grid, answers: &str) -> Result<PathBuf> {
+    let (disc, file) = (grid.folder.join("mine.iso"), grid.folder.join("roost.conf"));
+    fs::write(&file, answers)?;
+    fs::copy(part("roost.iso")?, &disc)?;
+    let mut change = Command::new("xorriso");
+    change.arg("-dev").arg(&disc).args(["-boot_image", "any", "keep", "-update"]).arg(&file).arg("/roost.conf");
+    output(&mut change)?;
+    Ok(disc)
 }
 
 fn word(path: &Path) -> String {
@@ -97,24 +120,65 @@ impl Machine {
 
     /// From the stick, with this roost.conf.
     pub(crate) fn stick(grid: &Grid, firmware: Firmware, answers: &str) -> Result<Self> {
-        let (stick, file) = (grid.folder.join("stick.img"), grid.folder.join("roost.conf"));
-        fs::copy(part("usb.img")?, &stick)?;
-        fs::write(&file, answers)?;
-        let partition = format!("{}@@{BOOT_PARTITION}", stick.display());
-        output(Command::new("mcopy").args(["-o", "-i", &partition]).arg(&file).arg("::roost.conf"))?;
+        let name = if firmware == Firmware::SecureBoot { "usb-secure-boot.img" } else { "usb.img" };
+        Self::stick_with(&written(grid, name, answers)?, grid, firmware)
+    }
+
+    /// From this stick, as it is.
+    pub(crate) fn stick_with(stick: &Path, grid: &Grid, firmware: Firmware) -> Result<Self> {
         let drive = format!("if=none,id=s,format=raw,file={}", stick.display());
-        let mut machine = Self::new(grid).and(&["-drive", &drive, "-device", "qemu-xhci", "-device"]);
-        machine = machine.and(&["usb-storage,drive=s,bootindex=0", "-netdev", "user,id=n", "-device"]);
-        machine = machine.and(&["virtio-net-pci,netdev=n,romfile="]);
-        if firmware == Firmware::Uefi {
-            let ovmf = image().context("ROOST_IMAGE")?.join("../base/usr/share/OVMF");
-            let own = grid.folder.join("vars.fd");
+        let machine = Self::new(grid).and(&["-drive", &drive, "-device", "qemu-xhci", "-device"]);
+        machine.and(&["usb-storage,drive=s,bootindex=0"]).unbooted_card().firmware(grid, firmware)
+    }
+
+    /// From the stick's image, on a disk of this machine with more room.
+    pub(crate) fn installed(disk: &Path, grid: &Grid, firmware: Firmware) -> Result<Self> {
+        Self::new(grid).disk(disk).unbooted_card().firmware(grid, firmware)
+    }
+
+    /// From a disc, as virtual media are.
+    pub(crate) fn disc(disc: &Path, grid: &Grid, firmware: Firmware) -> Result<Self> {
+        Self::new(grid).and(&["-cdrom", &word(disc), "-boot", "d"]).unbooted_card().firmware(grid, firmware)
+    }
+
+    fn unbooted_card(self) -> Self {
+        self.and(&["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile="])
+    }
+
+    fn firmware(self, grid: &Grid, firmware: Firmware) -> Result<Self> {
+        let (code, machine) = match firmware {
+            Firmware::Bios => return Ok(self),
+            Firmware::Uefi => ("OVMF_CODE_4M.fd", "q35"),
+            Firmware::SecureBoot => ("OVMF_CODE_4M.secboot.fd", "q35,smm=on"),
+        };
+        let ovmf = image().context("ROOST_IMAGE")?.join("../base/usr/share/OVMF");
+        // What firmware was told stays over a reboot, and its keys are among that.
+        let own = grid.folder.join("vars.fd");
+        if !own.exists() {
             fs::copy(ovmf.join("OVMF_VARS_4M.fd"), &own)?;
-            let code = format!("if=pflash,format=raw,readonly=on,file={}", ovmf.join("OVMF_CODE_4M.fd").display());
-            let vars = format!("if=pflash,format=raw,file={}", own.display());
-            machine = machine.and(&["-machine", "q35", "-drive", &code, "-drive", &vars]);
         }
-        Ok(machine)
+        let code = format!("if=pflash,format=raw,readonly=on,file={}", ovmf.join(code).display());
+        let vars = format!("if=pflash,format=raw,file={}", own.display());
+        let secure = ["-global", "driver=cfi.pflash01,property=secure,value=on"];
+        let flash = self.and(&["-machine", machine, "-drive", &code, "-drive", &vars]);
+        Ok(if firmware == Firmware::SecureBoot { flash.and(&secure) } else { flash })
+    }
+
+    /// With so many processors. An emulated one takes seconds to be measured, so the kernel is told.
+    pub(crate) fn processors(mut self, count: u32) -> Self {
+        let told = [("-cpu", "max,+invtsc".into()), ("-m", "3072".into()), ("-smp", format!("{count},sockets=1"))];
+        for (word, value) in told {
+            self.put(word, |old| *old = value);
+        }
+        self.put("-append", |line| line.push_str(" lpj=10000000 tsc=reliable"));
+        self
+    }
+
+    /// Changes what follows this word.
+    fn put(&mut self, word: &str, change: impl FnOnce(&mut String)) {
+        if let Some(at) = self.words.iter().position(|seen| seen == word) {
+            change(&mut self.words[at + 1]);
+        }
     }
 
     /// By the network card's own iPXE: a script by TFTP, which names kernel and initrd by HTTP.
@@ -142,8 +206,7 @@ impl Machine {
         let changed = grid.folder.join("initrd.changed");
         fs::copy(part("initrd.img")?, &changed)?;
         spoil(&changed)?;
-        let at = self.words.iter().position(|word| word == "-initrd").context("an initrd")?;
-        self.words[at + 1] = word(&changed);
+        self.put("-initrd", |path| *path = word(&changed));
         Ok(self)
     }
 

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use machine::{Firmware, HERE, Machine, SECOND, image, offer, serve};
+use machine::{Firmware, HERE, Machine, SECOND, burnt, image, offer, serve, written};
 use roost_tests::grid::{self, Grid, QUIC, eventually};
 
 /// From power on to joined, emulated, on a busy machine of two processors.
@@ -70,10 +70,89 @@ fn image_joins_from_a_stick_by_uefi_with_answers_in_its_file() {
 }
 
 fn from_stick(grid: &mut Grid, name: &str, firmware: Firmware) -> Result<()> {
-    let (address, token) = (grid.lab.address(0), grid.token(name)?);
-    let file = format!("# answered\r\naggregator={address}:{QUIC}\r\ntoken={token}\r\nname={name}\r\n");
+    let file = file(grid, name)?;
     let _machine = Machine::stick(grid, firmware, &file)?.start()?;
     is_up(grid, name).map(drop)
+}
+
+/// The answers as roost.conf, by somebody whose editor ends lines as Windows does.
+fn file(grid: &Grid, name: &str) -> Result<String> {
+    let (address, token) = (grid.lab.address(0), grid.token(name)?);
+    Ok(format!("# answered\r\naggregator={address}:{QUIC}\r\ntoken={token}\r\nname={name}\r\n"))
+}
+
+#[test]
+fn image_joins_from_a_disc_by_bios_and_by_uefi() {
+    story(|grid| {
+        for (name, firmware) in [("disc", Firmware::Bios), ("disc-uefi", Firmware::Uefi)] {
+            let disc = burnt(grid, &file(grid, name)?)?;
+            let _machine = Machine::disc(&disc, grid, firmware)?.start()?;
+            is_up(grid, name)?;
+            fs::remove_file(disc)?;
+        }
+        Ok(())
+    });
+}
+
+/// The image of the stick, written to the one disk of a machine: it boots from there, and keeps its state on the rest.
+#[test]
+fn image_joins_from_a_disk_that_it_was_written_to_and_keeps_its_state_behind_it() {
+    story(|grid| {
+        let disk = written(grid, "usb.img", &format!("{}format=rest\r\n", file(grid, "installed")?))?;
+        fs::File::options().write(true).open(&disk)?.set_len(3 << 30)?;
+        let machine = Machine::installed(&disk, grid, Firmware::Bios)?.start()?;
+        let host = is_up(grid, "installed")?;
+        machine.says("is made and mounted", BOOT)?;
+        drop(machine); // its power is cut
+        eventually("it is seen to be away", BOOT, || {
+            let seen = grid.api.get("/hosts/installed")?;
+            ensure!(seen["state"] != "up", "it is up");
+            Ok(())
+        })?;
+        let machine = Machine::installed(&disk, grid, Firmware::Uefi)?.start()?;
+        ensure!(is_up(grid, "installed")? == host, "it came back as another host");
+        machine.says("vda3 is mounted", BOOT)
+    });
+}
+
+/// Firmware without keys takes that of the stick, and from then on starts nothing else; newer images by their own key.
+#[test]
+fn image_starts_under_secure_boot_where_it_is_signed_and_only_there() {
+    story(|grid| {
+        let (disk, served) = (grid.folder.join("data.raw"), grid.folder.join("served"));
+        fs::File::create(&disk)?.set_len(2 << 30)?;
+        let update = format!("http://{HERE}:{}", serve(served.clone())?);
+        let file = format!("{}format=blank\nupdate={update}\n", file(grid, "secure")?);
+        let stick = Machine::stick(grid, Firmware::SecureBoot, &file)?;
+        let machine = stick.disk(&disk).restarting().start()?;
+        is_up(grid, "secure")?;
+        let runs = |slot: Option<&str>| {
+            let seen = grid.api.get("/hosts/secure")?["image"].take();
+            ensure!(seen["secure_boot"] == true && seen["slot"].as_str() == slot, "{seen}");
+            Ok(())
+        };
+        runs(None)?;
+        offer(&served, 1, false)?;
+        grid.roost(&["host", "upgrade", "secure"])?;
+        runs(Some("a"))?;
+        drop(machine);
+        let unsigned = written(grid, "usb.img", "")?;
+        let machine = Machine::stick_with(&unsigned, grid, Firmware::SecureBoot)?.start()?;
+        machine.says("Access Denied", BOOT)?;
+        ensure!(!machine.said().contains("Welcome to"), "{}", machine.said());
+        Ok(())
+    });
+}
+
+#[test]
+fn image_boots_on_many_processors() {
+    story(|grid| {
+        let _machine = Machine::kernel(grid, &answers(grid, "wide")?).processors(96).start()?;
+        is_up(grid, "wide")?;
+        let seen = grid.api.get("/hosts/wide")?;
+        ensure!(seen["cpus"] == 96, "{seen}");
+        Ok(())
+    });
 }
 
 #[test]

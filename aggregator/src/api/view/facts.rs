@@ -34,7 +34,7 @@ impl HostView<'_> {
 
 fn image(image: &RunningImage) -> Value {
     let next = image.next.as_ref().map(next_image);
-    json!({"version": image.version, "made": time(image.made), "slot": image.slot, "next": next})
+    json!({"version": image.version, "made": time(image.made), "slot": image.slot, "next": next, "secure_boot": image.secure_boot})
 }
 
 /// An image that a host's next start uses.
