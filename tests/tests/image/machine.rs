@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,6 +48,10 @@ pub(crate) struct Running {
     qemu: Child,
     serial: PathBuf,
 }
+
+/// At the serial line of one that runs.
+#[derive(Debug)]
+pub(crate) struct Keyboard(UnixStream);
 
 /// The folder with the image, where these tests are wanted.
 pub(crate) fn image() -> Option<PathBuf> {
@@ -228,6 +233,28 @@ impl Machine {
         self.restarting().and(&["-device", "i6300esb", "-action", "watchdog=reset"])
     }
 
+    /// With a keyboard at its serial line.
+    pub(crate) fn typed(mut self) -> Self {
+        let (log, socket) = (self.serial.display(), self.serial.with_extension("keyboard"));
+        let line = format!("socket,id=k,path={},server=on,wait=off,logfile={log}", socket.display());
+        self.put("-serial", |serial| *serial = "chardev:k".into());
+        self.and(&["-chardev", &line])
+    }
+
+    /// With one more archive behind the initrd: paths and texts.
+    pub(crate) fn brought(mut self, grid: &Grid, files: &[(&str, &str)]) -> Result<Self> {
+        let (tree, both) = (grid.folder.join("more"), grid.folder.join("initrd.more"));
+        for (path, text) in files {
+            let path = tree.join(path);
+            fs::create_dir_all(path.parent().context("a folder")?)?;
+            fs::write(path, text)?;
+        }
+        let archive = "find . | cpio -o -H newc --quiet | cat \"$0\" - > \"$1\"";
+        output(Command::new("sh").args(["-c", archive]).arg(part("initrd.img")?).arg(&both).current_dir(tree))?;
+        self.put("-initrd", |path| *path = word(&both));
+        Ok(self)
+    }
+
     /// With one more disk.
     pub(crate) fn disk(self, path: &Path) -> Self {
         self.and(&["-drive", &format!("if=virtio,format=raw,file={}", path.display())])
@@ -252,10 +279,26 @@ impl Machine {
     }
 }
 
+impl Keyboard {
+    /// A line, and Enter.
+    pub(crate) fn types(&mut self, line: &str) -> Result<()> {
+        Ok(self.0.write_all(format!("{line}\r").as_bytes())?)
+    }
+}
+
 impl Running {
     /// All that came over its serial line.
     pub(crate) fn said(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.serial).unwrap_or_default()).into_owned()
+    }
+
+    /// Somebody sits down at it.
+    pub(crate) fn keyboard(&self) -> Result<Keyboard> {
+        let line = UnixStream::connect(self.serial.with_extension("keyboard"))?;
+        let mut screen = line.try_clone()?;
+        // What nobody reads would stop the machine; its text is in the log.
+        std::thread::spawn(move || std::io::copy(&mut screen, &mut std::io::sink()));
+        Ok(Keyboard(line))
     }
 
     /// Waits until its console shows this. Rows of the page may be broken, so white space does not count.

@@ -156,6 +156,44 @@ fn image_boots_on_many_processors() {
 }
 
 #[test]
+fn image_asks_its_questions_at_the_console_and_says_what_is_wrong_with_an_answer() {
+    story(|grid| {
+        let (address, token) = (grid.lab.address(0), grid.token("typed")?);
+        let machine = Machine::kernel(grid, "").typed().start()?;
+        machine.says("no connection to an aggregator", BOOT)?;
+        let mut keyboard = machine.keyboard()?;
+        for (time, token) in [(1, "roost1-nonsense"), (2, token.as_str())] {
+            keyboard.types("")?;
+            machine.says_so_often("Address of the aggregator", time, BOOT)?;
+            keyboard.types(&format!("{address}:{QUIC}"))?;
+            machine.says_so_often("Name of this host", time, BOOT)?;
+            keyboard.types("typed")?;
+            machine.says_so_often("Join token", time, BOOT)?;
+            keyboard.types(token)?;
+            machine.says_so_often("Press Enter to go on", time, BOOT)?;
+            keyboard.types("")?;
+        }
+        is_up(grid, "typed")?;
+        machine.says("connected to the aggregator", BOOT)
+    });
+}
+
+/// There is no shell otherwise. What an archive behind the initrd brought can be seen in it.
+#[test]
+fn image_gives_a_shell_at_its_rescue_entry_with_what_was_brought() {
+    story(|grid| {
+        let firmware = ("extra/usr/lib/firmware/extra.bin", "it was brought");
+        let machine = Machine::kernel(grid, "rescue SYSTEMD_SULOGIN_FORCE=1").brought(grid, &[firmware])?;
+        let machine = machine.typed().start()?;
+        machine.says("Press Enter for maintenance", BOOT)?;
+        let mut keyboard = machine.keyboard()?;
+        keyboard.types("")?;
+        keyboard.types("cat /usr/lib/firmware/extra.bin; echo and $((6 * 7)) processes")?;
+        machine.says("it was broughtand 42 processes", BOOT)
+    });
+}
+
+#[test]
 fn image_joins_by_network_boot_with_ipxe() {
     story(|grid| {
         let _machine = Machine::network(grid, &answers(grid, "pxe")?)?.start()?;
