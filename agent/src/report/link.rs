@@ -12,7 +12,7 @@ use roost_protocol::look::{Look, Seen};
 use roost_protocol::message::{Der, Hello, Refusal, Refused, ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::transport::{self, CloseCode, FrameReader, FrameWriter, Purpose, TransportError};
-use roost_protocol::{GridId, HostId, Stamp, document};
+use roost_protocol::{HostId, Stamp, document};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -97,11 +97,6 @@ enum Ended {
     Clogged,
     #[error("no aggregator is configured")]
     Alone,
-    #[error(
-        "this host is of grid {grid}, as its disk says, and its join token is of another; nothing was changed. Start it \
-         with that grid's disk or an emptied one, or without the token"
-    )]
-    OtherGrid { grid: GridId, source: TransportError },
 }
 
 impl From<Over> for Ended {
@@ -139,7 +134,7 @@ impl Link {
                 (wait.max(backoff.wait()), true)
             }
             Ended::Join(error) if error.hopeless() => (HOPELESS, true),
-            Ended::Store(_) | Ended::Identity(_) | Ended::OtherGrid { .. } => (backoff.wait(), true),
+            Ended::Store(_) | Ended::Identity(_) => (backoff.wait(), true),
             Ended::Over | Ended::Join(_) | Ended::Transport(_) | Ended::NoWelcome | Ended::Clogged => {
                 (backoff.wait(), false)
             }
@@ -171,8 +166,7 @@ impl Link {
             None => self.join(&endpoint).await?,
         };
         let public = membership.grid_public()?;
-        let connected = self.connect(&endpoint, &membership, &public).await;
-        let connection = connected.map_err(|why| self.told_by_token(why, membership.grid, &public))?;
+        let connection = self.connect(&endpoint, &membership, &public).await?;
         let (mut reader, mut writer) = transport::open(&connection).await?;
         let (sender, hello) = oneshot::channel();
         self.tell(LinkEvent::WantHello(sender)).await?;
@@ -222,16 +216,6 @@ impl Link {
             }
         }
         Err(failed)
-    }
-
-    /// Who was given a token of another grid is to know why no grid is reached. A used token of its own may lie about.
-    fn told_by_token(&self, why: Ended, grid: GridId, public: &GridPublic) -> Ended {
-        match (why, &self.token) {
-            (Ended::Transport(source), Some(token)) if token.fingerprint() != public.fingerprint() => {
-                Ended::OtherGrid { grid, source }
-            }
-            (why, _) => why,
-        }
     }
 
     fn address(&self) -> Result<Option<String>, Ended> {

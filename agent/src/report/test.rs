@@ -221,28 +221,3 @@ async fn an_aggregator_with_another_key_gets_no_proof() {
     let (joined, ()) = tokio::join!(join(&endpoint, &rig.store, &applicant), listen);
     assert!(matches!(joined, Err(JoinError::Reach { .. })), "{joined:?}");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_disk_of_another_grid_than_the_token_s_is_told_and_stays_as_it_is() {
-    let (mut rig, mut other) = (Rig::new(), Rig::new());
-    let endpoint = transport::client_endpoint().unwrap();
-    let (address, facts) = (rig.address.to_string(), HostFacts::default());
-    let applicant = Applicant { token: &rig.token, address: &address, name: "h", host: None, facts };
-    let (joined, ()) = tokio::join!(join(&endpoint, &rig.store, &applicant), rig.enrol(wall()));
-    let chain = joined.unwrap().chain;
-    // Booted where the other grid is, with a token of that one.
-    rig.token = other.token.clone();
-    other.store = rig.store.clone();
-    let mut events = other.link();
-    let refused = async { other.listener.accept().await.unwrap().finish().await.err() };
-    let (refused, event) = tokio::join!(refused, next(&mut events));
-    assert!(refused.is_some(), "it shows nobody else its certificate");
-    let LinkEvent::Condition { alarm, raised: true } = event else { panic!("an alarm: {event:?}") };
-    let (ours, why) = (rig.grid.grid_id(), alarm.text);
-    assert!(why.contains(&format!("of grid {ours}")) && why.contains("an emptied one"), "{why}");
-    assert_eq!(rig.store.membership().unwrap().unwrap().chain, chain);
-    // At home again, with the other's token still there.
-    let mut events = rig.link();
-    let ((), (_peer, mut reader, _writer)) = tokio::join!(greet(&mut events), rig.peer());
-    assert!(matches!(reader.recv_within(PATIENCE).await.unwrap(), ToAggregator::Hello(_)));
-}
