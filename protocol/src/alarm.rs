@@ -129,7 +129,9 @@ pub fn advice(code: &str) -> &'static str {
             "Look at its firmware's settings and its driver, then test it again: roost host test-watchdog."
         }
         "fence-failed" => "Test the device: roost host test-fence. Takeovers wait for the promise meanwhile.",
-        "grid-refused" => "Join the host again with a new token.",
+        "grid-refused" => {
+            "See the text: join the host again with a new token, or boot it with the data disk of this grid."
+        }
         "peer-port" => "Choose another port in the agent's settings, or free this one.",
         "peer-misbehaved" => "See which host it was and whether it still belongs to the grid.",
         "clock-off" => "Start a time service on the host.",

@@ -156,6 +156,12 @@ impl TransportError {
             Self::Oversize { .. } | Self::Slow { .. } | Self::Decode(_) | Self::NoCertificate | Self::Truncated
         )
     }
+
+    /// True where somebody answered, and it was not who has the pinned grid key.
+    pub fn other_key(&self) -> bool {
+        let code = quinn::TransportErrorCode::crypto(rustls::AlertDescription::UnknownCA.into());
+        matches!(self, Self::Handshake(ConnectionError::TransportError(error)) if error.code == code)
+    }
 }
 
 /// A host's certificate chain (leaf first) and its key.

@@ -12,7 +12,7 @@ busybox-static:host-image-and-test-guest cpio:initramfs xz-utils:initramfs nftab
 procps:processes kmod:kernel-modules"
 tests="python3:API-clients librpc-xml-perl:XML-RPC-client liblwp-protocol-https-perl:its-TLS faketime:clock-tests
 snmpd:SNMP snmp:SNMP-clients libnet-snmp-perl:SNMP-client snmptrapd:SNMP-traps smitools:checks-MIBs prometheus:scrapes-metrics
-openssh-server:a-door-to-try xrdp:another prometheus-alertmanager:its-webhooks python3-aiosmtpd:receives-mail rsyslog:receives-syslog openssl:its-certificates"
+openssh-server:a-door-to-try xrdp:another xserver-xspice:and-one-of-SPICE prometheus-alertmanager:its-webhooks python3-aiosmtpd:receives-mail rsyslog:receives-syslog openssl:its-certificates"
 
 # Debian 13 has a package for each fence agent, Debian 12 one for all.
 fence=fence-agents:cuts-power

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use quinn::{Connection, Endpoint};
 use roost_protocol::enrol::JoinToken;
 use roost_protocol::host::{Alarm, HostFacts};
-use roost_protocol::identity::{GridPublic, peer_identity};
+use roost_protocol::identity::{Fingerprint, GridPublic, peer_identity};
 use roost_protocol::look::{Look, Seen};
 use roost_protocol::message::{Der, Hello, Refusal, Refused, ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::{Failure, FailureCode};
 use roost_protocol::transport::{self, CloseCode, FrameReader, FrameWriter, Purpose, TransportError};
-use roost_protocol::{HostId, Stamp, document};
+use roost_protocol::{GridId, HostId, Stamp, document};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -97,6 +97,12 @@ enum Ended {
     Clogged,
     #[error("no aggregator is configured")]
     Alone,
+    #[error(
+        "this host's data disk belongs to grid {disk}, its join token to grid {token}, and the aggregator that answers is \
+         not of {disk}: nothing was changed, because the guests on that disk are {disk}'s; boot with the right data disk or \
+         an emptied one, or remove the token and give the address of {disk}'s aggregator"
+    )]
+    OtherGrid { disk: GridId, token: GridId, source: TransportError },
 }
 
 impl From<Over> for Ended {
@@ -134,7 +140,7 @@ impl Link {
                 (wait.max(backoff.wait()), true)
             }
             Ended::Join(error) if error.hopeless() => (HOPELESS, true),
-            Ended::Store(_) | Ended::Identity(_) => (backoff.wait(), true),
+            Ended::Store(_) | Ended::Identity(_) | Ended::OtherGrid { .. } => (backoff.wait(), true),
             Ended::Over | Ended::Join(_) | Ended::Transport(_) | Ended::NoWelcome | Ended::Clogged => {
                 (backoff.wait(), false)
             }
@@ -166,7 +172,9 @@ impl Link {
             None => self.join(&endpoint).await?,
         };
         let public = membership.grid_public()?;
-        let connection = self.connect(&endpoint, &membership, &public).await?;
+        let token = self.token.as_ref().map(JoinToken::fingerprint);
+        let connected = self.connect(&endpoint, &membership, &public).await;
+        let connection = connected.map_err(|why| other_grid(why, public.fingerprint(), token))?;
         let (mut reader, mut writer) = transport::open(&connection).await?;
         let (sender, hello) = oneshot::channel();
         self.tell(LinkEvent::WantHello(sender)).await?;
@@ -212,6 +220,8 @@ impl Link {
         for address in join::resolve(&address).await? {
             match transport::connect(endpoint, address, Purpose::Link, public.fingerprint(), Some(&identity)).await {
                 Ok(connection) => return Ok(connection),
+                // Who answered tells more than who did not.
+                Err(_) if matches!(&failed, Ended::Transport(before) if before.other_key()) => {}
                 Err(error) => failed = error.into(),
             }
         }
@@ -363,6 +373,17 @@ async fn show_one(
     writer.finish().await
 }
 
+/// Tells a data disk of another grid than the token's. That is so only where somebody else answers: an aggregator that is
+/// down for a while says nothing about either, and a token that was used up may lie in the settings for ever.
+fn other_grid(why: Ended, disk: Fingerprint, token: Option<Fingerprint>) -> Ended {
+    match (why, token) {
+        (Ended::Transport(source), Some(token)) if source.other_key() && token != disk => {
+            Ended::OtherGrid { disk: disk.grid_id(), token: token.grid_id(), source }
+        }
+        (why, _) => why,
+    }
+}
+
 /// When a certificate that was kept is first renewed. Clocks may be years off, so the wall clock says only where in its
 /// life it is; a wrong one brings the renewal forward.
 fn renew_first(membership: &Membership) -> Duration {
@@ -397,5 +418,26 @@ mod test {
         check(3_100_000, 1);
         check(u64::MAX, 1);
         check(0, 100);
+    }
+
+    #[test]
+    fn a_disk_of_another_grid_is_told_only_where_another_grid_answers_and_the_token_is_not_of_the_disk_s() {
+        let alert = |code: u8| {
+            let error = quinn::TransportErrorCode::crypto(code).into();
+            Ended::Transport(TransportError::Handshake(quinn::ConnectionError::TransportError(error)))
+        };
+        let (unknown_ca, bad_certificate) = (48, 42);
+        let silent = || Ended::Transport(TransportError::Slow { limit: transport::HANDSHAKE });
+        let (disk, other) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        let check = |why: Ended, token: Option<Fingerprint>, told: bool| {
+            let text = why.to_string();
+            assert_eq!(matches!(other_grid(why, disk, token), Ended::OtherGrid { .. }), told, "{text}, {token:?}");
+        };
+        check(alert(unknown_ca), Some(other), true);
+        check(alert(unknown_ca), Some(disk), false);
+        check(alert(unknown_ca), None, false);
+        check(alert(bad_certificate), Some(other), false);
+        check(silent(), Some(other), false);
+        check(Ended::Alone, Some(other), false);
     }
 }

@@ -55,8 +55,11 @@ impl Rig {
     }
 
     fn link(&self) -> mpsc::Receiver<LinkEvent> {
-        let (events, receiver) = mpsc::channel(16);
-        let (aggregator, token) = (Some(self.address.to_string()), Some(self.token.clone()));
+        self.link_with(Some(self.address.to_string()), self.token.clone())
+    }
+
+    fn link_with(&self, aggregator: Option<String>, token: JoinToken) -> mpsc::Receiver<LinkEvent> {
+        let ((events, receiver), token) = (mpsc::channel(16), Some(token));
         let (store, host, facts) = (self.store.clone(), HostId::from_u128(1), HostFacts::default());
         tokio::spawn(Link { store, aggregator, token, host, facts, looks: self.looks(), events }.run());
         receiver
@@ -82,6 +85,15 @@ impl Rig {
         writer.send(&EnrolAnswer::Accepted { host, chain, grid, ca }).await.unwrap();
         // The agent may hang up as soon as it has read the answer.
         let _hung_up = writer.finish().await;
+    }
+
+    /// What joining leaves on the data disk.
+    async fn joined(&self) {
+        let (endpoint, address) = (transport::client_endpoint().unwrap(), self.address.to_string());
+        let (token, facts) = (&self.token, HostFacts::default());
+        let applicant = Applicant { token, address: &address, name: "h", host: None, facts };
+        let (joined, ()) = tokio::join!(join(&endpoint, &self.store, &applicant), self.enrol(wall()));
+        joined.unwrap();
     }
 
     fn welcome(&self) -> ToAgent {
@@ -186,6 +198,62 @@ async fn a_removed_host_raises_an_alarm() {
     writer.send(&ToAgent::Refused(Refused { reason, text, retry_after_ms: Millis(0) })).await.unwrap();
     let LinkEvent::Condition { alarm, raised: true } = next(&mut events).await else { panic!("alarm") };
     assert!(alarm.text.contains("removed by admin"), "{}", alarm.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_disk_of_another_grid_is_kept_and_told_and_connects_where_its_own_grid_answers() {
+    let (rig, other) = (Rig::new(), Rig::new());
+    rig.joined().await;
+    let kept = || (rig.store.membership().unwrap().unwrap(), rig.store.key().unwrap().key_fingerprint());
+    let before = kept();
+    // The address is read anew before each try.
+    rig.store.keep_aggregator(&other.address.to_string()).unwrap();
+    let mut events = rig.link_with(None, other.token.clone());
+    let turned_away = async {
+        while let Some(handshake) = other.listener.accept().await {
+            assert!(handshake.finish().await.is_err());
+        }
+    };
+    let ours = async {
+        let LinkEvent::Condition { alarm, raised: true } = next(&mut events).await else { panic!("alarm") };
+        let (disk, token) = (rig.grid.grid_id(), other.grid.grid_id());
+        let belongs = format!("data disk belongs to grid {disk}, its join token to grid {token}");
+        for wanted in [&belongs, "nothing was changed", "boot with the right data disk"] {
+            assert!(alarm.text.contains(wanted), "{wanted}: {}", alarm.text);
+        }
+        assert_eq!(kept(), before, "an identity is never forgotten by itself");
+        rig.store.keep_aggregator(&rig.address.to_string()).unwrap();
+        let greeted = async {
+            let mut event = next(&mut events).await;
+            while matches!(event, LinkEvent::Condition { raised: true, .. }) {
+                event = next(&mut events).await;
+            }
+            let LinkEvent::WantHello(answer) = event else { panic!("hello first") };
+            answer.send(hello()).unwrap();
+        };
+        let ((), (_peer, mut reader, mut writer)) = tokio::join!(greeted, rig.peer());
+        let ToAggregator::Hello(hello) = reader.recv_within(PATIENCE).await.unwrap() else { panic!("hello first") };
+        assert_eq!(hello.host, HostId::from_u128(5));
+        writer.send(&rig.welcome()).await.unwrap();
+        let event = next(&mut events).await;
+        assert!(matches!(event, LinkEvent::Condition { raised: false, .. }), "over: {event:?}");
+        assert!(matches!(next(&mut events).await, LinkEvent::Up { .. }));
+        assert_eq!(kept(), before);
+    };
+    tokio::select! {
+        () = turned_away => panic!("the listener ended"),
+        () = ours => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_another_grid_says_nothing_where_the_disk_s_own_grid_answers() {
+    let (rig, other) = (Rig::new(), Rig::new());
+    rig.joined().await;
+    let mut events = rig.link_with(Some(rig.address.to_string()), other.token);
+    let ((), (_peer, _reader, mut writer)) = tokio::join!(greet(&mut events), rig.peer());
+    writer.send(&rig.welcome()).await.unwrap();
+    assert!(matches!(next(&mut events).await, LinkEvent::Up { .. }), "no alarm, and none taken back");
 }
 
 #[tokio::test(flavor = "multi_thread")]
