@@ -185,7 +185,7 @@ fn image_gives_a_shell_at_its_rescue_entry_with_what_was_brought() {
         let firmware = ("extra/usr/lib/firmware/extra.bin", "it was brought");
         let machine = Machine::kernel(grid, "rescue SYSTEMD_SULOGIN_FORCE=1").brought(grid, &[firmware])?;
         let machine = machine.typed().start()?;
-        machine.says("Press Enter for maintenance", BOOT)?;
+        machine.says("Press Enter for system maintenance", BOOT)?;
         let mut keyboard = machine.keyboard()?;
         keyboard.types("")?;
         keyboard.types("cat /usr/lib/firmware/extra.bin; echo and $((6 * 7)) processes")?;
