@@ -188,6 +188,8 @@ fn image_gives_a_shell_at_its_rescue_entry_with_what_was_brought() {
         machine.says("Press Enter for system maintenance", BOOT)?;
         let mut keyboard = machine.keyboard()?;
         keyboard.types("")?;
+        // What is typed before the prompt is thrown away.
+        machine.says("list of built-in commands.~ #", BOOT)?;
         keyboard.types("cat /usr/lib/firmware/extra.bin; echo and $((6 * 7)) processes")?;
         machine.says("it was broughtand 42 processes", BOOT)
     });
