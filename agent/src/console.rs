@@ -19,8 +19,10 @@ use page::{Joined, Page};
 
 /// How often it looks again.
 const LOOK: Duration = Duration::from_secs(2);
-/// Longest file of findings that is read.
+/// Longest file of findings or alarms that is read.
 const LIMIT: u64 = 64 << 10;
+/// Raised alarms, by the agent.
+pub(crate) const ALARMS: &str = "/run/roost/alarms";
 /// Lines that may wait to be read; who types faster is not heard.
 const LINES: usize = 8;
 /// Clears a screen; what is older scrolls away.
@@ -72,7 +74,6 @@ fn look(config: &Config, addresses: Vec<String>) -> String {
     let store = config.identity().is_dir().then(|| Store::open(&config.identity()).ok()).flatten();
     let membership = store.as_ref().and_then(|store| store.membership().ok().flatten());
     let fingerprint = store.and_then(|store| store.key().ok()).map(|key| key.key_fingerprint().to_string());
-    let findings = files::read_bounded(FINDINGS.as_ref(), LIMIT).ok().flatten().unwrap_or_default();
     Page {
         name: config.host_name().unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION"),
@@ -81,9 +82,15 @@ fn look(config: &Config, addresses: Vec<String>) -> String {
         fingerprint,
         agent: agent(),
         guests: guests(),
-        findings: String::from_utf8_lossy(&findings).lines().map(str::to_owned).collect(),
+        alarms: lines(ALARMS),
+        findings: lines(FINDINGS),
     }
     .text()
+}
+
+fn lines(path: &str) -> Vec<String> {
+    let bytes = files::read_bounded(path.as_ref(), LIMIT).ok().flatten().unwrap_or_default();
+    String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
 }
 
 /// The line that the agent tells the service manager; else in which state the service manager sees it.

@@ -1,6 +1,7 @@
 //! Starts what monitoring needs: history, SNMP, and the door for Prometheus. None of them may keep the agent from its
 //! guests: what can't be had is done without, and said.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,8 +10,11 @@ use roost_agent_core::probe::Wanted;
 use roost_snmp::edge::Edge;
 use tokio::sync::{mpsc, watch};
 
+use crate::boot::FINDINGS;
 use crate::config::Config;
+use crate::console::ALARMS;
 use crate::detail::{Demand, Details};
+use crate::files;
 use crate::history::History;
 use crate::report::monitor::{Monitor, Parts, Shot};
 use crate::report::scrape::Scrape;
@@ -39,7 +43,25 @@ pub(crate) async fn start(
         tracing::info!(%bound, "metrics are at /metrics");
     }
     let snmp = (!config.snmp_socket.as_os_str().is_empty()).then(|| start_snmp(config, began));
-    Ok(Monitor::new(Parts { details, demand, history, numbers, snmp, shots, probes, has_aggregator }))
+    let page = Path::new(FINDINGS).exists().then(|| show_on_page(Path::new(ALARMS)));
+    Ok(Monitor::new(Parts { details, demand, history, numbers, snmp, shots, probes, page, has_aggregator }))
+}
+
+/// The page of a host that was started from the image reads alarms from a file, which this keeps.
+fn show_on_page(path: &'static Path) -> watch::Sender<Vec<String>> {
+    let (sender, mut lines) = watch::channel(Vec::new());
+    tokio::spawn(async move {
+        loop {
+            let text = lines.borrow_and_update().join("\n");
+            if let Err(error) = files::write_atomically(path, text.as_bytes()) {
+                tracing::warn!(%error, path = %path.display(), "the console does not show alarms");
+            }
+            if lines.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    sender
 }
 
 fn start_snmp(config: &Config, began: Instant) -> Snmp {

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 /// Widest line: that of a plain screen.
 const WIDTH: usize = 79;
-/// Findings that fit on the page.
-const FINDINGS: usize = 8;
+/// Findings, and alarms, that fit on the page.
+const FEW: usize = 8;
 
 /// All that is shown.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,8 @@ pub(super) struct Page {
     /// What the agent says of itself.
     pub(super) agent: String,
     pub(super) guests: usize,
+    /// Raised ones.
+    pub(super) alarms: Vec<String>,
     /// What was found at boot.
     pub(super) findings: Vec<String>,
 }
@@ -49,8 +51,13 @@ impl Page {
         for (name, value) in rows {
             row(&mut text, name, value);
         }
-        for finding in self.findings.iter().take(FINDINGS) {
-            row(&mut text, "note", finding);
+        for (name, all) in [("alarm", &self.alarms), ("note", &self.findings)] {
+            for one in all.iter().take(FEW) {
+                row(&mut text, name, one);
+            }
+            if all.len() > FEW {
+                row(&mut text, "", &format!("and {} more", all.len() - FEW));
+            }
         }
         text
     }
@@ -88,13 +95,15 @@ mod test {
     }
 
     #[test]
-    fn a_joined_host_shows_addresses_grid_guests_key_and_findings() {
+    fn a_joined_host_shows_addresses_grid_guests_key_alarms_and_findings() {
         let joined = Joined { host: "H".into(), grid: "G".into() };
         let findings = vec!["no data disk: none is labelled".to_owned()];
         let addresses = vec!["10.0.0.7".into(), "fd00::7".into()];
         let fingerprint = Some("ab".repeat(32));
-        let text = Page { addresses, joined: Some(joined), findings, fingerprint, ..page() }.text();
-        for wanted in ["10.0.0.7 fd00::7", "G, as host H", "2 running", "abababab", "note        no data disk"] {
+        let alarms = vec!["the disk is full".to_owned()];
+        let text = Page { addresses, joined: Some(joined), alarms, findings, fingerprint, ..page() }.text();
+        let rows = ["10.0.0.7 fd00::7", "G, as host H", "2 running", "abababab", "note        no data disk"];
+        for wanted in rows.iter().chain(&["alarm       the disk is full"]) {
             assert!(text.contains(wanted), "{wanted} in {text}");
         }
     }
@@ -111,6 +120,6 @@ mod test {
         let text = Page { agent: format!("\x1b[31m{}", "x".repeat(500)), ..page() }.text();
         assert!(text.lines().all(|line| line.len() <= WIDTH) && !text.contains('\x1b'), "{text}");
         let many = Page { findings: vec!["f".into(); 100], ..page() }.text();
-        assert_eq!(many.matches("note").count(), FINDINGS);
+        assert!(many.matches("note").count() == FEW && many.contains("and 92 more"), "{many}");
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Parts {
     pub(crate) shots: watch::Sender<Arc<Shot>>,
     /// Which doors of which guests are to be tried.
     pub(crate) probes: watch::Sender<Arc<Wanted>>,
+    /// Raised alarms as lines, where the host has a page that shows them.
+    pub(crate) page: Option<watch::Sender<Vec<String>>>,
     /// Whether there is an aggregator to be connected to.
     pub(crate) has_aggregator: bool,
 }
@@ -249,6 +251,15 @@ impl Monitor {
             sample: self.samples.get(&report.id).cloned(),
             report,
         };
+        if let Some(page) = &self.parts.page {
+            let lines: Vec<String> = agent.raised().map(|alarm| line(alarm, &reports)).collect();
+            page.send_if_modified(|old| {
+                *old != lines && {
+                    *old = lines;
+                    true
+                }
+            });
+        }
         // Of every point of every guest.
         let listened = self.parts.shots.receiver_count() > 0;
         let shot = Arc::new(Shot {
@@ -269,6 +280,12 @@ impl Monitor {
         }
         self.parts.shots.send_replace(shot);
     }
+}
+
+/// An alarm for people who see no names beside it.
+fn line(alarm: &Alarm, reports: &[GuestReport]) -> String {
+    let named = alarm.guest.and_then(|guest| reports.iter().find(|report| report.id == guest));
+    named.map_or_else(|| alarm.text.clone(), |report| format!("guest {}: {}", report.name, alarm.text))
 }
 
 /// Whether there is a process to sample.

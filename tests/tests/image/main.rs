@@ -234,7 +234,7 @@ fn image_says_why_its_token_is_refused() {
         let token = made["token"].as_str().context("the token")?;
         let parameters = format!("roost.aggregator={}:{QUIC} roost.token={token}", grid.lab.address(0));
         let machine = Machine::kernel(grid, &parameters).start()?;
-        machine.says("the aggregator refused:", BOOT)?;
+        machine.says("alarm       the aggregator refused", BOOT)?;
         let hosts = grid.api.get("/hosts")?;
         ensure!(hosts["items"].as_array().is_some_and(Vec::is_empty), "it was let in: {hosts}");
         Ok(())
