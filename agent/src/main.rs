@@ -98,7 +98,7 @@ fn main() -> anyhow::Result<()> {
             other => other,
         },
         Command::Status => status(&config),
-        Command::Image { command } => slots::run(&command),
+        Command::Image { command } => slots::run(&command, &config),
         Command::Boot => boot::run(),
         Command::Console => console::run(&config, facts::addresses),
         Command::KeepMemory => {

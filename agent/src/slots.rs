@@ -4,13 +4,13 @@
 mod asked;
 mod choose;
 mod manifest;
+mod origin;
 mod shelf;
 mod sign;
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -21,11 +21,13 @@ use roost_protocol::Stamp;
 use roost_protocol::host::{NextImage, RunningImage};
 
 use crate::boot::tool;
+use crate::config::Config;
 use crate::observe::facts;
 use crate::{console, files};
 pub(crate) use asked::Search;
 use choose::{Choice, Name, Record, Slot};
 use manifest::{FILES, Manifest};
+use origin::Origin;
 use shelf::Shelf;
 
 /// Slots on the data disk.
@@ -78,7 +80,7 @@ pub(crate) enum ImageCommand {
     },
     /// Take the image of a folder or an http:// address if it is newer; the next start uses it.
     Update {
-        /// Else the answer `update=`.
+        /// Else the answer `update=`, else this host's aggregator.
         from: Option<String>,
     },
     /// After the start of a new image: keep it once the agent is connected, else go back.
@@ -193,23 +195,26 @@ fn passed_over(slots: &[Slot], line: &str, problems: Vec<String>) -> Vec<String>
 }
 
 /// The words of `roost-agent image`.
-pub(crate) fn run(command: &ImageCommand) -> anyhow::Result<()> {
+pub(crate) fn run(command: &ImageCommand, config: &Config) -> anyhow::Result<()> {
     match command {
         ImageCommand::Key { file } => sign::make_key(file),
         ImageCommand::Sign { folder, key, image_version, date } => sign::sign(folder, key, image_version, *date),
-        ImageCommand::Update { from } => update(from.as_deref()),
+        ImageCommand::Update { from } => update(from.as_deref(), config),
         ImageCommand::Settle => settle(),
     }
 }
 
 /// Takes a newer image, which runs from the next start on.
-fn update(from: Option<&str>) -> anyhow::Result<()> {
+fn update(from: Option<&str>, config: &Config) -> anyhow::Result<()> {
     let set = files::read_bounded(Path::new(UPDATE), LIMIT).with_context(|| format!("read {UPDATE}"))?;
     let set = set.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
-    let from = from.map(str::to_owned).or(set).context("say where from: no update= was answered at boot")?;
     if !Path::new(FOLDER).parent().is_some_and(is_mounted) {
         bail!("there is no data disk: a newer image could not be kept");
     }
+    let from = match from.map(str::to_owned).or(set) {
+        Some(at) => Origin::At(at),
+        None => Origin::aggregator(config)?,
+    };
     files::make_folder(Path::new(FOLDER), 0o700).with_context(|| format!("make {FOLDER}"))?;
     // One at a time: the timer's, and one that was asked for.
     let turn = fs::File::create(Path::new(FOLDER).join("turn")).context("open the slots' lock")?;
@@ -217,7 +222,7 @@ fn update(from: Option<&str>) -> anyhow::Result<()> {
     let (shelf, line) = (open()?, command_line());
     let running = running(&line);
     let date = date_of(running, &shelf.look().0)?;
-    let taken = shelf.take(&mut |file| fetch(&from, file), (running, date));
+    let taken = shelf.take(&mut |file| from.open(file), (running, date));
     match taken.with_context(|| format!("take the image of {from}"))? {
         None => crate::say("no newer image"),
         Some((name, new)) => {
@@ -226,36 +231,6 @@ fn update(from: Option<&str>) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// One file of an image, from a folder or by HTTP. It need not be trusted: what was signed is checked.
-fn fetch(from: &str, file: &str) -> anyhow::Result<Box<dyn Read>> {
-    let at = format!("{}/{file}", from.trim_end_matches('/'));
-    if !at.starts_with("http://") {
-        return Ok(Box::new(fs::File::open(&at).with_context(|| format!("open {at}"))?));
-    }
-    let mut wget = Command::new("wget");
-    wget.args(["-q", "-T", "30", "-O", "-", &at]).stdin(Stdio::null()).stdout(Stdio::piped());
-    Ok(Box::new(Fetched(wget.spawn().context("run wget")?)))
-}
-
-/// What wget brings; it ends when nobody reads.
-struct Fetched(Child);
-
-impl Read for Fetched {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        match &mut self.0.stdout {
-            Some(out) => out.read(into),
-            None => Ok(0),
-        }
-    }
-}
-
-impl Drop for Fetched {
-    fn drop(&mut self) {
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
 }
 
 /// After the start of an image that is on trial: it is good once it is connected. Where this fails the machine starts

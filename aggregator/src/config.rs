@@ -206,6 +206,11 @@ impl Config {
         self.grid_key.clone().unwrap_or_else(|| self.data_dir.join("grid.key"))
     }
 
+    /// Where the newer image of hosts lies that are started from the host image.
+    pub(crate) fn image_folder(&self) -> PathBuf {
+        self.data_dir.join("image")
+    }
+
     /// Where the database is.
     pub(crate) fn ledger_path(&self) -> PathBuf {
         self.data_dir.join("ledger.db")

@@ -1,9 +1,11 @@
 //! The QUIC door: takes calls of machines that join and of hosts that report. Nothing a caller sends ends this loop.
 
+mod image;
 mod join;
 mod limit;
 mod link;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::driver::FromLink;
 use crate::handle::Handle;
 
@@ -23,6 +26,8 @@ pub(crate) use join::is_host_name;
 
 /// Machines that join at once; they are unknown until they have shown their token.
 const JOINS: usize = 256;
+/// Files of images that go out at once.
+const IMAGES: usize = 16;
 /// Time for links to say good-bye at the end.
 const GOOD_BYE: Duration = Duration::from_secs(2);
 
@@ -33,29 +38,29 @@ pub(crate) struct Shared {
     driver: mpsc::Sender<FromLink>,
     clock: Clock,
     attempts: limit::Attempts,
+    /// Of host certificates.
     host_lifetime: Millis,
     links: Semaphore,
     joins: Semaphore,
+    images: Semaphore,
+    /// With the host image that hosts are to have.
+    image: PathBuf,
     last_link: AtomicU64,
 }
 
 impl Shared {
-    /// `host_lifetime`: of host certificates.
-    pub(crate) fn new(
-        handle: Handle,
-        driver: mpsc::Sender<FromLink>,
-        clock: Clock,
-        host_lifetime: Millis,
-        max_links: usize,
-    ) -> Self {
+    pub(crate) fn new(handle: Handle, driver: mpsc::Sender<FromLink>, clock: Clock, config: &Config) -> Self {
+        let host_lifetime = Millis::seconds(u64::from(config.host_certificate_days) * 24 * 3_600);
         Self {
             handle,
             driver,
             clock,
             attempts: limit::Attempts::new(clock.now()),
             host_lifetime,
-            links: Semaphore::new(max_links.min(Semaphore::MAX_PERMITS)),
+            links: Semaphore::new(config.max_links.min(Semaphore::MAX_PERMITS)),
             joins: Semaphore::new(JOINS),
+            images: Semaphore::new(IMAGES),
+            image: config.image_folder(),
             last_link: AtomicU64::new(0),
         }
     }
@@ -101,6 +106,7 @@ async fn serve(peer: &Peer, shared: &Shared) -> Result<(), TransportError> {
     let room = match peer.purpose {
         Purpose::Join => &shared.joins,
         Purpose::Link => &shared.links,
+        Purpose::Image => &shared.images,
         // Hosts call each other, not us; our handshake doesn't offer it.
         Purpose::Peer => return Err(TransportError::NoCertificate),
     };
@@ -112,7 +118,8 @@ async fn serve(peer: &Peer, shared: &Shared) -> Result<(), TransportError> {
     match (peer.purpose, &peer.identity) {
         (Purpose::Join, Some(_) | None) => join::serve(peer, shared).await,
         (Purpose::Link, Some(identity)) => link::serve(peer, identity, shared).await,
-        (Purpose::Link, None) | (Purpose::Peer, _) => Err(TransportError::NoCertificate),
+        (Purpose::Image, Some(_)) => image::serve(peer, &shared.image).await,
+        (Purpose::Link | Purpose::Image, None) | (Purpose::Peer, _) => Err(TransportError::NoCertificate),
     }
 }
 

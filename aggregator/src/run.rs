@@ -67,8 +67,7 @@ pub(crate) fn assemble(config: &Config, key: Arc<GridKey>) -> Result<Parts, Ledg
     let (handle, end) = handle::handle(key);
     let (post, deliveries) = mpsc::channel(notify::UNDER_WAY);
     let (driver, to_driver) = Driver::new(grid, clock, ledger.clone(), handle.clone(), end, post);
-    let host_lifetime = Millis::seconds(u64::from(config.host_certificate_days) * 24 * 3_600);
-    let shared = Arc::new(Shared::new(handle.clone(), to_driver, clock, host_lifetime, config.max_links));
+    let shared = Arc::new(Shared::new(handle.clone(), to_driver, clock, config));
     Ok(Parts { driver, handle, shared, clock, ledger, deliveries, storage })
 }
 

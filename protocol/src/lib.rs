@@ -16,6 +16,7 @@ mod hidden;
 pub mod host;
 pub mod id;
 pub mod identity;
+pub mod image;
 pub mod look;
 pub mod memory;
 pub mod message;

@@ -69,12 +69,14 @@ pub enum Purpose {
     Join,
     /// Two hosts of a grid exchange restore points.
     Peer,
+    /// A host of the grid fetches a file of a newer image.
+    Image,
 }
 
 impl Purpose {
-    const ALL: [Purpose; 3] = [Purpose::Link, Purpose::Join, Purpose::Peer];
+    const ALL: [Purpose; 4] = [Purpose::Link, Purpose::Join, Purpose::Peer, Purpose::Image];
     /// What an aggregator listens for.
-    pub(crate) const AGGREGATOR: [Purpose; 2] = [Purpose::Link, Purpose::Join];
+    pub(crate) const AGGREGATOR: [Purpose; 3] = [Purpose::Link, Purpose::Join, Purpose::Image];
 
     /// The protocol's name in the TLS handshake.
     pub const fn alpn(self) -> &'static [u8] {
@@ -82,6 +84,7 @@ impl Purpose {
             Purpose::Link => b"roost/1",
             Purpose::Join => b"roost-join/1",
             Purpose::Peer => b"roost-peer/1",
+            Purpose::Image => b"roost-image/1",
         }
     }
 }
@@ -249,8 +252,8 @@ impl Handshake {
         self.incoming.remote_address()
     }
 
-    /// TLS, within [`HANDSHAKE`]. A caller with the purpose `Link` or `Peer` has shown a certificate of this grid, whose dates were
-    /// not looked at.
+    /// TLS, within [`HANDSHAKE`]. A caller with another purpose than `Join` has shown a certificate of this grid, whose
+    /// dates were not looked at.
     ///
     /// # Errors
     /// The handshake failed or took too long.
@@ -273,7 +276,7 @@ impl Handshake {
 pub struct Peer {
     pub connection: Connection,
     pub purpose: Purpose,
-    /// Always there for `Link` and `Peer`.
+    /// Always there but for `Join`.
     pub identity: Option<PeerIdentity>,
 }
 
@@ -285,8 +288,10 @@ impl Peer {
         let purpose = purpose.ok_or(TransportError::NoCertificate)?;
         let identity = peer_certificate(&connection).map(|der| peer_identity(&der)).transpose()?;
         match (purpose, &identity) {
-            (Purpose::Link | Purpose::Peer, None) => Err(TransportError::NoCertificate),
-            (Purpose::Link | Purpose::Peer, Some(_)) | (Purpose::Join, _) => Ok(Self { connection, purpose, identity }),
+            (Purpose::Link | Purpose::Peer | Purpose::Image, None) => Err(TransportError::NoCertificate),
+            (Purpose::Link | Purpose::Peer | Purpose::Image, Some(_)) | (Purpose::Join, _) => {
+                Ok(Self { connection, purpose, identity })
+            }
         }
     }
 

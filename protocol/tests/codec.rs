@@ -17,6 +17,7 @@ use roost_protocol::guest::{
 use roost_protocol::host::{
     Alarm, DiskUse, Freshness, HostFacts, HostSample, NextImage, NicRate, Pressure, RunningImage, Virtualization,
 };
+use roost_protocol::image::{ImageFile, ImagePiece};
 use roost_protocol::memory::MemoryWish;
 use roost_protocol::message::{Beat, Der, FRAME, Hello, Refusal, Refused, Snapshot, ToAgent, ToAggregator, Welcome};
 use roost_protocol::operation::{Command, Failure, FailureCode, Outcome, Progress, Verb};
@@ -356,6 +357,16 @@ proptest! {
     fn joining_survives_the_way(request in enrol_request(), answer in enrol_answer()) {
         returns(&request)?;
         returns(&answer)?;
+    }
+
+    #[test]
+    fn images_survive_the_way(bytes in bytes(), why in text()) {
+        for file in ImageFile::ALL {
+            returns(&file)?;
+        }
+        for piece in [ImagePiece::Bytes(bytes), ImagePiece::End, ImagePiece::Failed { why }] {
+            returns(&piece)?;
+        }
     }
 
     #[test]

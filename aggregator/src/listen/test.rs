@@ -8,6 +8,7 @@ use roost_aggregator_core::intent::{Intent, JoinTokenRecord};
 use roost_protocol::enrol::{EnrolAnswer, EnrolRefusal, EnrolRequest, JoinToken};
 use roost_protocol::host::HostFacts;
 use roost_protocol::identity::{GridKey, HostKey, peer_identity};
+use roost_protocol::image::{ImageFile, ImagePiece, PIECE};
 use roost_protocol::message::{Beat, Hello, OLDEST, Refusal, Snapshot, ToAgent, ToAggregator, VERSION, Welcome};
 use roost_protocol::transport::{self, FrameReader, FrameWriter, Identity};
 use roost_protocol::{Epoch, Generation, HostId, Stamp, codec, document};
@@ -175,6 +176,46 @@ async fn a_machine_joins_reports_renews_and_is_given_the_document_to_keep() {
     let other = HostKey::generate().unwrap().csr().unwrap();
     agent.writer.send(&ToAggregator::Renew { request: other }).await.unwrap();
     assert_eq!(agent.refusal().await, Refusal::Misbehaved, "a certificate for another key");
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_fetches_an_image_where_there_is_one_and_a_stranger_does_not() {
+    let (_directory, config, key) = setting();
+    let door = Door::open(&config, key);
+    let (_, identity) = door.host("one").await;
+    let endpoint = transport::client_endpoint().unwrap();
+    let pin = door.key.fingerprint();
+    let fetch = async |file: ImageFile| {
+        let connected = transport::connect(&endpoint, door.address, Purpose::Image, pin, Some(&identity)).await;
+        let (mut reader, mut writer) = transport::open(&connected.unwrap()).await.unwrap();
+        writer.send(&file).await.unwrap();
+        let mut bytes = Vec::new();
+        loop {
+            match reader.recv().await.unwrap() {
+                ImagePiece::Bytes(piece) => bytes.extend(piece),
+                ImagePiece::End => return Ok(bytes),
+                ImagePiece::Failed { why } => return Err(why),
+            }
+        }
+    };
+    let why = fetch(ImageFile::Manifest).await.unwrap_err();
+    assert!(why.contains("has no image") && why.contains("image/manifest"), "{why}");
+    let folder = config.image_folder();
+    std::fs::create_dir(&folder).unwrap();
+    let (small, large) = (vec![1; 300], vec![2; 3 * PIECE + 1]);
+    std::fs::write(folder.join("manifest"), &small).unwrap();
+    std::fs::write(folder.join("initrd.img"), &large).unwrap();
+    assert_eq!(fetch(ImageFile::Manifest).await.unwrap(), small);
+    assert_eq!(fetch(ImageFile::Initrd).await.unwrap(), large);
+    assert!(fetch(ImageFile::Kernel).await.is_err());
+    let nobody = transport::connect(&endpoint, door.address, Purpose::Image, pin, None).await;
+    let asked = async {
+        let (mut reader, mut writer) = transport::open(&nobody?).await?;
+        writer.send(&ImageFile::Manifest).await?;
+        reader.recv::<ImagePiece>().await
+    };
+    assert!(asked.await.is_err(), "without a certificate");
     door.close().await;
 }
 

@@ -326,18 +326,18 @@ fn image_takes_a_newer_one_by_itself_and_keeps_it_once_it_came_up() {
     });
 }
 
-/// What an admin does who doesn't wait for the hour: the host is drained, takes what is served, starts it and takes part again.
+/// What an admin does who doesn't wait for the hour: the host is drained, takes what lies at the aggregator, starts it and
+/// takes part again.
 #[test]
 fn image_is_brought_to_a_newer_one_by_one_command() {
     story(|grid| {
-        let (disk, served) = (grid.folder.join("data.raw"), grid.folder.join("served"));
+        let (disk, served) = (grid.folder.join("data.raw"), grid.folder.join("aggregator/image"));
         fs::File::create(&disk)?.set_len(2 << 30)?;
-        let update = format!("http://{HERE}:{}", serve(served.clone())?);
-        let parameters = format!("{} roost.format=blank roost.update={update}", answers(grid, "old")?);
+        let parameters = format!("{} roost.format=blank", answers(grid, "old")?);
         let machine = Machine::kernel(grid, &parameters).disk(&disk).restarting().start()?;
         let host = is_up(grid, "old")?;
         let none = grid.roost(&["host", "upgrade", "old"]).err().context("an upgrade to nothing")?;
-        ensure!(format!("{none:#}").contains("no manifest is served"), "{none:#}");
+        ensure!(format!("{none:#}").contains("the aggregator has no image"), "{none:#}");
         offer(&served, 1, false)?;
         grid.roost(&["host", "upgrade", "old"])?;
         let seen = grid.api.get("/hosts/old")?;
