@@ -165,7 +165,7 @@ impl Upgrade<'_, '_> {
         match self.ask("host.fetch_image", "fetch-image", name) {
             Ok(found) if found["state"] == "looking" => {
                 if begun.elapsed() > SEARCH {
-                    let hint = "is the server of its update= slow? roost host fetch-image tells how it ends";
+                    let hint = "is where it takes images from slow? roost host fetch-image tells how it ends";
                     let what = format!("upgrade {name}");
                     return Err(Failure::new(Exit::Timeout, what, "it still looks for a newer image", hint));
                 }

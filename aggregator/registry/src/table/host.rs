@@ -248,9 +248,9 @@ pub(super) const TABLE: &[Operation] = &[
         )
     },
     Operation {
-        detail: "It looks where its answer `update=` says, as it does each hour, and takes what is newer and signed; the next \
-                 start uses that. An answer that it still looks is given after 12 s: ask again, which begins no second \
-                 search.",
+        detail: "It looks at its aggregator, or where its answer `update=` says, as it does each hour, and takes what is \
+                 newer and signed; the next start uses that. An answer that it still looks is given after 12 s: ask \
+                 again, which begins no second search.",
         inputs: &[REF_HOST],
         errors: FETCH_IMAGE,
         cli: cli("host", "fetch-image"),
