@@ -168,7 +168,8 @@ impl Agent {
             state: known.seen.state,
             reason: word(known.seen.cause).into(),
             persistent: known.seen.persistent,
-            desired: self.wishes.get(&guest).copied(),
+            // What is another host's is not looked after here, although its wish lasts until a point keeps what is here.
+            desired: self.wishes.get(&guest).copied().filter(|_| !self.rights.is_elsewhere(guest)),
             vcpus: known.seen.vcpus,
             memory_mib: known.seen.memory_mib,
             since: known.since,

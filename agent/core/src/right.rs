@@ -111,6 +111,10 @@ impl Agent {
             Rights::Told { wards, .. } => wards.get(guest) == Some(&Right::Here),
             Rights::Free | Rights::Unheard => false,
         };
+        let turned = |guest: &GuestId| before.is_elsewhere(*guest) != self.rights.is_elsewhere(*guest);
+        for guest in self.guests.known.keys().copied().filter(turned).collect::<Vec<_>>() {
+            self.mark_dirty(now, guest);
+        }
         let gained = told.iter().filter(|(guest, right)| **right == Right::Here && !held(guest));
         for guest in gained.map(|(guest, _)| *guest).collect::<Vec<_>>() {
             let text = "its ward has a lease here: it may run".into();
@@ -202,8 +206,12 @@ mod test {
         let mut rig = Rig::new(Some(Power::Running));
         assert_eq!(rig.tell(Event::Tick), []);
         assert_eq!(rig.right(Right::Waits), []);
+        let told = |rig: &Rig| rig.agent.report(GUEST).unwrap().desired.map(|desired| desired.power);
+        assert_eq!(told(&rig), Some(Power::Running));
         assert_eq!(rig.right(Right::Elsewhere), []);
+        assert_eq!(told(&rig), None, "another host looks after it");
         assert_eq!(rig.right(Right::Here), [Task::Start { guest: GUEST, paused: false }]);
+        assert_eq!(told(&rig), Some(Power::Running));
     }
 
     #[test]

@@ -64,11 +64,20 @@ impl Grid {
         let to = match is_up(was) {
             false => was.backups.replicas.get(&guest)?.status.host?,
             // It may say so after the other one was heard.
-            true if gave_up => told_by.or_else(|| self.another(guest, from))?,
+            true if gave_up => self.owner(guest, from).or(told_by).or_else(|| self.another(guest, from))?,
             true => return None,
         };
         let looks_after = |host: &&Host| is_up(host) && has_it(host, guest);
         self.hosts.get(&to).filter(looks_after).filter(|_| to != from).map(|_| (from, to))
+    }
+
+    /// Another host whose guard holds the guest's ward. A host that has returned may not have heard yet that it does not.
+    fn owner(&self, guest: GuestId, but: HostId) -> Option<HostId> {
+        let owns = |host: &&Host| {
+            let wards = host.guard.iter().flat_map(|guard| &guard.wards);
+            is_up(host) && host.id != but && wards.map(|ward| ward.council.guest).any(|its| its == guest)
+        };
+        self.hosts.values().find(owns).map(|host| host.id)
     }
 
     /// Another host that has the guest.

@@ -192,6 +192,16 @@ fn a_host_that_gives_a_guest_up_after_the_other_was_heard_loses_its_place() {
 }
 
 #[test]
+fn a_guest_that_is_handed_on_goes_to_the_owner_of_its_ward_and_not_to_a_host_that_has_just_returned() {
+    let mut rig = Rig::new();
+    rig.says(2, PowerState::Running, true);
+    rig.says(3, PowerState::Running, true);
+    rig.owns(3, [1, 3]);
+    rig.says(1, PowerState::Off, false);
+    assert_eq!((rig.place(), rig.taken_over()), (host(3), 1));
+}
+
+#[test]
 fn a_takeover_that_no_aggregator_saw_hands_the_policy_on_whoever_is_heard_first() {
     let silent = || {
         let mut rig = Rig::new();
