@@ -5,7 +5,6 @@ mod join;
 mod limit;
 mod link;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -43,8 +42,7 @@ pub(crate) struct Shared {
     links: Semaphore,
     joins: Semaphore,
     images: Semaphore,
-    /// With the host image that hosts are to have.
-    image: PathBuf,
+    image: image::Desk,
     last_link: AtomicU64,
 }
 
@@ -60,7 +58,7 @@ impl Shared {
             links: Semaphore::new(config.max_links.min(Semaphore::MAX_PERMITS)),
             joins: Semaphore::new(JOINS),
             images: Semaphore::new(IMAGES),
-            image: config.image_folder(),
+            image: image::Desk::new(config.image_folder()),
             last_link: AtomicU64::new(0),
         }
     }
@@ -118,7 +116,7 @@ async fn serve(peer: &Peer, shared: &Shared) -> Result<(), TransportError> {
     match (peer.purpose, &peer.identity) {
         (Purpose::Join, Some(_) | None) => join::serve(peer, shared).await,
         (Purpose::Link, Some(identity)) => link::serve(peer, identity, shared).await,
-        (Purpose::Image, Some(_)) => image::serve(peer, &shared.image).await,
+        (Purpose::Image, Some(identity)) => shared.image.serve(peer, identity.host).await,
         (Purpose::Link | Purpose::Image, None) | (Purpose::Peer, _) => Err(TransportError::NoCertificate),
     }
 }

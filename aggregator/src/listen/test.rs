@@ -10,7 +10,7 @@ use roost_protocol::host::HostFacts;
 use roost_protocol::identity::{GridKey, HostKey, peer_identity};
 use roost_protocol::image::{ImageFile, ImagePiece, PIECE};
 use roost_protocol::message::{Beat, Hello, OLDEST, Refusal, Snapshot, ToAgent, ToAggregator, VERSION, Welcome};
-use roost_protocol::transport::{self, FrameReader, FrameWriter, Identity};
+use roost_protocol::transport::{self, CloseCode, FrameReader, FrameWriter, Identity};
 use roost_protocol::{Epoch, Generation, HostId, Stamp, codec, document};
 
 use super::*;
@@ -209,6 +209,15 @@ async fn a_host_fetches_an_image_where_there_is_one_and_a_stranger_does_not() {
     assert_eq!(fetch(ImageFile::Manifest).await.unwrap(), small);
     assert_eq!(fetch(ImageFile::Initrd).await.unwrap(), large);
     assert!(fetch(ImageFile::Kernel).await.is_err());
+    // One that takes no more has the only place of its host until the host asks again.
+    std::fs::File::create(folder.join("vmlinuz")).unwrap().set_len(64 << 20).unwrap();
+    let idle = transport::connect(&endpoint, door.address, Purpose::Image, pin, Some(&identity)).await.unwrap();
+    let (mut reader, mut writer) = transport::open(&idle).await.unwrap();
+    writer.send(&ImageFile::Kernel).await.unwrap();
+    assert!(matches!(reader.recv().await.unwrap(), ImagePiece::Bytes(_)));
+    assert_eq!(fetch(ImageFile::Manifest).await.unwrap(), small);
+    let quinn::ConnectionError::ApplicationClosed(closed) = idle.closed().await else { panic!("it was not replaced") };
+    assert_eq!(closed.error_code, CloseCode::Replaced.into());
     let nobody = transport::connect(&endpoint, door.address, Purpose::Image, pin, None).await;
     let asked = async {
         let (mut reader, mut writer) = transport::open(&nobody?).await?;
